@@ -1,0 +1,191 @@
+//! Files that are whole or absent: written beside their place, synced, renamed; and the lock of a folder.
+
+use crate::error::{Error, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// The ending of files that are being written; one found at start is left over from a run that was cut off.
+const UNFINISHED: &str = "unfinished";
+
+/// A file that takes its name only when it is whole and on the disk.
+///
+/// Dropped before [`finish`](Self::finish), it leaves nothing at its final path.
+pub struct NewFile {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    finished: bool,
+}
+
+impl NewFile {
+    /// Begins a file that will be called `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(format!(".{UNFINISHED}"));
+        let temporary = path.with_file_name(name);
+        let file = File::create(&temporary).map_err(|e| Error::io("create", &temporary, &e))?;
+        Ok(Self { file, temporary, path: path.to_path_buf(), finished: false })
+    }
+
+    /// Appends bytes.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+    }
+
+    /// Puts the file on the disk under its name.
+    pub fn finish(mut self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, &e))?;
+        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io("rename to", &self.path, &e))?;
+        self.finished = true;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Nobody reads an unfinished file, so one that cannot be removed does no harm.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes a whole file at once.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = NewFile::create(path)?;
+    file.write(bytes)?;
+    file.finish()
+}
+
+/// Makes renames and removals in a folder durable.
+fn sync_folder(folder: &Path) -> Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", folder, &e))
+}
+
+/// Creates a folder and those above it.
+pub fn create_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, &e))
+}
+
+/// The text of a file, or nothing where there is no such file.
+pub fn read_text(path: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("read", path, &e)),
+    }
+}
+
+/// The bytes of a file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, &e))
+}
+
+/// Removes a file or a folder with all it holds; nothing happens where there is none. Links are not followed.
+pub fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes that the files under a folder take, by their lengths.
+pub fn size(path: &Path) -> u64 {
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => size(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+/// Keeps other writers out of a folder until it is dropped or its process ends, however that ends.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of a folder, which is created where it is missing.
+    ///
+    /// # Errors
+    /// When another process holds it; the message gives that process's id.
+    pub fn take(folder: &Path) -> Result<Self> {
+        create_folder(folder)?;
+        let path = folder.join(".lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|e| Error::io("open", &path, &e))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(held(folder, &mut file)),
+            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, &e)),
+        }
+        let note_holder = |file: &mut File| {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            file.write_all(std::process::id().to_string().as_bytes())
+        };
+        note_holder(&mut file).map_err(|e| Error::io("write", &path, &e))?;
+        Ok(Self { _file: file })
+    }
+}
+
+fn held(folder: &Path, file: &mut File) -> Error {
+    let mut holder = String::new();
+    let known = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
+    let by = if known { format!("process {holder}") } else { "another process".into() };
+    Error::failed(format!("`{}` is being written by {by}", folder.display()))
+        .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abandoned_file_leaves_the_old_one_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("weights");
+        write(&path, b"old").unwrap();
+        let mut file = NewFile::create(&path).unwrap();
+        file.write(b"half").unwrap();
+        drop(file);
+        assert_eq!(read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_second_writer_is_told_who_holds_the_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Lock::take(folder.path()).unwrap();
+        let error = Lock::take(folder.path()).err().unwrap().to_string();
+        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        drop(first);
+        assert!(Lock::take(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn removing_a_link_leaves_what_it_points_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        fs::create_dir(&kept).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&kept, &link).unwrap();
+        remove(&link).unwrap();
+        assert!(kept.exists() && !link.exists());
+    }
+}

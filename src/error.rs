@@ -1,0 +1,93 @@
+//! The one error type of the program: what failed, and the way out where there is one.
+
+use std::fmt;
+use std::path::Path;
+
+/// `Result` with the program's error.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What kind of failure it is; the command line turns it into an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The command line or the pipeline file is wrong.
+    Usage,
+    /// Something failed while the work was done.
+    Failed,
+    /// The user stopped it.
+    Interrupted,
+}
+
+/// An error that names the thing and the fault, in lower case, and may carry a hint.
+#[derive(Clone, Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// The work failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Failed, message: message.into(), hint: None }
+    }
+
+    /// The request itself is wrong.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, ..Self::failed(message) }
+    }
+
+    /// The user stopped the work.
+    pub fn interrupted() -> Self {
+        Self { kind: Kind::Interrupted, ..Self::failed("interrupted") }
+    }
+
+    /// An operation on a file failed: `cannot read `path`: no such file or directory`.
+    pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
+        Self::failed(format!("cannot {verb} `{}`: {}", path.display(), reason(error)))
+    }
+
+    /// Adds the way out.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Puts what was being done in front of the message.
+    pub fn context(mut self, doing: impl fmt::Display) -> Self {
+        self.message = format!("{doing}: {}", self.message);
+        self
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The hint, if there is one.
+    pub fn way_out(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+}
+
+/// The system's words for an error, in lower case and without the number.
+fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        let text = error.to_string();
+        Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
+    }
+}

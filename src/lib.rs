@@ -1,0 +1,15 @@
+//! `greedy` trains convolutional networks one shallow block at a time on cached features.
+//!
+//! The method is that of Belilovsky, Eickenberg & Oyallon, "Greedy Layerwise Learning Can Scale to ImageNet"
+//! (ICML 2019). A stage trains one block together with an auxiliary classifier on the features of the frozen blocks
+//! before it; then the block is run once over the data set and its output is written as sharded Zarr v3 arrays, from
+//! which the next stage is trained. The stages are a DAG that is brought up to date as `make` would.
+//!
+//! The modules, in the order in which data flows through them:
+
+pub mod pipeline;
+
+pub mod disk;
+pub mod error;
+pub mod progress;
+pub mod random;

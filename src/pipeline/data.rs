@@ -1,0 +1,204 @@
+//! `[data]` and `[augmentation]`: which images, and how they are cropped and flipped.
+
+use super::Fault;
+use super::section::Section;
+use std::path::PathBuf;
+
+/// Where the images come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The procedural data set that is part of the program.
+    Builtin,
+    /// A folder `{train,val|test}/<class>/*`.
+    Folder(PathBuf),
+    /// A `.tar` that holds such a folder.
+    Tar(PathBuf),
+    /// A folder with the CIFAR-10 binary batches.
+    Cifar10(PathBuf),
+    /// A folder with the CIFAR-100 binary files.
+    Cifar100(PathBuf),
+    /// A folder with MNIST-style IDX files, plain or `.gz`.
+    Idx(PathBuf),
+}
+
+impl Source {
+    /// The word for it in a pipeline file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Folder(_) => "folder",
+            Self::Tar(_) => "tar",
+            Self::Cifar10(_) => "cifar10",
+            Self::Cifar100(_) => "cifar100",
+            Self::Idx(_) => "idx",
+        }
+    }
+}
+
+/// What happens to an image that cannot be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadImage {
+    /// The stage fails and names it.
+    Fail,
+    /// It is left out and listed.
+    Skip,
+}
+
+/// The images of a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Data {
+    /// Where they come from.
+    pub source: Source,
+    /// The side in pixels of the square that is stored of each: the short side is scaled to it, the centre cropped.
+    pub size: usize,
+    /// 3 for colour, 1 for gray.
+    pub channels: usize,
+    /// A random subset of so many training images, or all.
+    pub train_images: Option<usize>,
+    /// A random subset of so many validation images, or all.
+    pub val_images: Option<usize>,
+    /// What happens to an image that cannot be decoded.
+    pub on_bad_image: BadImage,
+    /// An image with more pixels is bad; checked before it is decoded.
+    pub max_pixels: u64,
+    /// Mean of each channel, in units of the full range.
+    pub mean: Vec<f32>,
+    /// Standard deviation of each channel, in units of the full range.
+    pub std: Vec<f32>,
+}
+
+/// The mean and deviation that the paper's code uses for CIFAR-10.
+const CIFAR: ([f64; 3], [f64; 3]) = ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]);
+/// The same for ImageNet.
+const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+
+impl Data {
+    pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
+        let source = read_source(section)?;
+        let small = !matches!(source, Source::Folder(_) | Source::Tar(_));
+        let side = if source.word() == "idx" { 28 } else { 32 };
+        if !small && !section.has("size") {
+            return Err(section.fault("size", "is missing: the side in pixels that images are scaled and cropped to"));
+        }
+        let gray = section.choice("color", source.word() == "idx", &[("rgb", false), ("gray", true)])?;
+        let channels = if gray { 1 } else { 3 };
+        let (mean, std) = match source.word() {
+            _ if gray => ([0.1307; 3], [0.3081; 3]),
+            "cifar10" | "cifar100" => CIFAR,
+            "builtin" => ([0.5; 3], [0.25; 3]),
+            _ => IMAGENET,
+        };
+        Ok(Self {
+            size: section.within("size", side, 4..=2048)?,
+            channels,
+            train_images: section.optional("train_images")?,
+            val_images: section.optional("val_images")?,
+            on_bad_image: section.choice(
+                "on_bad_image",
+                BadImage::Fail,
+                &[("fail", BadImage::Fail), ("skip", BadImage::Skip)],
+            )?,
+            max_pixels: section.within("max_pixels", 100_000_000, 1..=1 << 32)?,
+            mean: read_channels(section, "mean", &mean[..channels], -10.0)?,
+            std: read_channels(section, "std", &std[..channels], 1e-6)?,
+            source,
+        })
+    }
+}
+
+fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
+    type Make = fn(PathBuf) -> Source;
+    let kinds: [(&str, Option<Make>); 6] = [
+        ("builtin", None),
+        ("folder", Some(Source::Folder)),
+        ("tar", Some(Source::Tar)),
+        ("cifar10", Some(Source::Cifar10)),
+        ("cifar100", Some(Source::Cifar100)),
+        ("idx", Some(Source::Idx)),
+    ];
+    if !section.has("source") {
+        return Err(section.fault("source", "is missing").hint("`source = \"builtin\"` needs no files"));
+    }
+    let make = section.choice("source", None, &kinds)?;
+    let path: Option<String> = section.optional("path")?;
+    match (make, path) {
+        (None, None) => Ok(Source::Builtin),
+        (None, Some(_)) => Err(section.fault("path", "has no meaning for the built-in data")),
+        (Some(make), Some(path)) => Ok(make(path.into())),
+        (Some(_), None) => Err(section.fault("path", "is missing")),
+    }
+}
+
+fn read_channels(section: &mut Section<'_>, key: &str, default: &[f64], least: f64) -> Result<Vec<f32>, Fault> {
+    let values = section.get(key, default.to_vec())?;
+    if values.len() != default.len() {
+        return Err(section.fault(key, format!("needs {} values, one for each channel", default.len())));
+    }
+    if values.iter().any(|&value| !(least..=10.0).contains(&value)) {
+        return Err(section.fault(key, format!("must hold values between {least} and 10")));
+    }
+    Ok(values.into_iter().map(|value| value as f32).collect())
+}
+
+/// How training images are cropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Crop {
+    /// Always the centre.
+    Centre,
+    /// Anywhere in the image after zero padding by so many pixels on each side.
+    Padded {
+        /// Pixels of zero padding.
+        padding: usize,
+    },
+    /// A random part of the image, scaled: area in `scale` (fraction of the image's), width over height in `ratio`.
+    Resized {
+        /// Least and greatest fraction of the area.
+        scale: (f64, f64),
+        /// Least and greatest width over height.
+        ratio: (f64, f64),
+    },
+}
+
+/// How an image becomes an input of the network. Validation images are cropped at the centre and never flipped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Augmentation {
+    /// The side in pixels of the network's input.
+    pub size: usize,
+    /// How training images are cropped.
+    pub crop: Crop,
+    /// Whether half the training images are mirrored.
+    pub flip: bool,
+}
+
+impl Augmentation {
+    pub(super) fn read(section: &mut Section<'_>, stored: usize) -> Result<Self, Fault> {
+        let size = section.within("size", stored, 4..=stored)?;
+        let word = section.get("crop", "centre".to_string())?;
+        let crop = match word.as_str() {
+            "centre" => Crop::Centre,
+            "padded" => Crop::Padded { padding: section.within("padding", 4, 0..=size)? },
+            "resized" => Crop::Resized {
+                scale: read_span(section, "scale", (0.08, 1.0), (0.001, 1.0))?,
+                ratio: read_span(section, "ratio", (3.0 / 4.0, 4.0 / 3.0), (0.1, 10.0))?,
+            },
+            _ => {
+                let fault =
+                    section.fault("crop", format!("is \"{word}\", but must be \"centre\", \"padded\" or \"resized\""));
+                return Err(fault.suggest(&word, ["centre", "padded", "resized"].into_iter()));
+            }
+        };
+        Ok(Self { size, crop, flip: section.get("flip", false)? })
+    }
+}
+
+fn read_span(
+    section: &mut Section<'_>,
+    key: &str,
+    default: (f64, f64),
+    (least, most): (f64, f64),
+) -> Result<(f64, f64), Fault> {
+    match section.get(key, vec![default.0, default.1])?[..] {
+        [low, high] if least <= low && low <= high && high <= most => Ok((low, high)),
+        _ => Err(section.fault(key, format!("must be two numbers, the least first, between {least} and {most}"))),
+    }
+}

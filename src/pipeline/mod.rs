@@ -1,0 +1,140 @@
+//! WHAT: a pipeline file as values, and which stages of it have to be done.
+//!
+//! Pure: nothing here reads a file, holds a tensor or fails but on the faults of the file itself.
+
+mod data;
+mod fault;
+mod graph;
+mod manifest;
+mod network;
+mod section;
+mod training;
+mod tree;
+
+pub use data::{Augmentation, BadImage, Crop, Data, Source};
+pub use fault::Fault;
+pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
+pub use manifest::Manifest;
+pub use network::{Auxiliary, Block, Network, POOLED, Shape};
+pub use training::{Dtype, Features, Training};
+
+use network::AuxiliarySettings;
+use section::Section;
+use tree::Table;
+
+/// Everything that a pipeline file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pipeline {
+    /// What it is called: `name`, or the file's name.
+    pub name: String,
+    /// The seed of everything random.
+    pub seed: u64,
+    /// The folder of its stages.
+    pub cache: String,
+    /// The images.
+    pub data: Data,
+    /// How they become inputs of the network.
+    pub augmentation: Augmentation,
+    /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
+    pub stages: Vec<Stage>,
+    /// How features are stored.
+    pub features: Features,
+    /// The settings with their overrides, as TOML: what a stage's record keeps.
+    pub text: String,
+}
+
+/// One trained stage of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stage {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Its block.
+    pub block: Block,
+    /// The classifier that trains the block.
+    pub auxiliary: Auxiliary,
+    /// How it is trained.
+    pub training: Training,
+}
+
+impl Pipeline {
+    /// Reads the text of a pipeline file.
+    ///
+    /// `name` is what errors call the text, `default_name` the pipeline's name where the text gives none, and
+    /// `overrides` are settings such as `training.epochs=5`, applied in order.
+    ///
+    /// # Errors
+    /// On anything that is not TOML, an unknown key, a wrong type or an impossible value, with its place.
+    pub fn parse(name: &str, default_name: &str, text: &str, overrides: &[String]) -> Result<Self, Fault> {
+        let mut table = Table::parse(name, text)?;
+        for setting in overrides {
+            table.merge(Table::parse_override(setting)?);
+        }
+        let mut root = Section::root(&table);
+        let name = root.get("name", default_name.to_string())?;
+        let seed = root.within("seed", 0, 0..=i64::MAX as u64)?;
+        let cache = root.get("cache", "cache".to_string())?;
+
+        let mut section = root.section("data")?;
+        let data = Data::read(&mut section)?;
+        section.finish()?;
+
+        let mut section = root.section("augmentation")?;
+        let augmentation = Augmentation::read(&mut section, data.size)?;
+        section.finish()?;
+
+        let mut section = root.section("auxiliary")?;
+        let auxiliary = AuxiliarySettings::read(&mut section, AuxiliarySettings::DEFAULT)?;
+        section.finish()?;
+
+        let mut section = root.section("network")?;
+        let image = Shape { channels: data.channels, size: augmentation.size };
+        let network = Network::read(&mut section, image, auxiliary.k)?;
+        section.finish()?;
+
+        let mut section = root.section("training")?;
+        let training = Training::read(&mut section, Training::DEFAULT)?;
+        section.finish()?;
+
+        let mut section = root.section("features")?;
+        let features = Features::read(&mut section)?;
+        section.finish()?;
+
+        let stages = read_stages(&mut root, &network, auxiliary, training)?;
+        root.finish()?;
+        let mut settings = table.to_toml();
+        settings.insert("name".into(), name.clone().into());
+        Ok(Self { name, seed, cache, data, augmentation, stages, features, text: settings.to_string() })
+    }
+
+    /// The shape of the network's input.
+    pub fn image(&self) -> Shape {
+        Shape { channels: self.data.channels, size: self.augmentation.size }
+    }
+}
+
+/// Fits the classifier and the training to each block; `[stage.3.training]` and `[stage.3.auxiliary]` override both.
+fn read_stages(
+    root: &mut Section<'_>,
+    network: &Network,
+    auxiliary: AuxiliarySettings,
+    training: Training,
+) -> Result<Vec<Stage>, Fault> {
+    let mut all = root.section("stage")?;
+    let mut stages = Vec::with_capacity(network.blocks.len());
+    for (number, &block) in (1..).zip(&network.blocks) {
+        let mut own = all.section(&number.to_string())?;
+        let mut section = own.section("auxiliary")?;
+        let auxiliary = AuxiliarySettings::read(&mut section, auxiliary)?.fit(network, number);
+        section.finish()?;
+        let mut section = own.section("training")?;
+        let training = Training::read(&mut section, training)?;
+        section.finish()?;
+        own.finish()?;
+        stages.push(Stage { number, block, auxiliary, training });
+    }
+    if let Some(key) = all.keys().find(|key| !(1..=stages.len()).any(|number| number.to_string() == *key)) {
+        return Err(all.fault(key, format!("is no stage; stages are 1 to {}", stages.len())));
+    }
+    all.finish()?;
+    Ok(stages)
+}

@@ -1,0 +1,164 @@
+//! Strict reading of one table: every key is asked for once, with its type and range, and what is left over is an error.
+
+use super::Fault;
+use super::tree::{Node, Place, Table, Value};
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+/// A table that is being read. A table that is not there reads as an empty one.
+pub(super) struct Section<'a> {
+    path: String,
+    table: Option<&'a Table>,
+    place: Place,
+    known: Vec<String>,
+}
+
+/// A type that settings can have.
+pub(super) trait Setting: Sized {
+    /// What the value must be, for errors.
+    const EXPECTED: &'static str;
+
+    /// The value, if the node has the type.
+    fn read(node: &Node) -> Option<Self>;
+}
+
+impl Setting for String {
+    const EXPECTED: &'static str = "a text";
+    fn read(node: &Node) -> Option<Self> {
+        if let Value::Text(text) = &node.value { Some(text.clone()) } else { None }
+    }
+}
+
+impl Setting for bool {
+    const EXPECTED: &'static str = "true or false";
+    fn read(node: &Node) -> Option<Self> {
+        if let Value::Boolean(flag) = node.value { Some(flag) } else { None }
+    }
+}
+
+impl Setting for u64 {
+    const EXPECTED: &'static str = "a whole number, 0 or more";
+    fn read(node: &Node) -> Option<Self> {
+        if let Value::Integer(number) = node.value { number.try_into().ok() } else { None }
+    }
+}
+
+impl Setting for usize {
+    const EXPECTED: &'static str = u64::EXPECTED;
+    fn read(node: &Node) -> Option<Self> {
+        u64::read(node)?.try_into().ok()
+    }
+}
+
+impl Setting for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn read(node: &Node) -> Option<Self> {
+        match node.value {
+            Value::Integer(number) => Some(number as f64),
+            Value::Number(number) if number.is_finite() => Some(number),
+            _ => None,
+        }
+    }
+}
+
+impl<T: Setting> Setting for Vec<T> {
+    const EXPECTED: &'static str = "a list";
+    fn read(node: &Node) -> Option<Self> {
+        if let Value::List(items) = &node.value { items.iter().map(T::read).collect() } else { None }
+    }
+}
+
+impl<'a> Section<'a> {
+    /// Begins with the whole file.
+    pub fn root(table: &'a Table) -> Self {
+        Self { path: String::new(), table: Some(table), place: table.place.clone(), known: Vec::new() }
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.path.is_empty() { key.into() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn node(&mut self, key: &str) -> Option<&'a Node> {
+        self.known.push(key.into());
+        self.table?.get(key)
+    }
+
+    /// The place of a key's value, or of the table where the key is missing.
+    pub fn place(&self, key: &str) -> Place {
+        self.table.and_then(|table| table.get(key)).map_or_else(|| self.place.clone(), |node| node.place.clone())
+    }
+
+    /// A fault at a key's value.
+    pub fn fault(&self, key: &str, message: impl Display) -> Fault {
+        Fault::new(self.place(key), format!("`{}` {message}", self.full(key)))
+    }
+
+    /// Whether the key is written.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.is_some_and(|table| table.get(key).is_some())
+    }
+
+    /// The keys that are written here.
+    pub fn keys(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.table.into_iter().flat_map(|table| table.entries.iter().map(|entry| entry.key.as_str()))
+    }
+
+    /// The table under a key.
+    pub fn section(&mut self, key: &str) -> Result<Section<'a>, Fault> {
+        let path = self.full(key);
+        let found = self.node(key);
+        let table = match found.map(|node| &node.value) {
+            None => None,
+            Some(Value::Table(table)) => Some(table),
+            Some(other) => return Err(self.fault(key, format!("must be a table, not {}", other.describe()))),
+        };
+        Ok(Section { path, place: self.place(key), table, known: Vec::new() })
+    }
+
+    /// The value of a key that may be missing.
+    pub fn optional<T: Setting>(&mut self, key: &str) -> Result<Option<T>, Fault> {
+        let Some(node) = self.node(key) else { return Ok(None) };
+        match T::read(node) {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.fault(key, format!("must be {}, not {}", T::EXPECTED, node.value.describe()))),
+        }
+    }
+
+    /// The value of a key, or a default.
+    pub fn get<T: Setting>(&mut self, key: &str, default: T) -> Result<T, Fault> {
+        Ok(self.optional(key)?.unwrap_or(default))
+    }
+
+    /// A value that must lie in a range.
+    pub fn within<T>(&mut self, key: &str, default: T, range: RangeInclusive<T>) -> Result<T, Fault>
+    where
+        T: Setting + PartialOrd + Display,
+    {
+        let value = self.get(key, default)?;
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        Err(self.fault(key, format!("is {value}, but must lie between {} and {}", range.start(), range.end())))
+    }
+
+    /// One of several words.
+    pub fn choice<T: Copy>(&mut self, key: &str, default: T, choices: &[(&str, T)]) -> Result<T, Fault> {
+        let Some(word) = self.optional::<String>(key)? else { return Ok(default) };
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == word) {
+            return Ok(*value);
+        }
+        let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+        let fault = self.fault(key, format!("is \"{word}\", but must be one of {}", names.join(", ")));
+        Err(fault.suggest(&word, choices.iter().map(|(name, _)| *name)))
+    }
+
+    /// Ends the reading: a key that nobody asked for is an error.
+    pub fn finish(self) -> Result<(), Fault> {
+        let Some(table) = self.table else { return Ok(()) };
+        let unknown = table.entries.iter().find(|entry| !self.known.contains(&entry.key));
+        unknown.map_or(Ok(()), |entry| {
+            let fault = Fault::new(entry.place.clone(), format!("unknown key `{}`", self.full(&entry.key)));
+            Err(fault.suggest(&entry.key, self.known.iter().map(String::as_str)))
+        })
+    }
+}

@@ -1,0 +1,122 @@
+//! `[training]` and `[features]`: how a stage learns, and how its output is stored.
+
+use super::Fault;
+use super::section::Section;
+
+/// How one stage is trained.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Training {
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// The first learning rate.
+    pub learning_rate: f64,
+    /// Momentum of the gradient descent.
+    pub momentum: f64,
+    /// L2 penalty, added to the gradient.
+    pub weight_decay: f64,
+    /// The factor of the learning rate at each drop.
+    pub decay: f64,
+    /// Epochs between drops; 0 for none.
+    pub decay_every: usize,
+    /// Epochs between looks at the validation images; 0 for the last only.
+    pub evaluate_every: usize,
+}
+
+impl Training {
+    /// What a file without a `[training]` table has: the paper's recipe for CIFAR-10.
+    pub(super) const DEFAULT: Self = Self {
+        epochs: 50,
+        batch: 128,
+        learning_rate: 0.1,
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        decay: 0.2,
+        decay_every: 15,
+        evaluate_every: 1,
+    };
+
+    pub(super) fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
+        Ok(Self {
+            epochs: section.within("epochs", default.epochs, 1..=100_000)?,
+            batch: section.within("batch", default.batch, 2..=65_536)?,
+            learning_rate: section.within("learning_rate", default.learning_rate, 1e-9..=1e3)?,
+            momentum: section.within("momentum", default.momentum, 0.0..=0.9999)?,
+            weight_decay: section.within("weight_decay", default.weight_decay, 0.0..=1.0)?,
+            decay: section.within("decay", default.decay, 0.0..=1.0)?,
+            decay_every: section.get("decay_every", default.decay_every)?,
+            evaluate_every: section.get("evaluate_every", default.evaluate_every)?,
+        })
+    }
+
+    /// The learning rate of an epoch, counted from 0.
+    pub fn learning_rate_at(&self, epoch: usize) -> f64 {
+        let drops = epoch.checked_div(self.decay_every).unwrap_or(0);
+        self.learning_rate * self.decay.powi(drops as i32)
+    }
+
+    /// Whether the optimiser is rebuilt, with momentum at zero, when an epoch begins: so it is in the published code.
+    pub fn restarts_at(&self, epoch: usize) -> bool {
+        epoch > 0 && self.decay_every > 0 && epoch.is_multiple_of(self.decay_every)
+    }
+
+    /// Whether the validation images are looked at when an epoch ends.
+    pub fn evaluates_at(&self, epoch: usize) -> bool {
+        epoch + 1 == self.epochs || (self.evaluate_every > 0 && (epoch + 1).is_multiple_of(self.evaluate_every))
+    }
+}
+
+/// The type that features are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 8-bit whole numbers: decoded images.
+    U8,
+    /// 16-bit floating point.
+    F16,
+    /// 32-bit floating point.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// How the output of a stage is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// The type of the values.
+    pub dtype: Dtype,
+    /// The size of a shard that is aimed at, in MiB.
+    pub shard_mib: usize,
+}
+
+impl Features {
+    pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
+        Ok(Self {
+            dtype: section.choice("dtype", Dtype::F16, &[("f16", Dtype::F16), ("f32", Dtype::F32)])?,
+            shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
+        })
+    }
+
+    /// Samples in a shard, where a sample takes so many bytes.
+    pub fn samples_in_shard(&self, sample_bytes: usize) -> usize {
+        ((self.shard_mib << 20) / sample_bytes.max(1)).max(1)
+    }
+}
