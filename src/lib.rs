@@ -5,9 +5,25 @@
 //! before it; then the block is run once over the data set and its output is written as sharded Zarr v3 arrays, from
 //! which the next stage is trained. The stages are a DAG that is brought up to date as `make` would.
 //!
-//! The modules, in the order in which data flows through them:
+//! The modules, in the order in which they are best read: what is wanted, where images come from, what is trained, how
+//! features are kept between stages, how a stage learns, how stages are run, and how the program talks. Each may
+//! import those above it, but none below; a test holds that.
 
 pub mod pipeline;
+
+pub mod images;
+
+pub mod ops;
+
+pub mod network;
+
+pub mod features;
+
+pub mod training;
+
+pub mod run;
+
+pub mod cli;
 
 pub mod disk;
 pub mod error;

@@ -4,11 +4,11 @@
 #[derive(Clone, Copy, Debug)]
 #[repr(u64)]
 pub enum Purpose {
-    /// Initial weights; the counters are (stage, parameter).
+    /// Initial weights; the counters are (stage, 0).
     Weights = 1,
     /// The order of samples; the counters are (stage, epoch).
     Order = 2,
-    /// Crops and flips while training; the counters are (epoch, sample).
+    /// Crops and flips while training; the counters are (stage and epoch, sample).
     Augmentation = 3,
     /// Crops and flips of cached views; the counters are (view, sample).
     View = 4,

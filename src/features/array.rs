@@ -1,0 +1,199 @@
+//! The layout of a feature array: `[view, sample, channel, y, x]`, one sample of one view a chunk, many chunks a shard.
+//!
+//! ```text
+//! stage2/                     a Zarr v3 group
+//!   train/                    a group
+//!     features/zarr.json      sharding_indexed, bytes + crc32c, index at the end with crc32c
+//!     features/c/0/3/0/0/0    the fourth shard of view 0
+//!     labels/                 [sample]
+//!   val/                      the same with one view
+//! ```
+
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::pipeline::{Dtype, Shape};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zarrs::array::codec::{Crc32cCodec, ShardingCodecBuilder};
+use zarrs::array::{Array, ArrayBuilder, ArrayMetadata, DataType, FillValue, data_type};
+use zarrs::group::GroupBuilder;
+use zarrs::storage::store::MemoryStore;
+
+/// The training or the validation samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subset {
+    /// Training samples.
+    Train,
+    /// Validation samples.
+    Val,
+}
+
+impl Subset {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Train, Self::Val];
+
+    /// The name of its group.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Val => "val",
+        }
+    }
+
+    /// The folder of one of its arrays.
+    pub fn array(self, stage: &Path, name: &str) -> PathBuf {
+        stage.join(self.name()).join(name)
+    }
+}
+
+/// Sizes and type of a feature array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Augmented copies of each sample.
+    pub views: usize,
+    /// Samples.
+    pub samples: usize,
+    /// Channels, height and width of a sample.
+    pub shape: Shape,
+    /// The type of the values.
+    pub dtype: Dtype,
+    /// Samples in a shard.
+    pub samples_in_shard: usize,
+}
+
+/// The names of the dimensions.
+pub(super) const DIMENSIONS: [&str; 5] = ["view", "sample", "channel", "y", "x"];
+
+impl Layout {
+    /// Bytes of one sample, without its checksum.
+    pub fn sample_bytes(&self) -> usize {
+        self.shape.values() * self.dtype.bytes()
+    }
+
+    /// Bytes of all values.
+    pub fn logical_bytes(&self) -> u64 {
+        (self.views * self.samples * self.sample_bytes()) as u64
+    }
+
+    /// Shards of one view.
+    pub fn shards_in_view(&self) -> usize {
+        self.samples.div_ceil(self.samples_in_shard)
+    }
+
+    /// View and position of every shard.
+    pub fn shards(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let in_view = self.shards_in_view();
+        (0..self.views).flat_map(move |view| (0..in_view).map(move |at| (view, at)))
+    }
+
+    /// The key of a shard below the array's folder.
+    pub fn shard_key(view: usize, at: usize) -> String {
+        format!("c/{view}/{at}/0/0/0")
+    }
+
+    /// The text of the array's `zarr.json`.
+    pub(super) fn metadata(&self) -> Result<String> {
+        let size = self.shape.size as u64;
+        let channels = self.shape.channels as u64;
+        let chunk = |views: usize, samples: usize| vec![views as u64, samples as u64, channels, size, size];
+        let (dtype, fill) = zarr_type(self.dtype);
+        let one = chunk(1, 1).into_iter().map(|length| length.try_into()).collect::<Result<Vec<_>, _>>();
+        let one = one.map_err(|_| Error::failed("a feature array needs at least one value a sample"))?;
+        let mut sharding = ShardingCodecBuilder::new(one, &dtype);
+        sharding.bytes_to_bytes_codecs(vec![Arc::new(Crc32cCodec::new())]);
+        let array =
+            ArrayBuilder::new(chunk(self.views, self.samples), chunk(1, self.samples_in_shard), dtype.clone(), fill)
+                .array_to_bytes_codec(sharding.build_arc())
+                .dimension_names(DIMENSIONS.into())
+                .build(Arc::new(MemoryStore::new()), "/array")
+                .map_err(|e| Error::failed(format!("cannot describe a feature array: {e}")))?;
+        Ok(array.metadata().to_string_pretty())
+    }
+
+    /// Reads the layout of an array back from its `zarr.json`.
+    ///
+    /// # Errors
+    /// When the file is missing or describes an array that this program would not have written.
+    pub fn open(array: &Path) -> Result<Self> {
+        let path = array.join("zarr.json");
+        let text = disk::read_text(&path)?.ok_or_else(|| {
+            Error::failed(format!("`{}` is no feature array: it has no `zarr.json`", array.display()))
+        })?;
+        let foreign = || Error::failed(format!("`{}` describes no feature array of this program", path.display()));
+        let found: Value = serde_json::from_str(&text).map_err(|e| foreign().context(e))?;
+        let layout = Self::from_metadata(&found).ok_or_else(foreign)?;
+        // The rest of the metadata (codecs, dimension names, fill value) has to be what the layout implies.
+        let expected: Value = serde_json::from_str(&layout.metadata()?).map_err(|_| foreign())?;
+        if without_notes(found) == without_notes(expected) { Ok(layout) } else { Err(foreign()) }
+    }
+
+    fn from_metadata(metadata: &Value) -> Option<Self> {
+        let numbers = |value: &Value| -> Option<[usize; 5]> {
+            let list = value.as_array()?.iter().map(|number| Some(u32::try_from(number.as_u64()?).ok()? as usize));
+            list.collect::<Option<Vec<_>>>()?.try_into().ok()
+        };
+        let [views, samples, channels, size, width] = numbers(metadata.get("shape")?)?;
+        let shard = numbers(metadata.pointer("/chunk_grid/configuration/chunk_shape")?)?;
+        let dtype = match metadata.get("data_type")?.as_str()? {
+            "uint8" => Dtype::U8,
+            "float16" => Dtype::F16,
+            "float32" => Dtype::F32,
+            _ => return None,
+        };
+        let shape = Shape { channels, size };
+        // A hostile file may claim any size; none of ours has samples beyond a gigabyte.
+        let bytes = [channels, size, size, dtype.bytes()].iter().try_fold(1usize, |all, &side| all.checked_mul(side))?;
+        let possible = size == width && views > 0 && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
+        possible.then_some(Self { views, samples, shape, dtype, samples_in_shard: shard[1] })
+    }
+}
+
+/// The metadata without what says nothing about the values: attributes, and notes of the writing library.
+fn without_notes(mut metadata: Value) -> Value {
+    if let Some(fields) = metadata.as_object_mut() {
+        fields.retain(|name, _| name != "attributes" && !name.starts_with('_'));
+    }
+    metadata
+}
+
+/// The Zarr data type, and a fill value that is no plausible feature where the type has one: what is missing must not
+/// pass for zeros.
+fn zarr_type(dtype: Dtype) -> (DataType, FillValue) {
+    match dtype {
+        Dtype::U8 => (data_type::uint8(), FillValue::from(0u8)),
+        Dtype::F16 => (data_type::float16(), FillValue::from(half::f16::NAN)),
+        Dtype::F32 => (data_type::float32(), FillValue::from(f32::NAN)),
+    }
+}
+
+/// Writes the metadata of a stage's group and of the groups in it.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn stage_group(stage: &Path, attributes: Map<String, Value>) -> Result<()> {
+    write_group(stage, attributes)?;
+    Subset::BOTH.iter().try_for_each(|subset| write_group(&stage.join(subset.name()), Map::new()))
+}
+
+fn write_group(folder: &Path, attributes: Map<String, Value>) -> Result<()> {
+    let mut group = GroupBuilder::new();
+    group.attributes(attributes);
+    let group = group
+        .build(Arc::new(MemoryStore::new()), "/")
+        .map_err(|e| Error::failed(format!("cannot describe `{}`: {e}", folder.display())))?;
+    let text = serde_json::to_string_pretty(group.metadata()).map_err(|e| Error::failed(e.to_string()))?;
+    disk::create_folder(folder)?;
+    disk::write(&folder.join("zarr.json"), text.as_bytes())
+}
+
+/// Opens an array with zarrs itself: for what is small, and to check what is not.
+pub(super) fn open_with_zarrs(array: &Path) -> Result<Array<zarrs::filesystem::FilesystemStore>> {
+    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot open array `{}`: {e}", array.display()));
+    let store = zarrs::filesystem::FilesystemStore::new(array).map_err(|e| fault(&e))?;
+    let array = Array::open(Arc::new(store), "/").map_err(|e| fault(&e))?;
+    match array.metadata() {
+        ArrayMetadata::V3(_) => Ok(array),
+        ArrayMetadata::V2(_) => Err(fault(&"it is a Zarr v2 array")),
+    }
+}

@@ -1,0 +1,79 @@
+//! Runs a frozen block once over the data set and writes its features.
+
+use super::array::{Layout, Subset};
+use super::encoding::encode_values;
+use super::loader::{Batch, Draw, Loader};
+use super::small::write_labels;
+use super::writer::{Written, write_array};
+use crate::error::Result;
+use crate::network::FrozenBlock;
+use crate::pipeline::{Features, Shape};
+use crate::progress::{Progress, Unit};
+use candle_core::{Device, Tensor};
+use std::path::Path;
+
+/// Samples that are run through the block at once. Results do not depend on it.
+const BATCH: usize = 256;
+/// Input values of such a batch at most: 64 MiB of f32, so that large images take fewer at once.
+const BATCH_VALUES: usize = 1 << 24;
+
+/// The writing of a block's features into the folder of its stage.
+pub struct Extraction<'a> {
+    /// The folder of the stage.
+    pub stage: &'a Path,
+    /// Its block.
+    pub block: &'a FrozenBlock,
+    /// What the block makes of a sample.
+    pub output: Shape,
+    /// How features are stored.
+    pub features: &'a Features,
+    /// Where the block runs.
+    pub device: &'a Device,
+    /// Who is told.
+    pub progress: &'a dyn Progress,
+}
+
+impl Extraction<'_> {
+    /// Writes one subset, with one view; shards that are there are kept.
+    ///
+    /// # Errors
+    /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
+    pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
+        let layout = self.layout(input);
+        write_labels(self.stage, subset, input.labels())?;
+        let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64, Unit::Images);
+        let at_once = BATCH.min(BATCH_VALUES / input.shape().values()).max(1);
+        write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
+            let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
+            let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
+            input.for_each_batch(&samples, at_once, draw, |batch| {
+                self.progress.check()?;
+                let count = batch.labels.len();
+                shard.append(&self.run(batch, input.shape(), layout.sample_bytes())?)?;
+                task.advance(count as u64);
+                Ok(())
+            })
+        })
+    }
+
+    fn layout(&self, input: &Loader) -> Layout {
+        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+        Layout {
+            views: 1,
+            samples: input.len(),
+            shape: self.output,
+            dtype: self.features.dtype,
+            samples_in_shard: self.features.samples_in_shard(sample_bytes).min(input.len()),
+        }
+    }
+
+    /// The encoded features of a batch.
+    fn run(&self, batch: Batch, input: Shape, sample_bytes: usize) -> Result<Vec<u8>> {
+        let count = batch.labels.len();
+        let x = Tensor::from_vec(batch.values, (count, input.channels, input.size, input.size), self.device)?;
+        let values: Vec<f32> = self.block.forward(&x)?.flatten_all()?.to_vec1()?;
+        let mut bytes = vec![0; count * sample_bytes];
+        encode_values(&values, self.features.dtype, &mut bytes)?;
+        Ok(bytes)
+    }
+}

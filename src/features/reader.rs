@@ -1,0 +1,93 @@
+//! Reads samples of a feature array at random, with the places of all samples in memory and every checksum checked.
+
+use super::array::Layout;
+use super::shard::{read_index, read_sample};
+use crate::error::{Error, Result};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// Shards that are kept open at most; the others are opened for each read.
+const OPEN_SHARDS: usize = 256;
+
+/// A feature array that is open for reading.
+pub struct Reader {
+    array: PathBuf,
+    layout: Layout,
+    shards: Vec<OnceLock<Shard>>,
+}
+
+struct Shard {
+    offsets: Vec<u64>,
+    file: Option<File>,
+}
+
+impl Reader {
+    /// Opens the array in a folder.
+    ///
+    /// # Errors
+    /// When it is missing or not one of this program's.
+    pub fn open(array: &Path) -> Result<Self> {
+        let layout = Layout::open(array)?;
+        let shards = layout.views.checked_mul(layout.shards_in_view()).filter(|&count| count <= 1 << 24);
+        let count = shards.ok_or_else(|| Error::failed(format!("`{}` has too many shards", array.display())))?;
+        let shards = (0..count).map(|_| OnceLock::new()).collect();
+        Ok(Self { array: array.to_path_buf(), layout, shards })
+    }
+
+    /// Its layout.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Reads one sample of one view as stored: [`Layout::sample_bytes`] bytes, into a buffer that is reused.
+    ///
+    /// # Errors
+    /// When the shard or the sample is missing or damaged; the message names array, shard and sample.
+    pub fn read(&self, view: usize, sample: usize, out: &mut Vec<u8>) -> Result<()> {
+        let Layout { views, samples, samples_in_shard, .. } = self.layout;
+        if view >= views || sample >= samples {
+            return Err(Error::failed(format!("`{}` has no sample {sample} of view {view}", self.array.display())));
+        }
+        let place = (view, sample / samples_in_shard);
+        let shard = self.shard(place)?;
+        let read = |file: &File| {
+            let offset = shard.offsets[sample % samples_in_shard];
+            read_sample(file, offset, self.layout.sample_bytes(), out)
+        };
+        let done = match &shard.file {
+            Some(file) => read(file),
+            None => self.open_shard(place).and_then(|file| read(&file)),
+        };
+        done.map_err(|e| self.damaged(place, format!("sample {sample}: {e}")))
+    }
+
+    fn path(&self, (view, at): (usize, usize)) -> PathBuf {
+        self.array.join(Layout::shard_key(view, at))
+    }
+
+    fn open_shard(&self, place: (usize, usize)) -> Result<File> {
+        let path = self.path(place);
+        File::open(&path).map_err(|e| Error::io("open shard", &path, &e))
+    }
+
+    fn shard(&self, (view, at): (usize, usize)) -> Result<&Shard> {
+        let position = view * self.layout.shards_in_view() + at;
+        let slot = &self.shards[position];
+        if let Some(shard) = slot.get() {
+            return Ok(shard);
+        }
+        let file = self.open_shard((view, at))?;
+        let Layout { samples, samples_in_shard, .. } = self.layout;
+        let count = samples_in_shard.min(samples - at * samples_in_shard);
+        let offsets = read_index(&file, samples_in_shard, count, self.layout.sample_bytes())
+            .map_err(|e| self.damaged((view, at), e))?;
+        // Where another thread was faster, its reading is as good as this one.
+        Ok(slot.get_or_init(|| Shard { offsets, file: (position < OPEN_SHARDS).then_some(file) }))
+    }
+
+    fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {
+        Error::failed(format!("shard `{}` is damaged: {fault}", self.path(place).display()))
+            .hint("remove that file and the stage's `record.json`; `greedy run` then writes just this shard again")
+    }
+}

@@ -1,0 +1,112 @@
+//! The bytes of one shard: encoded samples one after the other, then the index of their places.
+//!
+//! A sample is its values (little endian) and their CRC-32C. The index holds offset and length of every sample as
+//! 64-bit numbers, then its own CRC-32C; samples beyond the end of the array have all bits set. This is Zarr v3's
+//! `sharding_indexed` codec, so other readers understand it. Ours checks every checksum.
+
+use crate::disk::NewFile;
+use crate::error::{Error, Result};
+use rayon::prelude::*;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes of a checksum.
+const CHECKSUM: usize = 4;
+/// Offset and length of a sample that is not there.
+const ABSENT: u64 = u64::MAX;
+
+/// Writes a shard from its first sample to its last, in bounded memory.
+pub(super) struct ShardWriter {
+    file: NewFile,
+    hasher: blake3::Hasher,
+    sample_bytes: usize,
+    capacity: usize,
+    index: Vec<u8>,
+    written: u64,
+}
+
+impl ShardWriter {
+    /// Begins the shard of `capacity` samples at a path.
+    pub fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
+        let file = NewFile::create(path)?;
+        let index = Vec::with_capacity(capacity * 16 + CHECKSUM);
+        Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index, written: 0 })
+    }
+
+    /// Samples that still fit.
+    pub fn room(&self) -> usize {
+        self.capacity - self.index.len() / 16
+    }
+
+    /// Appends whole samples.
+    pub fn append(&mut self, samples: &[u8]) -> Result<()> {
+        let stored = self.sample_bytes + CHECKSUM;
+        let count = samples.len() / self.sample_bytes;
+        let mut bytes = vec![0; count * stored];
+        bytes.par_chunks_exact_mut(stored).zip(samples.par_chunks_exact(self.sample_bytes)).for_each(|(out, sample)| {
+            out[..self.sample_bytes].copy_from_slice(sample);
+            out[self.sample_bytes..].copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
+        });
+        for at in 0..count as u64 {
+            self.index.extend((self.written + at * stored as u64).to_le_bytes());
+            self.index.extend((stored as u64).to_le_bytes());
+        }
+        self.written += bytes.len() as u64;
+        self.put(&bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update_rayon(bytes);
+        self.file.write(bytes)
+    }
+
+    /// Writes the index and puts the shard in its place; gives its length and BLAKE3 hash.
+    pub fn finish(mut self) -> Result<(u64, blake3::Hash)> {
+        let mut index = std::mem::take(&mut self.index);
+        index.resize(self.capacity * 16, 0xff);
+        index.extend(crc32c::crc32c(&index).to_le_bytes());
+        self.put(&index)?;
+        self.file.finish()?;
+        Ok((self.written + index.len() as u64, self.hasher.finalize()))
+    }
+}
+
+/// Reads and checks the index of a shard: the offset of each of its first `count` samples.
+///
+/// # Errors
+/// When the index is damaged, or a sample is missing or lies outside the file.
+pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_bytes: usize) -> Result<Vec<u64>> {
+    let length = capacity * 16 + CHECKSUM;
+    let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
+    let start = end.checked_sub(length as u64).ok_or_else(|| Error::failed("it is too short for its index"))?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, start).map_err(|e| Error::failed(e.to_string()))?;
+    let (index, checksum) = bytes.split_at(length - CHECKSUM);
+    if crc32c::crc32c(index).to_le_bytes() != *checksum {
+        return Err(Error::failed("the checksum of its index is wrong"));
+    }
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |all, &byte| all << 8 | u64::from(byte));
+    let stored = (sample_bytes + CHECKSUM) as u64;
+    let place = |(at, entry): (usize, &[u8])| {
+        let (offset, length) = (number(&entry[..8]), number(&entry[8..]));
+        let whole = offset != ABSENT && length == stored && offset.checked_add(length).is_some_and(|end| end <= start);
+        if whole { Ok(offset) } else { Err(Error::failed(format!("sample {at} of it is missing"))) }
+    };
+    index.chunks_exact(16).take(count).enumerate().map(place).collect()
+}
+
+/// Reads the values of a sample at an offset and checks them.
+///
+/// # Errors
+/// When the file is too short or the checksum is wrong.
+pub(super) fn read_sample(file: &File, offset: u64, sample_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
+    out.resize(sample_bytes + CHECKSUM, 0);
+    file.read_exact_at(out, offset).map_err(|e| Error::failed(e.to_string()))?;
+    let checksum = out.split_off(sample_bytes);
+    if crc32c::crc32c(out).to_le_bytes() == *checksum {
+        Ok(())
+    } else {
+        Err(Error::failed("the checksum is wrong"))
+    }
+}

@@ -1,0 +1,114 @@
+//! Writes a feature array shard by shard; whole shards that are there already are kept.
+
+use super::array::Layout;
+use super::shard::{ShardWriter, read_index, read_sample};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::progress::Task;
+use rayon::prelude::*;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+/// A shard that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSum {
+    /// Its key below the array's folder.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
+}
+
+/// A whole array that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Its layout.
+    pub layout: Layout,
+    /// Its shards, in order.
+    pub shards: Vec<ShardSum>,
+}
+
+impl Written {
+    /// Bytes of all shards.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.bytes).sum()
+    }
+}
+
+/// Writes the array in a folder. `fill` is called for each shard that is missing or damaged, with the view and the
+/// samples that belong into it, and appends them in order.
+///
+/// # Errors
+/// When `fill` fails or the disk refuses; shards written before stay.
+pub(super) fn write_array(
+    array: &Path,
+    layout: &Layout,
+    task: &dyn Task,
+    mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
+) -> Result<Written> {
+    describe(array, layout)?;
+    let mut shards = Vec::with_capacity(layout.views * layout.shards_in_view());
+    for (view, at) in layout.shards() {
+        let samples = at * layout.samples_in_shard..((at + 1) * layout.samples_in_shard).min(layout.samples);
+        if let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
+            task.advance(samples.len() as u64);
+            shards.push(shard);
+            continue;
+        }
+        let mut writer = begin_shard(array, layout, (view, at))?;
+        fill(view, samples, &mut writer)?;
+        shards.push(finish_shard(writer, (view, at))?);
+    }
+    Ok(Written { layout: *layout, shards })
+}
+
+/// Writes the metadata of the array.
+pub(super) fn describe(array: &Path, layout: &Layout) -> Result<()> {
+    disk::create_folder(array)?;
+    disk::write(&array.join("zarr.json"), layout.metadata()?.as_bytes())
+}
+
+pub(super) fn begin_shard(array: &Path, layout: &Layout, (view, at): (usize, usize)) -> Result<ShardWriter> {
+    let path = array.join(Layout::shard_key(view, at));
+    if let Some(folder) = path.parent() {
+        disk::create_folder(folder)?;
+    }
+    ShardWriter::create(&path, layout.sample_bytes(), layout.samples_in_shard)
+}
+
+pub(super) fn finish_shard(writer: ShardWriter, (view, at): (usize, usize)) -> Result<ShardSum> {
+    let (bytes, hash) = writer.finish()?;
+    Ok(ShardSum { key: Layout::shard_key(view, at), bytes, blake3: hash.to_hex().to_string() })
+}
+
+/// A shard, if it is on the disk with `count` samples and every checksum in it is right.
+pub(super) fn whole_shard(
+    array: &Path,
+    layout: &Layout,
+    (view, at): (usize, usize),
+    count: usize,
+) -> Result<Option<ShardSum>> {
+    let key = Layout::shard_key(view, at);
+    let path = array.join(&key);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io("open", &path, &e)),
+    };
+    let Ok(offsets) = read_index(&file, layout.samples_in_shard, count, layout.sample_bytes()) else {
+        return Ok(None);
+    };
+    let whole = offsets.par_iter().all(|&offset| {
+        let mut sample = Vec::new();
+        read_sample(&file, offset, layout.sample_bytes(), &mut sample).is_ok()
+    });
+    if !whole {
+        return Ok(None);
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(&file).map_err(|e| Error::io("read", &path, &e))?;
+    let bytes = hasher.count();
+    Ok(Some(ShardSum { key, bytes, blake3: hasher.finalize().to_hex().to_string() }))
+}

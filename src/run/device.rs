@@ -1,0 +1,31 @@
+//! Which device computes.
+
+use crate::error::{Error, Result};
+use candle_core::Device;
+
+/// The device of a word: `auto`, `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// When the word is none of these, or the GPU that it names cannot be used.
+pub fn device(word: &str) -> Result<Device> {
+    let number = match word.split_once(':') {
+        None => Some(0),
+        Some((_, number)) => number.parse().ok(),
+    };
+    match (word.split(':').next().unwrap_or_default(), number) {
+        ("auto", Some(0)) => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        ("cpu", Some(0)) => Ok(Device::Cpu),
+        ("cuda", Some(number)) => Device::new_cuda(number).map_err(|e| no_gpu(word, &e)),
+        _ => Err(Error::usage(format!("`{word}` is no device")).hint("devices are auto, cpu, cuda and cuda:N")),
+    }
+}
+
+fn no_gpu(word: &str, error: &candle_core::Error) -> Error {
+    let hint = if cfg!(feature = "cuda") {
+        "`--device auto` takes the CPU where there is no GPU"
+    } else {
+        "this program was built without CUDA: `cargo build --release --features cuda`"
+    };
+    let fault = error.to_string();
+    Error::failed(format!("cannot use device `{word}`: {}", fault.lines().next().unwrap_or_default())).hint(hint)
+}

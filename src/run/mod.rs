@@ -1,0 +1,43 @@
+//! DO: look at the disk, plan, run the stages, record what was done.
+
+mod device;
+mod execute;
+mod folder;
+mod network;
+mod observe;
+mod record;
+mod update;
+
+pub use device::device;
+pub use folder::StageFolder;
+pub use network::{Evaluation, TrainedNetwork, settings};
+pub use observe::{Observation, observe};
+pub use record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
+pub use update::{Project, Update};
+
+use crate::error::{Error, Result};
+use crate::pipeline::{Fault, Pipeline};
+use std::path::Path;
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        let error = Self::usage(fault.to_string());
+        match fault.way_out() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// Reads a pipeline file.
+///
+/// # Errors
+/// When there is no such file or something in it is wrong.
+pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Pipeline> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        let error = Error::usage(Error::io("read", path, &e).to_string());
+        error.hint("name a pipeline file, such as `pipelines/demo.toml`")
+    })?;
+    let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
+    Ok(Pipeline::parse(&path.display().to_string(), &default_name, &text, overrides)?)
+}

@@ -1,0 +1,160 @@
+//! The trained network, put together from the folders of its stages.
+
+use super::folder::StageFolder;
+use super::record::{Record, State};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::features::{Draw, Loader};
+use crate::images::{Augmenter, decode_file};
+use crate::network::{Auxiliary, Block, FrozenBlock, Mode, Variables, load};
+use crate::pipeline::{self, Pipeline};
+use crate::progress::{Progress, Unit};
+use crate::random::{Purpose, Stream};
+use crate::training::{Score, ensemble, score};
+use candle_core::{Device, Tensor};
+use std::path::Path;
+
+/// All blocks up to a stage, with the classifier of each.
+pub struct TrainedNetwork {
+    /// The settings that it was trained with.
+    pub pipeline: Pipeline,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// The folder of the decoded images.
+    pub images: StageFolder,
+    stages: Vec<(FrozenBlock, Auxiliary)>,
+    device: Device,
+}
+
+/// How well each stage does, and the ensemble of it and all before it.
+pub struct Evaluation {
+    /// The classifier of each stage, first to last.
+    pub stages: Vec<Score>,
+    /// The ensemble of the first j stages.
+    pub ensembles: Vec<Score>,
+    /// Samples that were looked at.
+    pub samples: usize,
+}
+
+/// Samples that are run at once.
+const BATCH: usize = 128;
+
+impl TrainedNetwork {
+    /// Reads the network whose last stage lies in a folder.
+    ///
+    /// # Errors
+    /// When a stage is missing, not trained or damaged.
+    pub fn open(last: &StageFolder, device: &Device) -> Result<Self> {
+        let record = last.record()?;
+        if record.stage == 0 {
+            return Err(Error::usage(format!("`{}` holds decoded images, no network", last.path().display()))
+                .hint("name the folder of a trained stage, such as `cache/stage1`"));
+        }
+        let pipeline = settings(last, &record)?;
+        let mut stages = Vec::new();
+        let (mut folder, mut next) = (last.clone(), record.clone());
+        while let Some(parent) = folder.parent(&next) {
+            stages.push(read_stage(&folder, &next, device)?);
+            folder = parent;
+            next = folder.record()?;
+        }
+        stages.reverse();
+        Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
+    }
+
+    /// The logits of every stage for a batch of inputs \[sample, channel, y, x\]: one list \[sample, class\] a stage.
+    ///
+    /// # Errors
+    /// When the values do not fit the network.
+    pub fn logits(&self, values: Vec<f32>, samples: usize) -> Result<Vec<Vec<f32>>> {
+        let image = self.pipeline.image();
+        let mut x = Tensor::from_vec(values, (samples, image.channels, image.size, image.size), &self.device)?;
+        let mut all = Vec::with_capacity(self.stages.len());
+        for (block, auxiliary) in &self.stages {
+            x = block.forward(&x)?;
+            all.push(auxiliary.forward(&x, Mode::Evaluate)?.flatten_all()?.to_vec1()?);
+        }
+        Ok(all)
+    }
+
+    /// Runs images through the whole network, without what is cached of any stage.
+    ///
+    /// # Errors
+    /// When an image is damaged or the user interrupts.
+    pub fn evaluate(&self, images: &Loader, progress: &dyn Progress) -> Result<Evaluation> {
+        let task = progress.start("evaluate", images.len() as u64, Unit::Images);
+        let mut logits = vec![Vec::new(); self.stages.len()];
+        let order: Vec<u32> = (0..images.len() as u32).collect();
+        images.for_each_batch(&order, BATCH, Draw::Plain, |batch| {
+            progress.check()?;
+            let count = batch.labels.len();
+            let found = self.logits(batch.values, count)?;
+            logits.iter_mut().zip(found).for_each(|(all, new)| all.extend(new));
+            task.advance(count as u64);
+            Ok(())
+        })?;
+        let stages = logits.iter().map(|logits| score(logits, images.labels())).collect();
+        let ensembles = (1..=logits.len()).map(|count| score(&ensemble(&logits[..count]), images.labels())).collect();
+        Ok(Evaluation { stages, ensembles, samples: images.len() })
+    }
+
+    /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all.
+    ///
+    /// # Errors
+    /// When the image cannot be decoded.
+    pub fn predict(&self, path: &Path, by_ensemble: bool) -> Result<Vec<f64>> {
+        let data = &self.pipeline.data;
+        let mut stored = vec![0; data.channels * data.size * data.size];
+        let bytes = disk::read(path)?;
+        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
+        let mut values = vec![0.0; self.pipeline.image().values()];
+        Augmenter::new(&self.pipeline.augmentation, data).apply(&stored, None, &mut values);
+        let mut logits = self.logits(values, 1)?;
+        let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };
+        Ok(softmax(&chosen))
+    }
+}
+
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    powers.into_iter().map(|power| power / sum).collect()
+}
+
+/// The pipeline that a record was made with.
+///
+/// # Errors
+/// When the record's settings cannot be read.
+pub fn settings(folder: &StageFolder, record: &Record) -> Result<Pipeline> {
+    let name = folder.path().join("record.json").display().to_string();
+    Ok(Pipeline::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, &[])?)
+}
+
+fn read_stage(folder: &StageFolder, record: &Record, device: &Device) -> Result<(FrozenBlock, Auxiliary)> {
+    let name = folder.path().display();
+    if record.state == State::Begun {
+        return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
+    }
+    let pipeline = settings(folder, record)?;
+    let stage = pipeline.stages.get(record.stage - 1);
+    let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
+    let block = load_block(folder, &stage.block, device)?;
+    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
+    let auxiliary = Auxiliary::new(&stage.auxiliary, record.classes.len(), &mut unused, device)?;
+    read_weights(&folder.auxiliary(), &auxiliary.variables(), device)?;
+    Ok((FrozenBlock::new(&block)?, auxiliary))
+}
+
+/// A block with the weights in a stage's folder.
+pub(super) fn load_block(folder: &StageFolder, block: &pipeline::Block, device: &Device) -> Result<Block> {
+    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
+    let block = Block::new(block, &mut unused, device)?;
+    read_weights(&folder.block(), &block.variables(), device)?;
+    Ok(block)
+}
+
+fn read_weights(path: &Path, variables: &Variables, device: &Device) -> Result<()> {
+    let origin = path.display().to_string();
+    variables.set(&load(&disk::read(path)?, &origin, device)?, &origin)
+}

@@ -1,0 +1,208 @@
+//! `record.json`: what a stage was made of, how far it is, and what came out.
+
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::features::{Layout, Written};
+use crate::pipeline::{Manifest, Pipeline};
+use crate::training::Epoch;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The version of the layout of a stage's folder.
+const FORMAT: u32 = 1;
+
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It has begun.
+    Begun,
+    /// Its weights are final.
+    Trained,
+    /// Its features are written too.
+    Finished,
+}
+
+/// The stage whose output was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// Its folder, from this stage's.
+    pub folder: String,
+    /// The hash of the output that was read.
+    pub output: String,
+}
+
+/// What the training of a stage came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// Top-1 accuracy of the auxiliary classifier on the validation samples, in percent.
+    pub accuracy: f64,
+    /// Top-5 accuracy, in percent.
+    pub top5: f64,
+    /// Cross entropy, in nats.
+    pub loss: f64,
+    /// Top-1 accuracy of the ensemble of this and all earlier stages, where those could be read.
+    pub ensemble_accuracy: Option<f64>,
+    /// Learned values of the block.
+    pub block_parameters: usize,
+    /// Learned values of the auxiliary classifier.
+    pub auxiliary_parameters: usize,
+    /// Epoch by epoch.
+    pub history: Vec<Epoch>,
+}
+
+/// One feature array.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArrayRecord {
+    /// View, sample, channel, y, x.
+    pub shape: [usize; 5],
+    /// The type of its values.
+    pub dtype: String,
+    /// Samples in a shard.
+    pub samples_in_shard: usize,
+    /// Bytes of its values.
+    pub logical_bytes: u64,
+    /// Bytes of its shards.
+    pub stored_bytes: u64,
+    /// Key, length and BLAKE3 hash of each shard.
+    pub shards: Vec<(String, u64, String)>,
+}
+
+impl ArrayRecord {
+    pub(super) fn new(written: &Written) -> Self {
+        let Layout { views, samples, shape, dtype, samples_in_shard } = written.layout;
+        let shards = written.shards.iter().map(|shard| (shard.key.clone(), shard.bytes, shard.blake3.clone()));
+        Self {
+            shape: [views, samples, shape.channels, shape.size, shape.size],
+            dtype: dtype.word().into(),
+            samples_in_shard,
+            logical_bytes: written.layout.logical_bytes(),
+            stored_bytes: written.stored_bytes(),
+            shards: shards.collect(),
+        }
+    }
+}
+
+/// Where a stage was made; this changes nothing of what it depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeOn {
+    /// The version of the program.
+    pub version: String,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// Threads.
+    pub threads: usize,
+}
+
+/// The record of a stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The version of the folder's layout.
+    pub format: u32,
+    /// The name of the pipeline.
+    pub pipeline: String,
+    /// The number of the stage.
+    pub stage: usize,
+    /// How far it is.
+    pub state: State,
+    /// The hash of the manifest.
+    pub key: String,
+    /// What it depends on beyond its parent.
+    pub manifest: Map<String, Value>,
+    /// The stage whose output it reads.
+    pub parent: Option<Parent>,
+    /// The hash of its weights and features, once they are written.
+    pub output: Option<String>,
+    /// The settings of the whole pipeline, as TOML: further stages can be made from this folder alone.
+    pub settings: String,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// What the training came to.
+    pub figures: Option<Figures>,
+    /// Seconds of training and of writing features (or decoding images).
+    pub seconds: BTreeMap<String, f64>,
+    /// The feature arrays, by their path in the folder.
+    pub arrays: BTreeMap<String, ArrayRecord>,
+    /// Images that were left out, and why.
+    pub skipped: Vec<(String, String)>,
+    /// Where it was made.
+    pub made_on: MadeOn,
+}
+
+impl Record {
+    /// The record of a stage that begins.
+    pub(super) fn begin(
+        pipeline: &Pipeline,
+        stage: usize,
+        manifest: &Manifest,
+        parent: Option<Parent>,
+        made_on: MadeOn,
+    ) -> Self {
+        let entries = manifest.entries().map(|(name, value)| (name.to_string(), Value::from(value)));
+        Self {
+            format: FORMAT,
+            pipeline: pipeline.name.clone(),
+            stage,
+            state: State::Begun,
+            key: manifest.key(),
+            manifest: entries.collect(),
+            parent,
+            output: None,
+            settings: pipeline.text.clone(),
+            classes: Vec::new(),
+            figures: None,
+            seconds: BTreeMap::new(),
+            arrays: BTreeMap::new(),
+            skipped: Vec::new(),
+            made_on,
+        }
+    }
+
+    /// Reads the record in a stage's folder, if there is one.
+    ///
+    /// # Errors
+    /// When it is damaged or of another version.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join("record.json");
+        let Some(text) = disk::read_text(&path)? else { return Ok(None) };
+        let damaged = |fault: &dyn std::fmt::Display| {
+            Error::failed(format!("`{}` is no record of this program: {fault}", path.display()))
+                .hint(format!("if nothing in `{}` is needed any more, remove it", folder.display()))
+        };
+        let record: Self = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
+        if record.format != FORMAT {
+            return Err(damaged(&format!("its format is {}, not {FORMAT}", record.format)));
+        }
+        Ok(Some(record))
+    }
+
+    pub(super) fn write(&self, folder: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
+        disk::write(&folder.join("record.json"), text.as_bytes())
+    }
+
+    /// What it depends on.
+    pub fn manifest(&self) -> Manifest {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
+        Manifest::new(self.manifest.iter().map(|(name, value)| (name.clone(), text(value))))
+    }
+
+    /// All seconds spent on it.
+    pub fn total_seconds(&self) -> f64 {
+        self.seconds.values().sum()
+    }
+
+    /// Training images a second over all epochs.
+    pub fn images_per_second(&self) -> Option<f64> {
+        let trained = self.arrays.get("train/features")?.shape[1] * self.figures.as_ref()?.history.len();
+        let seconds = self.seconds.get("train").filter(|seconds| **seconds > 0.0)?;
+        Some(trained as f64 / seconds)
+    }
+
+    /// Bytes of all its shards.
+    pub fn stored_bytes(&self) -> u64 {
+        self.arrays.values().map(|array| array.stored_bytes).sum()
+    }
+}

@@ -1,0 +1,162 @@
+//! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
+
+use super::execute::Work;
+use super::folder::StageFolder;
+use super::observe::{Observation, observe};
+use super::record::Record;
+use crate::error::{Error, Result};
+use crate::images::fingerprint;
+use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
+use crate::progress::Progress;
+use candle_core::Device;
+use std::path::Path;
+
+/// A pipeline, its stages on the disk, and what has to be done about each.
+pub struct Project {
+    pipeline: Pipeline,
+    graph: Graph,
+    folders: Vec<StageFolder>,
+    observations: Vec<Option<Observation>>,
+    verdicts: Vec<Verdict>,
+}
+
+impl Project {
+    /// Looks at a pipeline's data and at its stages in a cache.
+    ///
+    /// # Errors
+    /// When the data cannot be found or a record is damaged.
+    pub fn open(pipeline: Pipeline, cache: &Path) -> Result<Self> {
+        let files = fingerprint(&pipeline.data.source)?;
+        let mut graph = Graph::default();
+        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, &files));
+        for stage in &pipeline.stages {
+            last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
+        }
+        let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
+        Self::look(pipeline, graph, folders)
+    }
+
+    /// A stage and the one before it, which lies in `from` and is taken as it is.
+    ///
+    /// # Errors
+    /// When `from` is not the finished stage before it.
+    pub fn single(pipeline: Pipeline, number: usize, from: &StageFolder, to: StageFolder) -> Result<Self> {
+        let parent = from.record()?;
+        let count = pipeline.stages.len();
+        let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)) else {
+            let error = Error::usage(format!("pipeline `{}` has stages 1 to {count}, not {number}", pipeline.name));
+            return Err(error.hint(format!("add blocks with `--set network.blocks={number}`")));
+        };
+        if parent.stage + 1 != number {
+            let (folder, found) = (from.path().display(), parent.stage);
+            let error = Error::usage(format!("stage {number} reads stage {}, but `{folder}` is stage {found}", number - 1));
+            return Err(error.hint(format!("name the folder of stage {}", number - 1)));
+        }
+        let mut graph = Graph::default();
+        let first = graph.add(Vec::new(), parent.manifest());
+        graph.add(vec![first], Manifest::of_stage(&pipeline, stage));
+        let project = Self::look(pipeline, graph, vec![from.clone(), to])?;
+        match &project.verdicts[0] {
+            Verdict::Current => Ok(project),
+            _ => Err(Error::failed(format!("`{}` is not finished", from.path().display()))
+                .hint("`greedy run` with the pipeline's file finishes it")),
+        }
+    }
+
+    fn look(pipeline: Pipeline, graph: Graph, folders: Vec<StageFolder>) -> Result<Self> {
+        let mut project = Self { pipeline, graph, folders, observations: Vec::new(), verdicts: Vec::new() };
+        project.observations = project.folders.iter().map(observe).collect::<Result<_>>()?;
+        project.judge();
+        Ok(project)
+    }
+
+    fn judge(&mut self) {
+        let seen: Vec<Option<Seen>> =
+            self.observations.iter().map(|found| found.as_ref().map(|found| found.seen.clone())).collect();
+        self.verdicts = plan(&self.graph, &seen);
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
+    }
+
+    /// Number, folder, verdict and observation of each stage.
+    pub fn stages(&self) -> impl Iterator<Item = (usize, &StageFolder, &Verdict, Option<&Observation>)> {
+        let first = self.first();
+        let seen = self.verdicts.iter().zip(&self.observations);
+        let stages = self.folders.iter().zip(seen).enumerate();
+        stages.map(move |(at, (folder, (verdict, found)))| (first + at, folder, verdict, found.as_ref()))
+    }
+
+    /// The number of the first stage here.
+    fn first(&self) -> usize {
+        self.observations[0].as_ref().map_or(0, |found| found.record.stage)
+    }
+
+    /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
+    ///
+    /// # Errors
+    /// When a stage fails or the user interrupts; what was done until then stays.
+    pub fn update(
+        &mut self,
+        device: &Device,
+        progress: &dyn Progress,
+        mut before: impl FnMut(usize, &Verdict),
+    ) -> Result<Update> {
+        let mut done = Vec::new();
+        while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
+            let number = self.first() + at;
+            if done.contains(&number) {
+                return Err(Error::failed(format!("stage {number} is not up to date although it was just made"))
+                    .hint("does another program change its files or the data?"));
+            }
+            progress.check()?;
+            before(number, &self.verdicts[at]);
+            self.execute(at, number, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
+            self.observations[at] = observe(&self.folders[at])?;
+            self.judge();
+            done.push(number);
+        }
+        let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
+        Ok(Update { done, records })
+    }
+
+    fn execute(&self, at: usize, number: usize, device: &Device, progress: &dyn Progress) -> Result<Record> {
+        self.refuse_another_pipeline(at)?;
+        let parent = at.checked_sub(1).map(|parent| {
+            let output = self.observations[parent].as_ref().and_then(|found| found.seen.output.clone());
+            (&self.folders[parent], output.unwrap_or_default())
+        });
+        let work = Work {
+            pipeline: &self.pipeline,
+            number,
+            manifest: &self.graph.nodes()[at].manifest,
+            folder: &self.folders[at],
+            parent,
+            device,
+            progress,
+        };
+        work.execute(&self.verdicts[at])
+    }
+
+    /// A stage of another pipeline is never overwritten.
+    fn refuse_another_pipeline(&self, at: usize) -> Result<()> {
+        let Some(found) = &self.observations[at] else { return Ok(()) };
+        let (own, other) = (&self.pipeline.name, &found.record.pipeline);
+        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_)) {
+            return Ok(());
+        }
+        let folder = self.folders[at].path().display();
+        Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it"))
+            .hint("give this pipeline a folder of its own: `cache = \"…\"` in its file, or `--cache DIR`"))
+    }
+}
+
+/// What an update did.
+pub struct Update {
+    /// The stages that were done, by number.
+    pub done: Vec<usize>,
+    /// The records of all stages.
+    pub records: Vec<Record>,
+}

@@ -1,0 +1,11 @@
+//! LEARN: the epochs of a stage, gradient descent, metrics and checkpoints.
+
+mod checkpoint;
+mod epochs;
+mod metrics;
+mod sgd;
+
+pub use checkpoint::{Epoch, latest as latest_checkpoint};
+pub use epochs::{Job, Outcome, classify, train};
+pub use metrics::{Score, ensemble, score};
+pub use sgd::Sgd;

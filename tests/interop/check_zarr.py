@@ -1,0 +1,145 @@
+"""Checks that a stage folder written by greedy is what zarr-python and xarray read.
+
+    greedy inspect cache/stage2 --values --json > expected.json
+    python check_zarr.py cache/stage2 --expect expected.json
+
+The JSON file says what greedy itself sees, array by array:
+
+    {"arrays": {"train/features": {"shape": [1, 50, 32, 8, 8], "dtype": "float16",
+                                   "dimension_names": ["view", "sample", "channel", "y", "x"],
+                                   "samples": {"0": [0.0, 1.25], "17": [0.5, 0.0]},
+                                   "sum": 1234.5}, ...}}
+
+"samples" holds the first values (up to 8) of a sample of the first view, flattened; "sum" is the sum of the whole array in f64.
+Both sides must list the same arrays. One line is printed for each array that agrees; each difference is a line on stderr, and
+the exit status is then 1. The arrays are read chunk by chunk: memory does not grow with their size.
+"""
+import argparse
+import itertools
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import xarray
+import zarr
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", type=Path, help="the stage's folder, a Zarr v3 group")
+    parser.add_argument("--expect", type=Path, required=True, help="what `greedy inspect --values --json` printed")
+    arguments = parser.parse_args()
+
+    refuse_missing_chunks()
+    expected = json.loads(arguments.expect.read_text())["arrays"]
+    differences = check_stage(arguments.stage, expected)
+    for line in differences:
+        print(f"difference: {line}", file=sys.stderr)
+    return 1 if differences else 0
+
+
+def refuse_missing_chunks():
+    """Lets zarr-python raise for a missing chunk, where the installed version can; `missing_files` looks in any case."""
+    if zarr.config.get("array.read_missing_chunks", None) is not None:
+        zarr.config.set({"array.read_missing_chunks": False})
+
+
+def check_stage(folder, expected):
+    try:
+        group = zarr.open_group(folder, mode="r", zarr_format=3)
+        found = {name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Array)}
+    except Exception as error:
+        return [f"{folder}: zarr-python cannot open it: {describe(error)}"]
+    if not expected:
+        return [f"{folder}: the file of expected values names no array"]
+    differences = [f"{name}: in the folder, but not expected" for name in sorted(found.keys() - expected.keys())]
+    for name, facts in expected.items():
+        if name not in found:
+            differences.append(f"{name}: expected, but not in the folder")
+            continue
+        of_array = check_array(folder, name, found[name], facts)
+        differences += [f"{name}: {line}" for line in of_array]
+        if not of_array:
+            print(f"{name}: {facts['dtype']} {facts['shape']}, {len(facts['samples'])} samples and the sum agree")
+    return differences
+
+
+def check_array(folder, name, array, facts):
+    """The differences found in one array; values are looked at only where the outline agrees."""
+    differences = missing_files(folder, name, array) + check_outline("zarr-python", array, array.metadata.dimension_names, facts)
+    if differences:
+        return differences
+    try:
+        differences += check_samples("zarr-python", array, facts)
+        differences += check_sum(array, facts["sum"])
+    except Exception as error:
+        differences.append(f"zarr-python cannot read it: {describe(error)}")
+    try:
+        with open_with_xarray(folder, name) as dataset:
+            variable = dataset[name.rpartition("/")[2]]
+            differences += check_outline("xarray", variable, variable.dims, facts)
+            differences += check_samples("xarray", variable, facts)
+    except Exception as error:
+        differences.append(f"xarray cannot read it: {describe(error)}")
+    return differences
+
+
+def open_with_xarray(folder, name):
+    """As a user would, but for quantised arrays, which stay as they are stored (xarray would decode scale_factor, add_offset)."""
+    return xarray.open_zarr(folder / name.rpartition("/")[0], consolidated=False, chunks=None, mask_and_scale=False)
+
+
+def missing_files(folder, name, array):
+    """Shards that have no file: readers would give the fill value for them, in silence."""
+    grid = [math.ceil(size / step) for size, step in zip(array.shape, array.shards or array.chunks)]
+    keys = [array.metadata.encode_chunk_key(place) for place in itertools.product(*map(range, grid))]
+    return [f"the file {key} is missing" for key in keys if not (folder / name / key).is_file()]
+
+
+def check_outline(reader, array, dimension_names, facts):
+    seen = {"shape": list(array.shape), "dtype": str(array.dtype), "dimension_names": list(dimension_names or [])}
+    return [f"{key} is {seen[key]} in {reader}, expected {facts[key]}" for key in seen if seen[key] != facts[key]]
+
+
+def check_samples(reader, array, facts):
+    if not facts["samples"]:
+        return ["no sample to compare in the file of expected values"]
+    differences = []
+    for sample, values in facts["samples"].items():
+        place = tuple(int(sample) if name == "sample" else 0 for name in facts["dimension_names"] if name in ("view", "sample"))
+        seen = np.asarray(array[place]).ravel()[:8].astype(np.float64)
+        if not np.array_equal(seen, np.array(values, np.float64), equal_nan=True):
+            differences.append(f"sample {sample} is {seen.tolist()} in {reader}, expected {values}")
+    return differences
+
+
+def check_sum(array, expected):
+    """In f64; only the order of summation may differ."""
+    total = magnitude = 0.0
+    for part in parts(array):
+        total += float(part.sum())
+        magnitude += float(np.abs(part).sum())
+    if not abs(total - expected) <= 1e-9 * max(magnitude, 1.0):
+        return [f"the sum is {total!r} in zarr-python, expected {expected!r}"]
+    return []
+
+
+def parts(array):
+    """The whole array as f64, about 16 MiB at a time, cut along the samples of each view."""
+    views = range(array.shape[0]) if "view" in array.metadata.dimension_names else [None]
+    axis = array.metadata.dimension_names.index("sample")
+    count, inner = array.shape[axis], math.prod(array.shape[axis + 1 :])
+    step = max(1, 2**21 // max(inner, 1))
+    for view, start in itertools.product(views, range(0, count, step)):
+        samples = slice(start, min(start + step, count))
+        yield np.asarray(array[samples] if view is None else array[view, samples], np.float64)
+
+
+def describe(error):
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
