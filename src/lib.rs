@@ -7,6 +7,7 @@
 //!
 //! The modules, in the order in which data flows through them:
 
+pub mod images;
 pub mod pipeline;
 
 pub mod disk;
