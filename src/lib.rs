@@ -9,6 +9,7 @@
 //! features are kept between stages, how a stage learns, how stages are run, and how the program talks. Each may
 //! import those above it, but none below; a test holds that.
 
+pub mod images;
 pub mod pipeline;
 
 pub mod images;

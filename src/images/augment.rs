@@ -1,0 +1,115 @@
+//! A stored image becomes an input of the network: cropped, mirrored, normalised.
+
+use super::decode::centre;
+use super::resample::{Axis, resample};
+use crate::pipeline::{Augmentation, Crop, Data};
+use crate::random::Stream;
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Crops, mirrors and normalises images as one pipeline demands.
+pub struct Augmenter {
+    augmentation: Augmentation,
+    /// The side of a stored image.
+    stored: usize,
+    /// For each channel, the normalised value of each u8.
+    normalised: Vec<[f32; 256]>,
+}
+
+/// A square that is cut out of a stored image, whose surroundings are taken to be black.
+struct Window {
+    top: isize,
+    left: isize,
+    mirrored: bool,
+}
+
+impl Augmenter {
+    /// Prepares for images that are stored as `data` says.
+    pub fn new(augmentation: &Augmentation, data: &Data) -> Self {
+        let table = |(mean, std): (&f32, &f32)| std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
+        let normalised = data.mean.iter().zip(&data.std).map(table).collect();
+        Self { augmentation: *augmentation, stored: data.size, normalised }
+    }
+
+    /// Turns a stored image [channels, stored, stored] into an input [channels, size, size].
+    ///
+    /// With a stream of draws the crop and the flip are random as the pipeline says, always drawn in this order: what
+    /// the crop needs (for a padded one down, then right), then the flip. Without, it is the centre, not mirrored.
+    /// Padding is black and added before normalisation, as in the paper's code.
+    ///
+    /// # Panics
+    /// When `stored` or `out` has not the length that the pipeline demands.
+    pub fn apply(&self, stored: &[u8], draw: Option<&mut Stream>, out: &mut [f32]) {
+        let (size, channels) = (self.augmentation.size, self.normalised.len());
+        assert_eq!((stored.len(), out.len()), (channels * self.stored * self.stored, channels * size * size));
+        let middle = centre(self.stored - size) as isize;
+        let Some(stream) = draw else {
+            return self.write(stored, self.stored, &Window { top: middle, left: middle, mirrored: false }, out);
+        };
+        let (mut side, mut pixels) = (self.stored, Cow::Borrowed(stored));
+        let (top, left) = match self.augmentation.crop {
+            Crop::Centre => (middle, middle),
+            Crop::Padded { padding } => {
+                let room = (self.stored + 2 * padding - size) as u64 + 1;
+                let mut offset = || stream.below(room) as isize - padding as isize;
+                (offset(), offset())
+            }
+            Crop::Resized { scale, ratio } => {
+                let (rows, columns) = draw_region(self.stored, scale, ratio, stream);
+                (side, pixels) = (size, Cow::Owned(self.scale(stored, rows, columns)));
+                (0, 0)
+            }
+        };
+        let mirrored = self.augmentation.flip && stream.below(2) == 1;
+        self.write(&pixels, side, &Window { top, left, mirrored }, out);
+    }
+
+    /// Scales a region of a stored image to [channels, size, size].
+    fn scale(&self, stored: &[u8], rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
+        let axis = |region| Axis::new(region, self.augmentation.size, 0..self.augmentation.size);
+        let (rows, columns) = (axis(rows), axis(columns));
+        let planes = stored.chunks_exact(self.stored * self.stored);
+        planes.flat_map(|plane| resample::<1>(plane, self.stored, &columns, &rows)).collect()
+    }
+
+    /// Normalises a window of an image [channels, side, side].
+    fn write(&self, pixels: &[u8], side: usize, window: &Window, out: &mut [f32]) {
+        let size = self.augmentation.size;
+        let (first, before) = (window.left.max(0) as usize, (-window.left).max(0) as usize);
+        let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(size * size));
+        for ((plane, table), out) in planes {
+            for (y, out) in (window.top..).zip(out.chunks_exact_mut(size)) {
+                out.fill(table[0]);
+                if let Some(row) = usize::try_from(y).ok().and_then(|y| plane.chunks_exact(side).nth(y)) {
+                    for (value, &pixel) in out.iter_mut().skip(before).zip(row.iter().skip(first)) {
+                        *value = table[usize::from(pixel)];
+                    }
+                }
+                if window.mirrored {
+                    out.reverse();
+                }
+            }
+        }
+    }
+}
+
+/// Draws the region of a random resized crop, rows and columns, as torchvision does: ten attempts, then the centre.
+fn draw_region(side: usize, scale: (f64, f64), ratio: (f64, f64), stream: &mut Stream) -> (Range<usize>, Range<usize>) {
+    let full = side as f64;
+    for _ in 0..10 {
+        let area = full * full * stream.uniform(scale.0, scale.1);
+        let ratio = stream.uniform(ratio.0.ln(), ratio.1.ln()).exp();
+        let (width, height) = ((area * ratio).sqrt().round() as usize, (area / ratio).sqrt().round() as usize);
+        if (1..=side).contains(&width) && (1..=side).contains(&height) {
+            let top = stream.below((side - height) as u64 + 1) as usize;
+            let left = stream.below((side - width) as u64 + 1) as usize;
+            return (top..top + height, left..left + width);
+        }
+    }
+    // A square is wider than no ratio below one and higher than no ratio above one allows.
+    let width = if ratio.1 < 1.0 { (full * ratio.1).round() as usize } else { side };
+    let height = if ratio.0 > 1.0 { (full / ratio.0).round() as usize } else { side };
+    let (width, height) = (width.max(1), height.max(1));
+    let (top, left) = ((side - height) / 2, (side - width) / 2);
+    (top..top + height, left..left + width)
+}

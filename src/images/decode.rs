@@ -1,0 +1,140 @@
+//! An image file, given as bytes, becomes a square of u8 planes: decoded strictly, upright, scaled and cropped.
+
+use super::resample::{Axis, resample};
+use crate::error::{Error, Result};
+use crate::pipeline::Data;
+use image::metadata::Orientation;
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// Decodes an image file to u8 planes [channels, size, size].
+///
+/// The format is told by the content, whatever the file's name. The image is turned upright by its EXIF orientation,
+/// its short side scaled to `data.size` (triangle filter, as torchvision's `Resize`) and its centre cropped. Alpha is
+/// dropped, not composed; gray is `0.299 R + 0.587 G + 0.114 B`.
+///
+/// # Errors
+/// When the format is unknown, the data are damaged or cut off, or the image has more than `data.max_pixels`. The
+/// message does not name the file.
+pub fn decode_file(bytes: &[u8], data: &Data, out: &mut [u8]) -> Result<()> {
+    // A decoder that panics on a hostile file must not take the other images down with it.
+    let image = catch_unwind(AssertUnwindSafe(|| decode(bytes, data.max_pixels)))
+        .unwrap_or_else(|_| Err(Error::failed("the decoder failed on it")))?;
+    fit(image, data, out);
+    Ok(())
+}
+
+fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    match image::guess_format(bytes) {
+        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, max_pixels),
+        Ok(format) => decode_other(bytes, format, max_pixels),
+        Err(_) if bytes.is_empty() => Err(Error::failed("the file is empty")),
+        Err(_) => Err(Error::failed("the content is in none of the known image formats")),
+    }
+}
+
+/// JPEG goes to its decoder directly because `image` asks it to fill what is missing with gray instead of failing.
+fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    let bad = |error| Error::failed(format!("not a whole JPEG: {error}"));
+    let options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(bad)?;
+    let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
+    decoder.set_options(options.jpeg_set_out_colorspace(if gray { ColorSpace::Luma } else { ColorSpace::RGB }));
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let (width, height) = (width as u32, height as u32);
+    check_pixels(width, height, max_pixels)?;
+    let pixels = decoder.decode().map_err(bad)?;
+    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+    let image = if gray {
+        GrayImage::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8)
+    } else {
+        RgbImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8)
+    };
+    let mut image = image.ok_or_else(|| Error::failed("the decoder returned too few pixels"))?;
+    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    Ok(image)
+}
+
+fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<DynamicImage> {
+    let bad = |error: image::ImageError| Error::failed(format!("not a whole {format:?} image: {error}"));
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(bad)?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, max_pixels)?;
+    let mut limits = Limits::no_limits();
+    // 16 bytes hold a pixel of any kind; the rest is for tables and lines.
+    limits.max_alloc = Some(max_pixels.saturating_mul(16).saturating_add(64 << 20));
+    decoder.set_limits(limits).map_err(bad)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels == 0 {
+        return Err(Error::failed(format!("it is empty: {width}x{height} pixels")));
+    }
+    if pixels > max_pixels {
+        return Err(Error::failed(format!(
+            "it has {width}x{height} pixels, more than `data.max_pixels` = {max_pixels}"
+        )));
+    }
+    Ok(())
+}
+
+/// Scales the short side to `data.size`, crops the centre, and splits the channels into planes.
+pub(super) fn fit(image: DynamicImage, data: &Data, out: &mut [u8]) {
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    match image {
+        DynamicImage::ImageLuma8(gray) => {
+            to_planes::<1>(&fit_pixels::<1>(gray.into_raw(), width, height, data.size), out)
+        }
+        colour => {
+            let pixels = fit_pixels::<3>(colour.into_rgb8().into_raw(), width, height, data.size);
+            to_planes::<3>(&pixels, out);
+        }
+    }
+}
+
+fn fit_pixels<const C: usize>(pixels: Vec<u8>, width: usize, height: usize, size: usize) -> Vec<u8> {
+    if (width, height) == (size, size) {
+        return pixels;
+    }
+    let short = width.min(height);
+    let axis = |side: usize| {
+        let scaled = side * size / short;
+        let start = centre(scaled - size);
+        Axis::new(0..side, scaled, start..start + size)
+    };
+    resample::<C>(&pixels, width, &axis(width), &axis(height))
+}
+
+/// Where a centred crop starts that leaves `room` pixels; halves are rounded as torchvision does.
+pub(super) fn centre(room: usize) -> usize {
+    (room as f64 / 2.0).round_ties_even() as usize
+}
+
+/// Writes pixels of C values as planes: as many as `out` has room for, one (gray) or three.
+fn to_planes<const C: usize>(pixels: &[u8], out: &mut [u8]) {
+    let (pixels, _) = pixels.as_chunks::<C>();
+    if C == 3 && out.len() == pixels.len() {
+        return out.iter_mut().zip(pixels).for_each(|(gray, pixel)| *gray = luminance(pixel));
+    }
+    for (channel, plane) in out.chunks_exact_mut(pixels.len()).enumerate() {
+        for (value, pixel) in plane.iter_mut().zip(pixels) {
+            *value = pixel[channel.min(C - 1)];
+        }
+    }
+}
+
+/// ITU-R 601 luminance in the fixed-point form that Pillow and libjpeg use.
+fn luminance(pixel: &[u8]) -> u8 {
+    let weighted = pixel.iter().zip([19_595u32, 38_470, 7_471]).map(|(&value, weight)| u32::from(value) * weight);
+    ((weighted.sum::<u32>() + 0x8000) >> 16) as u8
+}

@@ -1,0 +1,214 @@
+//! IN: images of folders, archives, binary files and the built-in set become u8 planes, and those network inputs.
+
+mod augment;
+mod builtin;
+mod cifar;
+mod decode;
+mod file;
+mod fingerprint;
+mod folder;
+mod idx;
+mod layout;
+mod resample;
+mod shapes;
+mod tar;
+
+pub use augment::Augmenter;
+pub use decode::decode_file;
+pub use fingerprint::fingerprint;
+
+use crate::error::{Error, Result};
+use crate::pipeline::{Data, Source};
+use crate::random::{Purpose, Stream};
+use image::DynamicImage;
+
+/// All images of a pipeline, found but not decoded.
+pub struct ImageSet {
+    /// The names of the classes; a label is an index into them.
+    pub classes: Vec<String>,
+    /// The training images.
+    pub train: Split,
+    /// The validation images.
+    pub val: Split,
+}
+
+impl ImageSet {
+    /// Finds the images of `[data]`.
+    ///
+    /// Where `train_images` or `val_images` is set, a random subset of that size is taken: a function of `seed` and
+    /// the split, listed in the original order.
+    ///
+    /// # Errors
+    /// When the files are missing, damaged or not laid out as their source demands, or fewer than asked for.
+    pub fn open(data: &Data, seed: u64) -> Result<Self> {
+        let found = match &data.source {
+            Source::Builtin => builtin::open(),
+            Source::Folder(path) => folder::open(path)?,
+            Source::Tar(path) => tar::open(path)?,
+            Source::Cifar10(path) => cifar::open(path, &cifar::CIFAR10)?,
+            Source::Cifar100(path) => cifar::open(path, &cifar::CIFAR100)?,
+            Source::Idx(path) => idx::open(path)?,
+        };
+        let train = choose(found.train.len(), data.train_images, "train_images", (seed, 0))?;
+        let val = choose(found.val.len(), data.val_images, "val_images", (seed, 1))?;
+        Ok(Self {
+            classes: found.classes,
+            train: Split { store: found.train, chosen: train, data: data.clone() },
+            val: Split { store: found.val, chosen: val, data: data.clone() },
+        })
+    }
+}
+
+/// The images of one split; any of them can be decoded at any time, by several threads at once.
+pub struct Split {
+    store: Box<dyn Store>,
+    /// The images of the store that belong to the split; absent where all do.
+    chosen: Option<Vec<u32>>,
+    data: Data,
+}
+
+impl Split {
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.chosen.as_ref().map_or_else(|| self.store.len(), Vec::len)
+    }
+
+    /// Whether there are no images; a split that was opened has some.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The class of an image.
+    ///
+    /// # Panics
+    /// Here and below, when `index` is not less than `len()`.
+    pub fn label(&self, index: usize) -> u32 {
+        self.store.label(self.original(index))
+    }
+
+    /// What errors call an image: its path, or its place in an archive or a binary file.
+    pub fn name(&self, index: usize) -> String {
+        self.store.name(self.original(index))
+    }
+
+    /// Decodes an image to u8 planes [channels, size, size], scaled and cropped as [`decode_file`] says.
+    ///
+    /// # Errors
+    /// When it cannot be read or decoded; the message names it.
+    pub fn decode(&self, index: usize, out: &mut [u8]) -> Result<()> {
+        let index = self.original(index);
+        let decoded = match self.store.read(index, most_bytes(&self.data))? {
+            Content::File(bytes) => decode_file(&bytes, &self.data, out),
+            Content::Pixels(image) => {
+                decode::fit(image, &self.data, out);
+                Ok(())
+            }
+        };
+        decoded.map_err(|error| error.context(format_args!("cannot decode `{}`", self.store.name(index))))
+    }
+
+    fn original(&self, index: usize) -> usize {
+        self.chosen.as_ref().map_or(index, |chosen| chosen[index] as usize)
+    }
+}
+
+/// The most bytes that a file of an image may have: 16 a pixel, and room for metadata.
+fn most_bytes(data: &Data) -> u64 {
+    data.max_pixels.saturating_mul(16).saturating_add(64 << 20)
+}
+
+/// What a source finds.
+struct Found {
+    classes: Vec<String>,
+    train: Box<dyn Store>,
+    val: Box<dyn Store>,
+}
+
+/// The images of one split as they lie in a source.
+trait Store: Send + Sync {
+    /// The number of images.
+    fn len(&self) -> usize;
+
+    /// The class of an image.
+    fn label(&self, index: usize) -> u32;
+
+    /// What errors call an image.
+    fn name(&self, index: usize) -> String;
+
+    /// Reads an image; a file of more than `most` bytes is an error.
+    fn read(&self, index: usize, most: u64) -> Result<Content>;
+}
+
+/// What a store holds of an image.
+enum Content {
+    /// An image file that is still to be decoded.
+    File(Vec<u8>),
+    /// Its pixels.
+    Pixels(DynamicImage),
+}
+
+/// A random subset of `limit` out of `count` images, in ascending order.
+fn choose(count: usize, limit: Option<usize>, key: &str, (seed, split): (u64, u64)) -> Result<Option<Vec<u32>>> {
+    match limit {
+        None => Ok(None),
+        Some(limit) if (1..=count).contains(&limit) => {
+            let mut chosen = Stream::new(Purpose::Subset, seed, (split, 0)).permutation(count);
+            chosen.truncate(limit);
+            chosen.sort_unstable();
+            Ok(Some(chosen))
+        }
+        Some(limit) => Err(Error::usage(format!(
+            "`data.{key}` is {limit}, but must lie between 1 and the {count} images there are"
+        ))
+        .hint("leave it out to take all")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::BadImage;
+
+    /// The built-in images, stored as squares of 32 pixels with three channels.
+    pub(super) fn data() -> Data {
+        Data {
+            source: Source::Builtin,
+            size: 32,
+            channels: 3,
+            train_images: None,
+            val_images: None,
+            on_bad_image: BadImage::Fail,
+            max_pixels: 1 << 20,
+            mean: vec![0.5; 3],
+            std: vec![0.25; 3],
+        }
+    }
+
+    #[test]
+    fn a_subset_depends_on_the_seed_and_keeps_the_order() {
+        let labels = |seed| {
+            let set = ImageSet::open(&Data { train_images: Some(50), ..data() }, seed).unwrap();
+            (0..set.train.len()).map(|index| set.train.name(index)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(1).len(), 50);
+        assert_eq!(labels(1), labels(1));
+        assert_ne!(labels(1), labels(2));
+    }
+
+    #[test]
+    fn more_images_than_there_are_cannot_be_asked_for() {
+        let error = ImageSet::open(&Data { val_images: Some(1_000_000), ..data() }, 0).err().unwrap().to_string();
+        assert!(error.contains("`data.val_images` is 1000000"), "{error}");
+    }
+
+    #[test]
+    fn an_image_is_the_same_in_the_subset_and_in_the_whole() {
+        let whole = ImageSet::open(&data(), 3).unwrap().val;
+        let part = ImageSet::open(&Data { val_images: Some(5), ..data() }, 3).unwrap().val;
+        let at = (0..whole.len()).find(|&index| whole.name(index) == part.name(4)).unwrap();
+        let (mut a, mut b) = (vec![0; 3 * 32 * 32], vec![1; 3 * 32 * 32]);
+        whole.decode(at, &mut a).unwrap();
+        part.decode(4, &mut b).unwrap();
+        assert_eq!((a, whole.label(at)), (b, part.label(4)));
+    }
+}
