@@ -9,7 +9,6 @@
 //! features are kept between stages, how a stage learns, how stages are run, and how the program talks. Each may
 //! import those above it, but none below; a test holds that.
 
-pub mod images;
 pub mod pipeline;
 
 pub mod images;
@@ -23,6 +22,8 @@ pub mod features;
 pub mod training;
 
 pub mod run;
+
+pub mod inspect;
 
 pub mod cli;
 

@@ -143,7 +143,8 @@ impl Layout {
         };
         let shape = Shape { channels, size };
         // A hostile file may claim any size; none of ours has samples beyond a gigabyte.
-        let bytes = [channels, size, size, dtype.bytes()].iter().try_fold(1usize, |all, &side| all.checked_mul(side))?;
+        let bytes =
+            [channels, size, size, dtype.bytes()].iter().try_fold(1usize, |all, &side| all.checked_mul(side))?;
         let possible = size == width && views > 0 && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
         possible.then_some(Self { views, samples, shape, dtype, samples_in_shard: shard[1] })
     }

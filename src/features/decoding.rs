@@ -1,8 +1,8 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
 use super::array::{Layout, Subset};
-use super::small::write_labels;
 use super::shard::ShardWriter;
+use super::small::write_labels;
 use super::writer::{Written, begin_shard, describe, finish_shard, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -123,7 +123,11 @@ impl Decoder<'_> {
     }
 
     fn bad_image(&self, error: Error) -> Error {
-        if error.way_out().is_some() { error } else { error.hint("`data.on_bad_image = \"skip\"` leaves bad images out") }
+        if error.way_out().is_some() {
+            error
+        } else {
+            error.hint("`data.on_bad_image = \"skip\"` leaves bad images out")
+        }
     }
 }
 

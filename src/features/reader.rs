@@ -51,7 +51,7 @@ impl Reader {
         }
         let place = (view, sample / samples_in_shard);
         let shard = self.shard(place)?;
-        let read = |file: &File| {
+        let mut read = |file: &File| {
             let offset = shard.offsets[sample % samples_in_shard];
             read_sample(file, offset, self.layout.sample_bytes(), out)
         };

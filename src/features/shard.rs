@@ -44,10 +44,12 @@ impl ShardWriter {
         let stored = self.sample_bytes + CHECKSUM;
         let count = samples.len() / self.sample_bytes;
         let mut bytes = vec![0; count * stored];
-        bytes.par_chunks_exact_mut(stored).zip(samples.par_chunks_exact(self.sample_bytes)).for_each(|(out, sample)| {
-            out[..self.sample_bytes].copy_from_slice(sample);
-            out[self.sample_bytes..].copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
-        });
+        bytes.par_chunks_exact_mut(stored).zip(samples.par_chunks_exact(self.sample_bytes)).for_each(
+            |(out, sample)| {
+                out[..self.sample_bytes].copy_from_slice(sample);
+                out[self.sample_bytes..].copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
+            },
+        );
         for at in 0..count as u64 {
             self.index.extend((self.written + at * stored as u64).to_le_bytes());
             self.index.extend((stored as u64).to_le_bytes());
@@ -104,9 +106,5 @@ pub(super) fn read_sample(file: &File, offset: u64, sample_bytes: usize, out: &m
     out.resize(sample_bytes + CHECKSUM, 0);
     file.read_exact_at(out, offset).map_err(|e| Error::failed(e.to_string()))?;
     let checksum = out.split_off(sample_bytes);
-    if crc32c::crc32c(out).to_le_bytes() == *checksum {
-        Ok(())
-    } else {
-        Err(Error::failed("the checksum is wrong"))
-    }
+    if crc32c::crc32c(out).to_le_bytes() == *checksum { Ok(()) } else { Err(Error::failed("the checksum is wrong")) }
 }

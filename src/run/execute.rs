@@ -5,7 +5,7 @@ use super::network::load_block;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
 use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
-use crate::features::{self, Loader, Subset, Written, stage_group};
+use crate::features::{self, Loader, Subset, stage_group};
 use crate::images::ImageSet;
 use crate::network::{FrozenBlock, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Stage, Verdict};
@@ -70,9 +70,7 @@ impl Work<'_> {
     fn begin(&self) -> Result<Record> {
         let parent = match &self.parent {
             None => None,
-            Some((parent, output)) => {
-                Some(Parent { folder: self.folder.path_to(parent)?, output: output.clone() })
-            }
+            Some((parent, output)) => Some(Parent { folder: self.folder.path_to(parent)?, output: output.clone() }),
         };
         let made_on = MadeOn {
             version: env!("CARGO_PKG_VERSION").into(),

@@ -50,7 +50,7 @@ impl TrainedNetwork {
             return Err(Error::usage(format!("`{}` holds decoded images, no network", last.path().display()))
                 .hint("name the folder of a trained stage, such as `cache/stage1`"));
         }
-        let pipeline = settings(last, &record)?;
+        let pipeline = settings(last, &record, &[])?;
         let mut stages = Vec::new();
         let (mut folder, mut next) = (last.clone(), record.clone());
         while let Some(parent) = folder.parent(&next) {
@@ -122,13 +122,13 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     powers.into_iter().map(|power| power / sum).collect()
 }
 
-/// The pipeline that a record was made with.
+/// The pipeline that a record was made with, with settings overridden.
 ///
 /// # Errors
-/// When the record's settings cannot be read.
-pub fn settings(folder: &StageFolder, record: &Record) -> Result<Pipeline> {
+/// When the record's settings or the overrides cannot be read.
+pub fn settings(folder: &StageFolder, record: &Record, overrides: &[String]) -> Result<Pipeline> {
     let name = folder.path().join("record.json").display().to_string();
-    Ok(Pipeline::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, &[])?)
+    Ok(Pipeline::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, overrides)?)
 }
 
 fn read_stage(folder: &StageFolder, record: &Record, device: &Device) -> Result<(FrozenBlock, Auxiliary)> {
@@ -136,7 +136,7 @@ fn read_stage(folder: &StageFolder, record: &Record, device: &Device) -> Result<
     if record.state == State::Begun {
         return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
     }
-    let pipeline = settings(folder, record)?;
+    let pipeline = settings(folder, record, &[])?;
     let stage = pipeline.stages.get(record.stage - 1);
     let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
     let block = load_block(folder, &stage.block, device)?;

@@ -49,7 +49,8 @@ impl Project {
         };
         if parent.stage + 1 != number {
             let (folder, found) = (from.path().display(), parent.stage);
-            let error = Error::usage(format!("stage {number} reads stage {}, but `{folder}` is stage {found}", number - 1));
+            let error =
+                Error::usage(format!("stage {number} reads stage {}, but `{folder}` is stage {found}", number - 1));
             return Err(error.hint(format!("name the folder of stage {}", number - 1)));
         }
         let mut graph = Graph::default();

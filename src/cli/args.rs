@@ -1,0 +1,188 @@
+//! The words of the command line.
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use std::path::PathBuf;
+
+/// Trains convolutional networks one block at a time on cached features.
+#[derive(Debug, Parser)]
+#[command(
+    name = "greedy",
+    version,
+    about,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy stage 3 --from cache/stage2\n  greedy inspect cache/stage2"
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    /// Threads to compute with [default: one for each core]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Bring every stage of a pipeline up to date, then print the table of stages
+    #[command(
+        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8"
+    )]
+    Run(RunArgs),
+    /// Train one stage from the features of the stage before it
+    #[command(
+        after_help = "Examples:\n  greedy stage 3 --from cache/stage2\n  greedy stage 3 --from cache/stage2 --to wider --set auxiliary.width=64"
+    )]
+    Stage(StageArgs),
+    /// Say of each stage whether it is current, and why not
+    #[command(after_help = "Example:\n  greedy status pipelines/demo.toml")]
+    Status(StatusArgs),
+    /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
+    #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
+    Inspect(InspectArgs),
+    /// Run the validation images through the whole trained network
+    #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
+    Evaluate(EvaluateArgs),
+    /// Say what images show
+    #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
+    Predict(PredictArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example:\n  greedy completions bash > ~/.local/share/bash-completion/completions/greedy")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// A pipeline's file, and what is said differently on the command line.
+#[derive(Debug, Args)]
+pub(super) struct PipelineArgs {
+    /// The pipeline's file
+    pub pipeline: PathBuf,
+    /// Override a setting of the file, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// The folder of the stages [default: `cache` in the file]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeviceArgs {
+    /// Where to compute: auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StageArgs {
+    /// The number of the stage
+    pub number: usize,
+    /// The folder of the stage before it
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// The folder of this stage [default: `stageN` beside the one before it]
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// A pipeline's file, instead of the settings recorded in the folder
+    #[arg(long, value_name = "FILE")]
+    pub pipeline: Option<PathBuf>,
+    /// Override a setting, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the result as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// The folder of a stage
+    pub stage: PathBuf,
+    /// Samples that the statistics are taken from
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    pub samples: usize,
+    /// Add the first values of some samples and the sum of all, to compare other readers with
+    #[arg(long, requires = "json")]
+    pub values: bool,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvaluateArgs {
+    /// The folder of the last stage of the network
+    #[arg(default_value = "cache")]
+    pub stage: PathBuf,
+    /// Use the training images instead, cropped as validation images are
+    #[arg(long)]
+    pub train: bool,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    /// The image files
+    #[arg(required = true, value_name = "IMAGE")]
+    pub images: Vec<PathBuf>,
+    /// The folder of the last stage of the network
+    #[arg(long, value_name = "DIR", default_value = "cache")]
+    pub from: PathBuf,
+    /// Ask the ensemble of all stages instead of the last
+    #[arg(long)]
+    pub ensemble: bool,
+    /// Classes to name for each image
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub top: usize,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

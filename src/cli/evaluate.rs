@@ -1,0 +1,59 @@
+//! `greedy evaluate`.
+
+use super::args::EvaluateArgs;
+use super::output::Output;
+use super::progress::Terminal;
+use super::table::Table;
+use super::wording;
+use crate::error::{Error, Result};
+use crate::features::{Loader, Subset};
+use crate::run::{StageFolder, TrainedNetwork, device};
+use crate::training::Score;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// `greedy evaluate STAGE`
+pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device)?)?;
+    let subset = if args.train { Subset::Train } else { Subset::Val };
+    let images = Loader::open(network.images.path(), subset, &network.pipeline)?;
+    let found = network.evaluate(&images, terminal)?;
+    let rows = (1..).zip(found.stages.iter().zip(&found.ensembles));
+    if args.json {
+        let stages: Vec<Value> = rows.map(|(stage, scores)| row_json(stage, scores)).collect();
+        return output.json(&json!({ "subset": subset.name(), "samples": found.samples, "stages": stages }));
+    }
+    let mut table = Table::new(&["stage", "accuracy", "top-5", "loss", "ensemble", "its top-5"]);
+    for (stage, (own, together)) in rows {
+        table.row([
+            stage.to_string(),
+            wording::percent(Some(own.top1)),
+            wording::percent(Some(own.top5)),
+            format!("{:.4}", own.loss),
+            wording::percent(Some(together.top1)),
+            wording::percent(Some(together.top5)),
+        ]);
+    }
+    output.text(&format!("{}\n{} {} images\n", table.text(), found.samples, subset.name()))
+}
+
+fn row_json(stage: usize, (own, together): (&Score, &Score)) -> Value {
+    json!({
+        "stage": stage, "accuracy": own.top1, "top5": own.top5, "loss": own.loss,
+        "ensemble_accuracy": together.top1, "ensemble_top5": together.top5,
+    })
+}
+
+/// The folder itself where it is a stage's, or the last trained stage of a cache.
+pub(super) fn last_stage(path: &Path) -> Result<StageFolder> {
+    let own = StageFolder::new(path);
+    if path.join("record.json").is_file() {
+        return Ok(own);
+    }
+    let stages = (1..).map(|number| StageFolder::in_cache(path, number));
+    let trained = stages.take_while(|stage| stage.path().join("record.json").is_file());
+    trained.filter(|stage| stage.block().is_file()).last().ok_or_else(|| {
+        Error::failed(format!("`{}` is neither a stage nor a cache with trained stages", path.display()))
+            .hint("name a folder such as `cache/stage3`")
+    })
+}

@@ -1,0 +1,172 @@
+//! `greedy inspect`.
+
+use super::args::InspectArgs;
+use super::output::Output;
+use super::table::Table;
+use super::wording;
+use crate::error::{Error, Result};
+use crate::features::{Reader, Subset, read_labels, read_logits};
+use crate::inspect::{ArraySummary, Channel, arrays, channels, histogram, values};
+use crate::run::{Record, StageFolder};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Channels that are printed; `--json` has all.
+const SHOWN_CHANNELS: usize = 16;
+/// Values of each chosen sample that `--values` gives.
+const SHOWN_VALUES: usize = 8;
+
+/// `greedy inspect STAGE`
+pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
+    let folder = StageFolder::new(&args.stage);
+    let record = folder.record()?;
+    let arrays = arrays(folder.path())?;
+    let reader = Reader::open(&Subset::Train.array(folder.path(), "features"))?;
+    let (channels, samples) = channels(&reader, args.samples)?;
+    let labels = |subset| Ok::<_, Error>(histogram(&read_labels(folder.path(), subset)?, record.classes.len()));
+    let labels = [labels(Subset::Train)?, labels(Subset::Val)?];
+    if args.json {
+        return output.json(&json!({
+            "stage": record.stage,
+            "pipeline": record.pipeline,
+            "state": record.state,
+            "key": record.key,
+            "output": record.output,
+            "parent": record.parent,
+            "manifest": record.manifest,
+            "made_on": record.made_on,
+            "arrays": arrays_json(folder.path(), &arrays, args.values)?,
+            "classes": record.classes,
+            "labels": { "train": labels[0], "val": labels[1] },
+            "channels": { "samples": samples, "of": channels.iter().map(channel_json).collect::<Vec<_>>() },
+        }));
+    }
+    output.text(&provenance(&record))?;
+    output.text(&format!("\n{}", array_text(&arrays)))?;
+    output.text(&format!("\n{}", label_table(&record.classes, &labels).text()))?;
+    output.text(&format!("\n{}", channel_text(&channels, samples)))
+}
+
+fn provenance(record: &Record) -> String {
+    let parent = record
+        .parent
+        .as_ref()
+        .map_or_else(String::new, |parent| format!("made from  `{}`, output {:.12}\n", parent.folder, parent.output));
+    let output = record.output.as_deref().unwrap_or("not finished");
+    let made = &record.made_on;
+    let mut text = format!(
+        "stage {} of pipeline `{}`\nkey        {:.12}\noutput     {output:.12}\n{parent}made on    {}, {} threads, greedy {}\n",
+        record.stage, record.pipeline, record.key, made.device, made.threads, made.version
+    );
+    if let Some(figures) = &record.figures {
+        let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(Some(figures.top5)));
+        text += &format!("accuracy   {own}, top-5 {top5}, ensemble {}\n", wording::percent(figures.ensemble_accuracy));
+    }
+    text += "depends on\n";
+    for (name, value) in record.manifest().entries() {
+        text += &format!("  {name} = {value}\n");
+    }
+    text
+}
+
+fn array_text(arrays: &[ArraySummary]) -> String {
+    let mut text = String::new();
+    for array in arrays {
+        let dimensions: Vec<String> =
+            array.dimension_names.iter().zip(&array.shape).map(|(name, length)| format!("{name} {length}")).collect();
+        text += &format!(
+            "{}\n  {}, {}\n  chunk {:?}, shard {:?}, codecs {}\n  {} of values in {} on disk, {} files\n",
+            array.name,
+            array.dtype,
+            dimensions.join(", "),
+            array.chunk,
+            array.shard,
+            array.codecs.join(" + "),
+            wording::bytes(array.logical_bytes),
+            wording::bytes(array.stored_bytes),
+            array.files,
+        );
+    }
+    text
+}
+
+fn label_table(classes: &[String], labels: &[Vec<usize>; 2]) -> Table {
+    let mut table = Table::new(&["class", "train", "val"]);
+    for (class, (train, val)) in classes.iter().zip(labels[0].iter().zip(&labels[1])) {
+        table.row([class.clone(), train.to_string(), val.to_string()]);
+    }
+    table
+}
+
+fn channel_text(channels: &[Channel], samples: usize) -> String {
+    let mut table = Table::new(&["channel", "mean", "deviation", "zeros"]);
+    for (number, channel) in channels.iter().enumerate().take(SHOWN_CHANNELS) {
+        table.row([
+            number.to_string(),
+            format!("{:.4}", channel.mean),
+            format!("{:.4}", channel.deviation),
+            wording::percent(Some(channel.zeros)),
+        ]);
+    }
+    let dead = channels.iter().filter(|channel| channel.zeros == 100.0).count();
+    let more = match channels.len().saturating_sub(SHOWN_CHANNELS) {
+        0 => String::new(),
+        hidden => format!("and {hidden} more channels (`--json` has all)\n"),
+    };
+    format!(
+        "{}{more}{dead} of {} channels are always zero, over {samples} training samples\n",
+        table.text(),
+        channels.len()
+    )
+}
+
+fn channel_json(channel: &Channel) -> Value {
+    json!({ "mean": channel.mean, "deviation": channel.deviation, "zeros": channel.zeros })
+}
+
+fn arrays_json(stage: &Path, arrays: &[ArraySummary], with_values: bool) -> Result<Map<String, Value>> {
+    let mut all = Map::new();
+    for array in arrays {
+        let mut fields = json!({
+            "shape": array.shape,
+            "dimension_names": array.dimension_names,
+            "dtype": array.dtype,
+            "chunk": array.chunk,
+            "shard": array.shard,
+            "codecs": array.codecs,
+            "logical_bytes": array.logical_bytes,
+            "stored_bytes": array.stored_bytes,
+            "files": array.files,
+        });
+        if with_values {
+            let (samples, sum) = some_values(stage, &array.name)?;
+            fields["samples"] = Value::Object(samples);
+            fields["sum"] = json!(sum);
+        }
+        all.insert(array.name.clone(), fields);
+    }
+    Ok(all)
+}
+
+/// The first values of three samples of an array, by the sample's number, and the sum of all its values.
+fn some_values(stage: &Path, name: &str) -> Result<(Map<String, Value>, f64)> {
+    let subset = if name.starts_with("train") { Subset::Train } else { Subset::Val };
+    let pick = |count: usize| [0, count / 2, count.saturating_sub(1)];
+    let collect = |samples: &[usize], values: Vec<Vec<f32>>| {
+        samples.iter().map(ToString::to_string).zip(values.into_iter().map(|values| json!(values))).collect()
+    };
+    if name.ends_with("features") {
+        let reader = Reader::open(&stage.join(name))?;
+        let samples = pick(reader.layout().samples);
+        let (found, sum) = values(&reader, &samples, SHOWN_VALUES)?;
+        return Ok((collect(&samples, found), sum));
+    }
+    let (all, width) = if name.ends_with("labels") {
+        (read_labels(stage, subset)?.into_iter().map(|label| label as f32).collect(), 1)
+    } else {
+        read_logits(stage, subset)?
+    };
+    let samples = pick(all.len() / width);
+    let found = samples.iter().map(|&at| all[at * width..][..width.min(SHOWN_VALUES)].to_vec()).collect();
+    Ok((collect(&samples, found), all.iter().map(|&value| f64::from(value)).sum()))
+}

@@ -1,0 +1,78 @@
+//! SAY: the command line, bars, tables and wording. The only folder that prints.
+
+mod args;
+mod evaluate;
+mod inspect;
+mod output;
+mod predict;
+mod progress;
+mod run;
+mod status;
+mod table;
+mod wording;
+
+use crate::error::{Error, Kind, Result};
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use output::Output;
+use progress::Terminal;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// Reads the command line, does what it says, and gives the exit code: 0 done, 1 failed, 2 bad usage or pipeline file,
+/// 130 interrupted.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are results, not errors; clap knows which stream each belongs to.
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+        }
+    };
+    std::panic::set_hook(Box::new(|panic| eprintln!("error: a fault of greedy itself: {panic}")));
+    match catch_unwind(AssertUnwindSafe(|| dispatch(&cli))) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => report(&error),
+        Err(_) => {
+            eprintln!("hint: what was finished is on the disk; please report this with the command that led to it");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<()> {
+    if let Some(threads) = cli.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+        pool.build_global().map_err(|e| Error::failed(format!("cannot start {threads} threads: {e}")))?;
+    }
+    let terminal = Terminal::new(cli.quiet)?;
+    let mut output = Output::new();
+    match &cli.command {
+        Command::Run(args) => run::run(args, &terminal, &mut output),
+        Command::Stage(args) => run::stage(args, &terminal, &mut output),
+        Command::Status(args) => status::status(args, &mut output),
+        Command::Inspect(args) => inspect::inspect(args, &mut output),
+        Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
+        Command::Predict(args) => predict::predict(args, &mut output),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "greedy", &mut script);
+            output.text(&String::from_utf8_lossy(&script))
+        }
+    }
+}
+
+fn report(error: &Error) -> ExitCode {
+    match error.kind() {
+        Kind::Interrupted => {
+            eprintln!("interrupted; the same command goes on from here");
+            return ExitCode::from(130);
+        }
+        Kind::Usage | Kind::Failed => eprintln!("error: {error}"),
+    }
+    if let Some(hint) = error.way_out() {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
+}

@@ -1,0 +1,35 @@
+//! Results on the standard output; a reader that has gone away is no error.
+
+use crate::error::{Error, Result};
+use serde_json::Value;
+use std::io::{ErrorKind, Write};
+
+/// The standard output.
+pub(super) struct Output {
+    stream: std::io::Stdout,
+}
+
+impl Output {
+    pub fn new() -> Self {
+        Self { stream: std::io::stdout() }
+    }
+
+    /// Prints a text as it is.
+    pub fn text(&mut self, text: &str) -> Result<()> {
+        let mut stream = self.stream.lock();
+        match stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot print: {e}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Prints a line.
+    pub fn line(&mut self, line: &str) -> Result<()> {
+        self.text(&format!("{line}\n"))
+    }
+
+    /// Prints a value as JSON over several lines.
+    pub fn json(&mut self, value: &Value) -> Result<()> {
+        self.line(&format!("{value:#}"))
+    }
+}

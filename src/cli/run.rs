@@ -1,0 +1,175 @@
+//! `greedy run` and `greedy stage`.
+
+use super::args::{PipelineArgs, RunArgs, StageArgs};
+use super::output::Output;
+use super::progress::Terminal;
+use super::table::Table;
+use super::wording;
+use crate::error::{Error, Result};
+use crate::pipeline::{Pipeline, Verdict};
+use crate::progress::Progress;
+use crate::run::{self, Project, Record, StageFolder, Update, open_pipeline};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Reads the pipeline and looks at its stages.
+pub(super) fn project(args: &PipelineArgs) -> Result<(Project, PathBuf)> {
+    let pipeline = open_pipeline(&args.pipeline, &args.set)?;
+    let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
+    Ok((Project::open(pipeline, &cache)?, cache))
+}
+
+/// `greedy run PIPELINE`
+pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let (mut project, cache) = project(&args.pipeline)?;
+    if args.dry_run {
+        return dry_run(&project, output);
+    }
+    let device = run::device(&args.device.device)?;
+    let update = project.update(&device, terminal, |number, verdict| announce(terminal, number, verdict))?;
+    let pipeline = project.pipeline();
+    if args.json {
+        return output.json(&json!({
+            "pipeline": pipeline.name,
+            "cache": cache,
+            "done": update.done,
+            "images": update.records.first().map(stage_json),
+            "stages": update.records.iter().skip(1).map(stage_json).collect::<Vec<_>>(),
+        }));
+    }
+    if update.done.is_empty() {
+        terminal.say(&format!("nothing to be done: all {} stages are current", update.records.len()));
+    }
+    output.text(&stage_table(pipeline, &update))?;
+    list_skipped(&update, terminal);
+    Ok(())
+}
+
+/// `greedy stage N --from DIR`
+pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let from = StageFolder::new(&args.from);
+    let pipeline = match &args.pipeline {
+        Some(file) => open_pipeline(file, &args.set)?,
+        None => run::settings(&from, &from.record()?, &args.set)?,
+    };
+    let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
+    let mut project = Project::single(pipeline, args.number, &from, to)?;
+    if args.dry_run {
+        return dry_run(&project, output);
+    }
+    let device = run::device(&args.device.device)?;
+    let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, number, verdict))?;
+    update.records.remove(0);
+    if args.json {
+        let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
+        return output.json(&json!({ "done": update.done, "stages": stages }));
+    }
+    if update.done.is_empty() {
+        terminal.say(&format!("nothing to be done: stage {} is current", args.number));
+    }
+    output.text(&stage_table(project.pipeline(), &update))
+}
+
+/// The folder `stageN` beside another stage's.
+fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
+    let path = std::path::absolute(other.path()).map_err(|e| Error::io("find", other.path(), &e))?;
+    let name = format!("stage{number}");
+    if path.file_name().is_some_and(|own| own == name.as_str()) {
+        return Err(Error::usage(format!("stage {number} would overwrite `{}`", other.path().display())));
+    }
+    Ok(StageFolder::new(other.path().parent().map_or_else(|| PathBuf::from(&name), |parent| parent.join(&name))))
+}
+
+fn announce(terminal: &Terminal, number: usize, verdict: &Verdict) {
+    let title = if number == 0 { "stage 0: images".to_string() } else { format!("stage {number}") };
+    match super::wording::verdict(verdict) {
+        ("missing", _) => terminal.say(&title),
+        (word, reasons) => terminal.say(&format!("{title} ({word}: {})", reasons.join("; "))),
+    }
+}
+
+fn dry_run(project: &Project, output: &mut Output) -> Result<()> {
+    let undone: Vec<_> = project.stages().filter(|(_, _, verdict, _)| **verdict != Verdict::Current).collect();
+    if undone.is_empty() {
+        return output.line("nothing to be done: all stages are current");
+    }
+    for (number, folder, verdict, _) in undone {
+        let (word, reasons) = wording::verdict(verdict);
+        let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+        output.line(&format!("would make stage {number} in `{}` ({word}{reasons})", folder.path().display()))?;
+    }
+    Ok(())
+}
+
+/// The table of stages.
+fn stage_table(pipeline: &Pipeline, update: &Update) -> String {
+    let mut table = Table::new(&[
+        "stage",
+        "features",
+        "accuracy",
+        "top-5",
+        "ensemble",
+        "parameters",
+        "time",
+        "on disk",
+        "images/s",
+    ]);
+    for record in &update.records {
+        let shape = record.arrays.get("train/features").map(|array| array.shape);
+        let features = shape.map_or("-".into(), |[_, _, channels, y, x]| format!("{channels} x {y} x {x}"));
+        let figures = record.figures.as_ref();
+        let name = if record.stage == 0 { "images".to_string() } else { record.stage.to_string() };
+        table.row([
+            name,
+            features,
+            wording::percent(figures.map(|figures| figures.accuracy)),
+            wording::percent(figures.map(|figures| figures.top5)),
+            wording::percent(figures.and_then(|figures| figures.ensemble_accuracy)),
+            figures.map_or("-".into(), |figures| (figures.block_parameters + figures.auxiliary_parameters).to_string()),
+            wording::seconds(record.total_seconds()),
+            wording::bytes(record.stored_bytes()),
+            record.images_per_second().map_or("-".into(), |rate| format!("{rate:.0}")),
+        ]);
+    }
+    let total: f64 = update.records.iter().map(Record::total_seconds).sum();
+    format!("{}\n{}: {} in all\n", table.text(), pipeline.name, wording::seconds(total))
+}
+
+/// What `--json` says of a stage.
+pub(super) fn stage_json(record: &Record) -> Value {
+    let figures = record.figures.as_ref();
+    json!({
+        "stage": record.stage,
+        "accuracy": figures.map(|figures| figures.accuracy),
+        "top5": figures.map(|figures| figures.top5),
+        "loss": figures.map(|figures| figures.loss),
+        "ensemble_accuracy": figures.and_then(|figures| figures.ensemble_accuracy),
+        "seconds": record.total_seconds(),
+        "seconds_of": record.seconds,
+        "images_per_second": record.images_per_second(),
+        "bytes": record.stored_bytes(),
+        "block_parameters": figures.map(|figures| figures.block_parameters),
+        "auxiliary_parameters": figures.map(|figures| figures.auxiliary_parameters),
+        "shape": record.arrays.get("train/features").map(|array| array.shape),
+        "history": figures.map(|figures| &figures.history),
+        "output": record.output,
+        "skipped": record.skipped,
+        "made_on": record.made_on,
+    })
+}
+
+/// The images that were left out, as far as a person would read them.
+fn list_skipped(update: &Update, terminal: &Terminal) {
+    const SHOWN: usize = 20;
+    let skipped: Vec<_> = update.records.iter().flat_map(|record| &record.skipped).collect();
+    if skipped.is_empty() {
+        return;
+    }
+    terminal.say(&format!("{} images were left out:", skipped.len()));
+    for (name, fault) in skipped.iter().take(SHOWN) {
+        terminal.say(&format!("  {name}: {fault}"));
+    }
+    if skipped.len() > SHOWN {
+        terminal.say(&format!("  and {} more, all in the record of stage 0", skipped.len() - SHOWN));
+    }
+}

@@ -1,0 +1,70 @@
+//! How numbers and verdicts are said.
+
+use crate::pipeline::{Reason, Verdict};
+
+/// Bytes in binary units, such as `1.5 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Seconds as a person would say them, such as `3 min 20 s`.
+pub(super) fn seconds(value: f64) -> String {
+    let whole = value.round() as u64;
+    match whole {
+        0..=59 => format!("{value:.1} s"),
+        60..=3599 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+/// A percentage with one digit, or a dash.
+pub(super) fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
+}
+
+/// A verdict in one word and the reasons behind it.
+pub(super) fn verdict(verdict: &Verdict) -> (&'static str, Vec<String>) {
+    match verdict {
+        Verdict::Current => ("current", Vec::new()),
+        Verdict::Missing => ("missing", Vec::new()),
+        Verdict::Partial(progress) => ("partial", vec![progress.clone()]),
+        Verdict::Restore(reasons) => ("restore", reasons.iter().map(reason).collect()),
+        Verdict::Stale(reasons) => ("stale", reasons.iter().map(reason).collect()),
+        Verdict::Waiting(parent) => ("waiting", vec![format!("stage {parent} comes first")]),
+    }
+}
+
+fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
+        Reason::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),
+        Reason::Changed { name, old, new: None } => format!("{name}: gone, was {}", old.as_deref().unwrap_or_default()),
+        Reason::Input(parent) => format!("the features of stage {parent} are not those it was made of"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_sizes_and_times_as_people_do() {
+        assert_eq!(bytes(1000), "1000 B");
+        assert_eq!(bytes(3 << 19), "1.5 MiB");
+        assert_eq!(seconds(200.2), "3 min 20 s");
+        assert_eq!(seconds(7260.0), "2 h 01 min");
+    }
+
+    #[test]
+    fn a_changed_setting_is_given_with_both_values() {
+        let change = Reason::Changed { name: "training.epochs".into(), old: Some("5".into()), new: Some("6".into()) };
+        assert_eq!(verdict(&Verdict::Stale(vec![change])).1, ["training.epochs: 5 -> 6"]);
+    }
+}
