@@ -113,3 +113,92 @@ fn draw_region(side: usize, scale: (f64, f64), ratio: (f64, f64), stream: &mut S
     let (top, left) = ((side - height) / 2, (side - width) / 2);
     (top..top + height, left..left + width)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::data;
+    use super::*;
+    use crate::random::Purpose;
+
+    const SIDE: usize = 6;
+
+    /// Every pixel of the three planes has a value of its own.
+    fn stored() -> Vec<u8> {
+        (1..=(3 * SIDE * SIDE) as u8).collect()
+    }
+
+    fn augmenter(size: usize, crop: Crop, flip: bool) -> Augmenter {
+        let data = Data { size: SIDE, mean: vec![0.0; 3], std: vec![1.0 / 255.0; 3], ..data() };
+        Augmenter::new(&Augmentation { size, crop, flip }, &data)
+    }
+
+    /// Applies with draw number `seed`, rounded back to u8.
+    fn applied(augmenter: &Augmenter, seed: Option<u64>) -> Vec<u8> {
+        let mut out = vec![-1.0; 3 * augmenter.augmentation.size.pow(2)];
+        let mut stream = seed.map(|seed| Stream::new(Purpose::Augmentation, seed, (0, 0)));
+        augmenter.apply(&stored(), stream.as_mut(), &mut out);
+        out.into_iter().map(|value| value.round() as u8).collect()
+    }
+
+    #[test]
+    fn values_are_normalised_channel_by_channel() {
+        let data = Data { size: 1, mean: vec![0.5, 0.25, 0.0], std: vec![0.25, 0.5, 1.0], ..data() };
+        let augmenter = Augmenter::new(&Augmentation { size: 1, crop: Crop::Centre, flip: false }, &data);
+        let mut out = [0.0; 3];
+        augmenter.apply(&[0, 255, 51], None, &mut out);
+        assert_eq!(out, [-2.0, 1.5, 0.2]);
+    }
+
+    #[test]
+    fn without_draws_the_centre_is_taken_and_not_mirrored() {
+        let cropped = applied(&augmenter(2, Crop::Padded { padding: 1 }, true), None);
+        assert_eq!(cropped[..4], [15, 16, 21, 22]);
+        assert_eq!(applied(&augmenter(SIDE, Crop::Centre, true), None), stored());
+    }
+
+    #[test]
+    fn a_padded_crop_is_the_part_of_the_padded_image_that_was_drawn() {
+        let (size, padding) = (5, 2);
+        let augmenter = augmenter(size, Crop::Padded { padding }, true);
+        let room = (SIDE + 2 * padding - size) as u64 + 1;
+        for seed in 0..200 {
+            let mut draw = Stream::new(Purpose::Augmentation, seed, (0, 0));
+            let (top, left, flip) = (draw.below(room), draw.below(room), draw.below(2) == 1);
+            let pixel = |channel: usize, y: usize, x: usize| {
+                let x = if flip { size - 1 - x } else { x };
+                let (y, x) = ((y + top as usize).checked_sub(padding), (x + left as usize).checked_sub(padding));
+                let (y, x) = (y.filter(|&y| y < SIDE), x.filter(|&x| x < SIDE));
+                y.zip(x).map_or(0, |(y, x)| stored()[(channel * SIDE + y) * SIDE + x])
+            };
+            let expected: Vec<u8> =
+                (0..3 * size * size).map(|at| pixel(at / (size * size), at / size % size, at % size)).collect();
+            assert_eq!(applied(&augmenter, Some(seed)), expected, "draw {seed}");
+        }
+    }
+
+    #[test]
+    fn half_the_images_are_mirrored() {
+        let augmenter = augmenter(SIDE, Crop::Centre, true);
+        let mirrored = (0..1000).filter(|&seed| applied(&augmenter, Some(seed)) != stored()).count();
+        assert!((450..550).contains(&mirrored), "{mirrored}");
+    }
+
+    #[test]
+    fn a_resized_crop_of_the_whole_image_changes_nothing() {
+        let augmenter = augmenter(SIDE, Crop::Resized { scale: (1.0, 1.0), ratio: (1.0, 1.0) }, false);
+        assert_eq!(applied(&augmenter, Some(1)), stored());
+    }
+
+    #[test]
+    fn regions_have_the_area_and_the_ratio_asked_for() {
+        let mut stream = Stream::new(Purpose::Augmentation, 0, (0, 0));
+        for _ in 0..1000 {
+            let (rows, columns) = draw_region(200, (0.1, 0.5), (0.5, 2.0), &mut stream);
+            let (area, ratio) = (rows.len() * columns.len(), columns.len() as f64 / rows.len() as f64);
+            assert!((3900..20_200).contains(&area) && (0.49..2.05).contains(&ratio), "{rows:?} {columns:?}");
+            assert!(rows.end <= 200 && columns.end <= 200);
+        }
+        // No region of that ratio has that area, so the largest centred one is taken.
+        assert_eq!(draw_region(90, (1.0, 1.0), (3.0, 3.0), &mut stream), (30..60, 0..90));
+    }
+}

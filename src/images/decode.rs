@@ -39,7 +39,9 @@ fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
 
 /// JPEG goes to its decoder directly because `image` asks it to fill what is missing with gray instead of failing.
 fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
-    let bad = |error| Error::failed(format!("not a whole JPEG: {error}"));
+    if !has_end_mark(bytes) {
+        return Err(Error::failed("the JPEG is cut off: it has no end mark"));
+    }
     let options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(bad)?;
@@ -61,7 +63,6 @@ fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
 }
 
 fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<DynamicImage> {
-    let bad = |error: image::ImageError| Error::failed(format!("not a whole {format:?} image: {error}"));
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(bad)?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, max_pixels)?;
@@ -73,6 +74,18 @@ fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<Dy
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// An error in the words of a decoder.
+fn bad(error: impl std::error::Error) -> Error {
+    let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    Error::failed(format!("damaged, or of an unsupported kind ({})", text.replace('"', "")))
+}
+
+/// Whether the last scan of a JPEG is ended. The decoder itself is not aware when only the last few bytes are missing.
+fn has_end_mark(bytes: &[u8]) -> bool {
+    let mut marks = bytes.windows(2).rev().filter(|pair| matches!(pair, [0xff, 0xd9 | 0xda]));
+    marks.next() == Some(&[0xff, 0xd9])
 }
 
 fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
@@ -137,4 +150,89 @@ fn to_planes<const C: usize>(pixels: &[u8], out: &mut [u8]) {
 fn luminance(pixel: &[u8]) -> u8 {
     let weighted = pixel.iter().zip([19_595u32, 38_470, 7_471]).map(|(&value, weight)| u32::from(value) * weight);
     ((weighted.sum::<u32>() + 0x8000) >> 16) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::data;
+    use super::*;
+    use safetensors::SafeTensors;
+    use std::fs;
+    use std::path::PathBuf;
+
+    fn fixture(name: &str) -> Vec<u8> {
+        fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images").join(name)).unwrap()
+    }
+
+    #[test]
+    fn pixels_agree_with_pillow_and_are_upright() {
+        let bytes = fixture("expected.safetensors");
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        assert!(expected.len() > 10);
+        for (name, tensor) in expected.iter() {
+            let found = decode(&fixture(name), 10_000).unwrap().into_rgb8();
+            assert_eq!([found.height() as usize, found.width() as usize, 3], tensor.shape(), "{name}");
+            // JPEG decoders differ by a few levels.
+            let allowed = if name.starts_with("cmyk") || name.starts_with("orientation") { 4 } else { 0 };
+            let worst = found.iter().zip(tensor.data()).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(worst <= Some(allowed), "{name} differs by {worst:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_cut_off_anywhere_is_an_error() {
+        for (name, tail) in [("orientation_1.jpg", 0), ("cmyk.jpg", 0), ("rgba.png", PNG_END)] {
+            let whole = fixture(name);
+            for length in 0..whole.len() - tail {
+                assert!(decode(&whole[..length], 10_000).is_err(), "{name} cut to {length} of {}", whole.len());
+            }
+        }
+    }
+
+    /// The last chunk of a PNG, without which its pixels are still whole.
+    const PNG_END: usize = 12;
+
+    #[test]
+    fn too_many_pixels_are_refused_before_they_are_decoded() {
+        // A PNG whose header says 100000x100000 pixels.
+        let mut bytes = fixture("gray.png");
+        bytes[16..24].copy_from_slice(&[0, 1, 134, 160, 0, 1, 134, 160]);
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&bytes[12..29]);
+        bytes[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
+        let error = decode(&bytes, 100_000_000).err().unwrap().to_string();
+        assert!(error.contains("100000x100000 pixels, more than `data.max_pixels`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_image_is_said_to_be_none() {
+        assert!(decode(b"", 100).err().unwrap().to_string().contains("empty"));
+        assert!(decode(b"hello, world", 100).err().unwrap().to_string().contains("none of the known image formats"));
+    }
+
+    #[test]
+    fn the_short_side_is_scaled_and_the_centre_cropped() {
+        // Three squares side by side: the middle one stays.
+        let image = RgbImage::from_fn(12, 4, |x, _| image::Rgb([(x / 4 * 100) as u8, 7, 255]));
+        let mut out = vec![0; 3 * 8 * 8];
+        fit(DynamicImage::ImageRgb8(image), &Data { size: 8, ..data() }, &mut out);
+        let row = &out[4 * 8..5 * 8];
+        assert_eq!(row[2..6], [100; 4]);
+        assert!(out[64..128].iter().all(|&green| green == 7) && out[128..].iter().all(|&blue| blue == 255));
+    }
+
+    #[test]
+    fn gray_and_colour_become_each_other() {
+        let colour = RgbImage::from_pixel(4, 4, image::Rgb([255, 0, 0]));
+        let mut gray = vec![0; 16];
+        fit(DynamicImage::ImageRgb8(colour), &Data { size: 4, channels: 1, ..data() }, &mut gray);
+        assert_eq!(gray, [76; 16]);
+        let mut planes = vec![0; 48];
+        fit(
+            DynamicImage::ImageLuma8(GrayImage::from_pixel(4, 4, image::Luma([9]))),
+            &Data { size: 4, ..data() },
+            &mut planes,
+        );
+        assert_eq!(planes, [9; 48]);
+    }
 }
