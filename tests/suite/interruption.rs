@@ -1,0 +1,91 @@
+//! A run that was stopped goes on, and ends with the bytes of one that was not.
+
+use crate::space::{Run, Space};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+/// The files that must be the same bytes: all but the records, which hold times.
+fn results(space: &Space, cache: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = space.files(cache).into_iter();
+    files.filter(|(path, _)| path.file_name().is_some_and(|name| name != "record.json")).collect()
+}
+
+#[test]
+fn killed_runs_go_on_to_the_same_bytes() {
+    let space = Space::new();
+    space.run("run small.toml --cache whole").ok();
+    let expected = results(&space, "whole");
+    for round in 0..12u64 {
+        let mut child =
+            space.command("run small.toml --cache cut").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(60 + 97 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    space.run("run small.toml --cache cut").ok();
+    let found = results(&space, "cut");
+    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for ((path, found), (_, expected)) in found.iter().zip(&expected) {
+        assert!(found == expected, "{} differs", path.display());
+    }
+}
+
+#[test]
+fn a_missing_shard_alone_is_written_again() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let before = results(&space, "cache");
+    std::fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
+    let again = space.run("run small.toml").ok();
+    assert!(again.stderr.contains("stage 1 (partial: 1 of 2 shards)"), "{}", again.stderr);
+    assert!(!again.stderr.contains("train:"), "the block was trained again:\n{}", again.stderr);
+    assert_eq!(results(&space, "cache"), before);
+}
+
+#[test]
+fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
+    let space = Space::new();
+    space.run("run small.toml --cache whole --set training.epochs=6").ok();
+    let mut child = space
+        .command("run small.toml --cache cut --set training.epochs=6")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let newest = space.path("cut/stage1/checkpoint/epoch-000003.safetensors");
+    while !newest.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the third epoch");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let checkpoints = std::fs::read_dir(space.path("cut/stage1/checkpoint")).unwrap();
+    let mut paths: Vec<PathBuf> = checkpoints.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let newest = paths.iter().rfind(|path| path.extension().is_some_and(|e| e == "safetensors")).unwrap();
+    let mut bytes = std::fs::read(newest).unwrap();
+    let last = bytes.len() - 3;
+    bytes[last] ^= 0x40;
+    std::fs::write(newest, bytes).unwrap();
+    let run = space.run("run small.toml --cache cut --set training.epochs=6").ok();
+    assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
+    assert_eq!(results(&space, "cut"), results(&space, "whole"));
+}
+
+#[test]
+fn an_interrupt_ends_with_130_and_says_how_to_go_on() {
+    let space = Space::new();
+    let command = "run small.toml --set training.epochs=200";
+    let child = space.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !space.path("cache/stage1/checkpoint").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let second = space.run(command);
+    second.fails(1, &["is being written by process", &child.id().to_string(), "hint:"]);
+    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    let run = Run::of(child.wait_with_output().unwrap());
+    run.fails(130, &["the same command goes on"]);
+}

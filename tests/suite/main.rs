@@ -1,0 +1,10 @@
+//! Tests of the library and of the program, one module a theme.
+
+mod imports;
+mod interruption;
+mod operations;
+mod pipelines;
+mod program;
+mod space;
+mod training_step;
+mod zarr;

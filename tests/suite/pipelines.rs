@@ -1,0 +1,185 @@
+//! Pipeline files: those that come with the program, and what is said about wrong ones.
+
+use greedy::pipeline::{Manifest, Pipeline};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn parse(text: &str) -> Result<Pipeline, String> {
+    parse_with(text, &[])
+}
+
+fn parse_with(text: &str, overrides: &[&str]) -> Result<Pipeline, String> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    Pipeline::parse("p.toml", "p", text, &overrides)
+        .map_err(|fault| format!("{fault} | {}", fault.way_out().unwrap_or_default()))
+}
+
+const LEAST: &str = "[data]\nsource = \"builtin\"\n";
+
+#[track_caller]
+fn refused(text: &str, words: &[&str]) {
+    let error = parse(text).expect_err("it was taken");
+    for word in words {
+        assert!(error.contains(word), "`{word}` is not in: {error}");
+    }
+}
+
+#[test]
+fn every_pipeline_that_comes_along_is_understood() {
+    let folder = format!("{}/pipelines", env!("CARGO_MANIFEST_DIR"));
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+        let pipeline = Pipeline::parse(&name, &name, &text, &[]).unwrap_or_else(|fault| panic!("{fault}"));
+        assert_eq!(pipeline.name, name);
+        names.insert(name);
+    }
+    for name in ["demo", "cifar10-quick", "imagenette", "cifar10-simcnn-k1", "imagenet-simcnn-k3"] {
+        assert!(names.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn the_papers_networks_have_the_papers_shapes() {
+    let shapes = |name: &str| {
+        let path = format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let pipeline = parse(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let stages = pipeline.stages.iter().map(|s| (s.block.output.channels, s.block.output.size, s.auxiliary.width));
+        (stages.collect::<Vec<_>>(), pipeline.stages[0].auxiliary.convolutions, pipeline.stages[0].block.batch_norm)
+    };
+    let (k1, convolutions, batch_norm) = shapes("imagenet-simcnn-k1");
+    let k1: Vec<_> = k1.into_iter().map(|(channels, size, _)| (channels, size)).collect();
+    assert_eq!(k1[..4], [(256, 112), (256, 112), (512, 56), (1024, 28)]);
+    assert_eq!(k1[4..], [(2048, 14), (2048, 14), (4096, 7), (4096, 7)]);
+    assert_eq!((convolutions, batch_norm), (0, false));
+    let (k3, convolutions, batch_norm) = shapes("imagenet-simcnn-k3");
+    assert_eq!((k3[0], k3[7]), ((128, 112, 256), (1024, 14, 2048)));
+    assert_eq!((convolutions, batch_norm), (2, true));
+    assert_eq!(shapes("cifar10-simcnn-k2").0, [(128, 32, 128), (128, 32, 128), (256, 16, 256), (256, 16, 256)]);
+    assert_eq!(shapes("cifar10-simcnn-k1").0.len(), 5);
+}
+
+#[test]
+fn a_typo_is_placed_and_the_right_word_suggested() {
+    refused(
+        &format!("{LEAST}[training]\n  epohcs = 3\n"),
+        &["p.toml:4:3", "`training.epohcs`", "did you mean `epochs`"],
+    );
+    refused("[data]\nsource = \"folde\"\n", &["p.toml:2:10", "\"folde\"", "did you mean `folder`"]);
+    refused(&format!("{LEAST}[trainings]\n"), &["unknown key `trainings`", "did you mean `training`"]);
+    refused(&format!("{LEAST}[augmentation]\ncrop = \"pad\""), &["p.toml:4:8", "\"padded\""]);
+}
+
+#[test]
+fn wrong_types_and_impossible_values_are_refused() {
+    refused(&format!("{LEAST}[training]\nepochs = \"many\""), &["p.toml:4:10", "must be a whole number", "a text"]);
+    refused(&format!("{LEAST}[training]\nepochs = 0"), &["between 1 and"]);
+    refused(&format!("{LEAST}[training]\nlearning_rate = nan"), &["a number"]);
+    refused(&format!("{LEAST}[network]\nwidth = -3"), &["p.toml:4:9"]);
+    refused(&format!("{LEAST}[network]\nspace_to_depth = [9]"), &["names block 9"]);
+    refused(&format!("{LEAST}[network]\nblocks = 8\nspace_to_depth = [1,2,3,4,5,6]"), &["must be even"]);
+    refused(&format!("{LEAST}[stage.7.training]\nepochs = 1"), &["`stage.7`", "stages are 1 to 4"]);
+    refused(&format!("{LEAST}training = 3"), &["`data.training`"]);
+    refused(&format!("training = 3\n{LEAST}"), &["must be a table"]);
+    refused("[data]\nsource = \"folder\"\nsize = 32", &["`data.path` is missing"]);
+    refused("[data]\nsource = \"builtin\"\npath = \"x\"", &["no meaning"]);
+    refused("[data]\nsource = \"tar\"\npath = \"x.tar\"", &["`data.size` is missing"]);
+    refused("", &["`data.source` is missing", "builtin"]);
+    refused("[data\n", &["p.toml:1"]);
+    refused("seed = 99999999999999999999999", &["too large"]);
+}
+
+#[test]
+fn overrides_come_last_and_are_checked_as_strictly() {
+    let pipeline = parse_with(LEAST, &["training.epochs=7", "name=x", "stage.2.training.epochs=9"]).unwrap();
+    let epochs: Vec<usize> = pipeline.stages.iter().map(|stage| stage.training.epochs).collect();
+    assert_eq!((pipeline.name.as_str(), epochs), ("x", vec![7, 9, 7, 7]));
+    assert!(parse_with(LEAST, &["training.epochs"]).unwrap_err().contains("no `=`"));
+    assert!(parse_with(LEAST, &["training.epocs=1"]).unwrap_err().contains("--set training.epocs=1:1:10"));
+}
+
+#[test]
+fn a_recorded_text_means_the_same_pipeline() {
+    let text = format!("{LEAST}[stage.3.auxiliary]\nk = 3\n[training]\nbatch = 16");
+    let pipeline = parse_with(&text, &["network.width=24"]).unwrap();
+    assert_eq!(parse(&pipeline.text).unwrap(), pipeline);
+}
+
+/// Each setting that changes results makes just the right stages stale.
+#[test]
+fn every_ingredient_is_in_the_right_manifests() {
+    let text = "[data]\nsource = \"tar\"\npath = \"a.tar\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\n[network]\nblocks = 3\nspace_to_depth = [1]\n";
+    let manifests = |overrides: &[&str]| {
+        let pipeline = parse_with(text, overrides).unwrap();
+        let mut all = vec![Manifest::of_images(&pipeline, "files")];
+        all.extend(pipeline.stages.iter().map(|stage| Manifest::of_stage(&pipeline, stage)));
+        all
+    };
+    let stale = |setting: &str| {
+        let (old, new) = (manifests(&[]), manifests(&[setting]));
+        old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old.key() != new.key()).map(|(at, _)| at).collect()
+    };
+    let all: [(&str, &[usize]); 30] = [
+        ("seed=1", &[1, 2, 3]),
+        ("data.source=folder", &[0]),
+        ("data.size=34", &[0, 1, 2, 3]),
+        ("data.color=gray", &[0, 1]),
+        ("data.train_images=5", &[0]),
+        ("data.val_images=5", &[0]),
+        ("data.on_bad_image=skip", &[0]),
+        ("data.max_pixels=99", &[0]),
+        ("data.mean=[0.1,0.2,0.3]", &[1]),
+        ("data.std=[0.1,0.2,0.3]", &[1]),
+        ("augmentation.crop=centre", &[1]),
+        ("augmentation.padding=3", &[1]),
+        ("augmentation.flip=true", &[1]),
+        ("augmentation.size=28", &[1, 2, 3]),
+        ("network.width=64", &[1, 2, 3]),
+        ("network.batch_norm=false", &[1, 2, 3]),
+        ("auxiliary.width=64", &[1, 2, 3]),
+        ("auxiliary.batch_norm=false", &[1, 2, 3]),
+        ("stage.3.auxiliary.k=3", &[3]),
+        ("stage.2.training.epochs=3", &[2]),
+        ("training.batch=3", &[1, 2, 3]),
+        ("training.learning_rate=0.3", &[1, 2, 3]),
+        ("training.momentum=0.3", &[1, 2, 3]),
+        ("training.weight_decay=0.3", &[1, 2, 3]),
+        ("training.decay=0.3", &[1, 2, 3]),
+        ("training.decay_every=3", &[1, 2, 3]),
+        ("features.dtype=f32", &[1, 2, 3]),
+        ("features.shard_mib=3", &[0, 1, 2, 3]),
+        ("training.evaluate_every=3", &[]),
+        ("cache=elsewhere", &[]),
+    ];
+    for (setting, expected) in all {
+        let found: Vec<usize> = stale(setting);
+        assert_eq!(found, expected, "{setting}");
+    }
+    assert_eq!(stale("data.path=b.tar"), Vec::<usize>::new(), "a path is no ingredient; its files are");
+    assert_eq!(stale("name=other"), Vec::<usize>::new());
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_reader_panic(text in ".{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_mangled_pipeline_makes_the_reader_panic(at in 0usize..600, with in any::<char>()) {
+        let path = format!("{}/pipelines/demo.toml", env!("CARGO_MANIFEST_DIR"));
+        let mut letters: Vec<char> = std::fs::read_to_string(path).unwrap().chars().collect();
+        let at = at % letters.len();
+        letters[at] = with;
+        let _ = parse(&letters.into_iter().collect::<String>());
+    }
+
+    #[test]
+    fn a_fault_is_placed_where_the_wrong_value_is(lines in 0usize..20, spaces in 0usize..20) {
+        let text = format!("{LEAST}{}[training]\n{}epochs = 0", "\n".repeat(lines), " ".repeat(spaces));
+        let place = format!("p.toml:{}:{}:", 4 + lines, 10 + spaces);
+        prop_assert!(parse(&text).unwrap_err().starts_with(&place));
+    }
+}

@@ -1,0 +1,127 @@
+//! A temporary folder with the program and a small pipeline in it.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A pipeline that takes a second or two: built-in pictures, two stages.
+pub const SMALL: &str = r#"
+name = "small"
+[data]
+source = "builtin"
+train_images = 300
+val_images = 100
+[augmentation]
+crop = "padded"
+padding = 2
+flip = true
+[network]
+blocks = 2
+width = 6
+space_to_depth = [1]
+[auxiliary]
+k = 2
+width = 8
+[training]
+epochs = 3
+batch = 32
+decay_every = 2
+[features]
+shard_mib = 1
+"#;
+
+/// A folder of one test's own.
+pub struct Space {
+    folder: TempDir,
+}
+
+impl Space {
+    /// With `SMALL` in `small.toml`.
+    pub fn new() -> Self {
+        let space = Self { folder: tempfile::tempdir().unwrap() };
+        space.write("small.toml", SMALL);
+        space
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// The program with arguments, in this folder.
+    pub fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_greedy"));
+        command.args(arguments.split_whitespace()).args(["--threads", "2"]).current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs the program.
+    pub fn run(&self, arguments: &str) -> Run {
+        Run::of(self.command(arguments).output().unwrap())
+    }
+
+    /// Every file below a folder, with its bytes, but for locks.
+    pub fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut all = Vec::new();
+        collect(&self.path(name), &self.path(name), &mut all);
+        all.sort();
+        all
+    }
+}
+
+fn collect(root: &Path, folder: &Path, all: &mut Vec<(PathBuf, Vec<u8>)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(root, &path, all);
+        } else if path.file_name().unwrap() != ".lock" {
+            all.push((path.strip_prefix(root).unwrap().to_path_buf(), std::fs::read(&path).unwrap()));
+        }
+    }
+}
+
+/// What a run of the program came to.
+pub struct Run {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Run {
+    pub fn of(output: Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Fails unless the program succeeded.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Fails unless the program failed with this code and said all of this.
+    #[track_caller]
+    pub fn fails(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in:\n{}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e} in {}", self.stdout))
+    }
+}

@@ -1,0 +1,72 @@
+//! The arrays on the disk are Zarr v3: zarrs reads the values that we read, and damage is reported.
+
+use crate::space::Space;
+use greedy::features::{Reader, Subset, decode_values};
+use std::path::Path;
+use std::sync::Arc;
+use zarrs::array::Array;
+use zarrs::filesystem::FilesystemStore;
+
+fn reader(stage: &Path) -> Reader {
+    Reader::open(&Subset::Train.array(stage, "features")).unwrap()
+}
+
+#[test]
+fn zarrs_reads_the_values_that_we_read() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let stage = space.path("cache/stage1");
+    let store = Arc::new(FilesystemStore::new(&stage).unwrap());
+    let array = Array::open(store, "/train/features").unwrap();
+    assert_eq!(array.shape(), [1, 300, 6, 16, 16]);
+    let theirs: Vec<half::f16> = array.retrieve_array_subset(&array.subset_all()).unwrap();
+    let reader = reader(&stage);
+    let mut bytes = Vec::new();
+    let mut ours = vec![0.0; 6 * 256];
+    for (sample, theirs) in theirs.chunks_exact(6 * 256).enumerate() {
+        reader.read(0, sample, &mut bytes).unwrap();
+        decode_values(&bytes, reader.layout().dtype, &mut ours);
+        assert!(ours.iter().zip(theirs).all(|(ours, theirs)| *ours == theirs.to_f32()), "sample {sample}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_that_names_shard_and_sample() {
+    let space = Space::new();
+    space.run("run small.toml --set network.blocks=1").ok();
+    let stage = space.path("cache/stage1");
+    let shard = stage.join("train/features/c/0/0/0/0/0");
+    let whole = std::fs::read(&shard).unwrap();
+    let mut damaged = whole.clone();
+    damaged[5000] ^= 1;
+    std::fs::write(&shard, &damaged).unwrap();
+    let mut out = Vec::new();
+    let error = reader(&stage).read(0, 1, &mut out).unwrap_err().to_string();
+    assert!(error.contains("c/0/0/0/0/0") && error.contains("sample 1"), "{error}");
+    assert!(reader(&stage).read(0, 0, &mut out).is_ok());
+    std::fs::write(&shard, &whole[..whole.len() - 1]).unwrap();
+    assert!(reader(&stage).read(0, 0, &mut out).unwrap_err().to_string().contains("index"));
+    std::fs::remove_file(&shard).unwrap();
+    assert!(reader(&stage).read(0, 0, &mut out).is_err());
+}
+
+#[test]
+fn metadata_that_is_not_ours_is_refused() {
+    let space = Space::new();
+    space.run("run small.toml --set network.blocks=1").ok();
+    let path = space.path("cache/stage1/train/features/zarr.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let bad = [
+        ("\"crc32c\"", "\"gzip\""),
+        ("\"little\"", "\"big\""),
+        ("300", "4000000000000"),
+        ("float16", "float64"),
+        ("\"end\"", "\"start\""),
+        ("{", "["),
+    ];
+    for (from, to) in bad {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        assert!(Reader::open(path.parent().unwrap()).is_err(), "{from} -> {to}");
+    }
+}
