@@ -72,7 +72,7 @@ impl Network {
         let mut channels = width;
         for number in 1..=count {
             let space_to_depth = downsampled.contains(&number);
-            if space_to_depth && input.size % 2 != 0 {
+            if space_to_depth && !input.size.is_multiple_of(2) {
                 let message = format!("halves {} pixels before block {number}; that number must be even", input.size);
                 return Err(section.fault("space_to_depth", message));
             }

@@ -112,8 +112,7 @@ impl Work<'_> {
         let outcome = training::train(&job, self.progress)?;
         self.keep(record, &outcome, inputs, parent)?;
         record.state = State::Trained;
-        record.write(self.folder.path())?;
-        disk::remove(&self.folder.checkpoints())
+        record.write(self.folder.path())
     }
 
     /// Writes the weights and notes the figures.
@@ -159,8 +158,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Writes the group's metadata and, last of all, the record that makes the stage count.
+    /// Removes the checkpoints, writes the group's metadata and, last of all, the record that makes the stage count.
     fn finish(&self, record: &mut Record) -> Result<()> {
+        disk::remove(&self.folder.checkpoints())?;
         let mut attributes = Map::new();
         let parent = record.parent.as_ref().map(|parent| parent.output.as_str());
         attributes.insert(
