@@ -52,10 +52,10 @@ fn draw(label: usize, stream: &mut Stream) -> RgbImage {
     let background = Surface::random(between(stream, 0.2, 0.8), stream);
     // The shape may be brighter or darker than the background.
     let side = if stream.below(2) == 0 { -1.0 } else { 1.0 };
-    let inside = Surface::random(background.level + side * between(stream, 0.15, 0.45), stream);
+    let inside = Surface::random(background.level + side * between(stream, 0.2, 0.4), stream);
     let figure = Figure::random(label, stream);
     let strokes: Vec<Stroke> = (0..3).map(|_| Stroke::random(stream)).collect();
-    let noise = between(stream, 0.05, 0.25);
+    let noise = between(stream, 0.04, 0.25);
     RgbImage::from_fn(SIDE, SIDE, |x, y| {
         let point = Point { x: x as f32 + 0.5, y: y as f32 + 0.5 };
         let mut colour = background.at(point);
@@ -131,7 +131,7 @@ impl Wave {
         let frequency = TAU / between(stream, length.0, length.1);
         let (sine, cosine) = between(stream, 0.0, std::f64::consts::TAU).sin_cos();
         let phase = between(stream, 0.0, std::f64::consts::TAU);
-        let colour = tint(0.0, stream).map(|value| value * 0.5);
+        let colour = tint(0.0, stream).map(|value| value * 0.4);
         Self { frequency: (frequency * cosine, frequency * sine), phase, colour }
     }
 
@@ -153,9 +153,9 @@ impl Figure {
     fn random(label: usize, stream: &mut Stream) -> Self {
         Self {
             shape: SHAPES[label].1,
-            middle: Point { x: between(stream, 11.0, 21.0), y: between(stream, 11.0, 21.0) },
-            radius: between(stream, 7.0, 12.0),
-            turn: between(stream, -0.6, 0.6).sin_cos(),
+            middle: Point { x: between(stream, 12.0, 20.0), y: between(stream, 12.0, 20.0) },
+            radius: between(stream, 8.0, 15.0),
+            turn: between(stream, -1.6, 1.6).sin_cos(),
         }
     }
 

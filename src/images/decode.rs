@@ -79,7 +79,10 @@ fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<Dy
 /// An error in the words of a decoder.
 fn bad(error: impl std::error::Error) -> Error {
     let text = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    Error::failed(format!("damaged, or of an unsupported kind ({})", text.replace('"', "")))
+    Error::failed(format!(
+        "damaged, or of an unsupported kind ({})",
+        text.replace('"', "").trim_start_matches("[strict-mode]: ")
+    ))
 }
 
 /// Whether the last scan of a JPEG is ended. The decoder itself is not aware when only the last few bytes are missing.
