@@ -5,8 +5,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-/// The ending of files that are being written; one found at start is left over from a run that was cut off.
-const UNFINISHED: &str = "unfinished";
+/// The ending of files that are being written; one without a writer is left over from a run that was cut off.
+pub const UNFINISHED: &str = "unfinished";
 
 /// A file that takes its name only when it is whole and on the disk.
 ///
@@ -58,7 +58,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// Makes renames and removals in a folder durable.
+/// Makes renames in a folder durable.
 fn sync_folder(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", folder, &e))
@@ -96,44 +96,22 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The bytes that the files under a folder take, by their lengths.
-pub fn size(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries
-        .flatten()
-        .map(|entry| match entry.metadata() {
-            Ok(found) if found.is_dir() => size(&entry.path()),
-            Ok(found) => found.len(),
-            Err(_) => 0,
-        })
-        .sum()
-}
-
 /// Keeps other writers out of a folder until it is dropped or its process ends, however that ends.
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock of a folder, which is created where it is missing.
+    /// Takes the lock of a folder for writing; the folder is created where it is missing.
     ///
     /// # Errors
-    /// When another process holds it; the message gives that process's id.
+    /// When another process writes or reads there; the message gives the id of a process that writes.
     pub fn take(folder: &Path) -> Result<Self> {
         create_folder(folder)?;
-        let path = folder.join(".lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(|e| Error::io("open", &path, &e))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(held(folder, &mut file)),
-            Err(TryLockError::Error(e)) => return Err(Error::io("lock", &path, &e)),
-        }
+        let path = folder.join(LOCK);
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(|e| Error::io("open", &path, &e))?;
+        acquired(file.try_lock(), folder, &mut file)?;
         let note_holder = |file: &mut File| {
             file.set_len(0)?;
             file.seek(SeekFrom::Start(0))?;
@@ -142,13 +120,35 @@ impl Lock {
         note_holder(&mut file).map_err(|e| Error::io("write", &path, &e))?;
         Ok(Self { _file: file })
     }
+
+    /// Keeps writers out of a folder that is being read. Where nobody has ever locked it, as on a disk that cannot be
+    /// written, there is nothing to keep out.
+    ///
+    /// # Errors
+    /// When another process writes there.
+    pub fn share(folder: &Path) -> Result<Option<Self>> {
+        let Ok(mut file) = File::open(folder.join(LOCK)) else { return Ok(None) };
+        acquired(file.try_lock_shared(), folder, &mut file)?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+/// The name of the file that a folder is locked by. It stays; the lock itself is the operating system's.
+pub const LOCK: &str = ".lock";
+
+fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file: &mut File) -> Result<()> {
+    match attempt {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(held(folder, file)),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
+    }
 }
 
 fn held(folder: &Path, file: &mut File) -> Error {
     let mut holder = String::new();
     let known = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
     let by = if known { format!("process {holder}") } else { "another process".into() };
-    Error::failed(format!("`{}` is being written by {by}", folder.display()))
+    Error::failed(format!("`{}` is in use by {by}", folder.display()))
         .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`")
 }
 
@@ -174,7 +174,11 @@ mod tests {
         let first = Lock::take(folder.path()).unwrap();
         let error = Lock::take(folder.path()).err().unwrap().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert!(Lock::share(folder.path()).is_err());
         drop(first);
+        let readers = (Lock::share(folder.path()).unwrap(), Lock::share(folder.path()).unwrap());
+        assert!(Lock::take(folder.path()).is_err());
+        drop(readers);
         assert!(Lock::take(folder.path()).is_ok());
     }
 

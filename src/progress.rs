@@ -2,19 +2,10 @@
 
 use crate::error::{Error, Result};
 
-/// What a task counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unit {
-    /// Images (or the samples made of them).
-    Images,
-    /// Bytes.
-    Bytes,
-}
-
 /// Receives what is said about the work, and says whether the user wants it stopped.
 pub trait Progress: Sync {
-    /// Starts a task of `total` units; it ends when the returned value is dropped.
-    fn start(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task>;
+    /// Starts a task over `total` images, or the samples made of them; it ends when the returned value is dropped.
+    fn start(&self, name: &str, total: u64) -> Box<dyn Task>;
 
     /// One line about something that has happened.
     fn say(&self, line: &str);
@@ -30,8 +21,11 @@ pub trait Progress: Sync {
 
 /// One task under way.
 pub trait Task: Send + Sync {
-    /// Counts `units` more as done.
-    fn advance(&self, units: u64);
+    /// Counts images more as done.
+    fn advance(&self, images: u64);
+
+    /// Counts images that an earlier run has done: they say nothing about the rate.
+    fn skip(&self, images: u64);
 
     /// Shows a short text beside the task, such as the loss.
     fn tell(&self, text: &str);
@@ -41,7 +35,7 @@ pub trait Task: Send + Sync {
 pub struct Silent;
 
 impl Progress for Silent {
-    fn start(&self, _: &str, _: u64, _: Unit) -> Box<dyn Task> {
+    fn start(&self, _: &str, _: u64) -> Box<dyn Task> {
         Box::new(Silent)
     }
     fn say(&self, _: &str) {}
@@ -52,5 +46,6 @@ impl Progress for Silent {
 
 impl Task for Silent {
     fn advance(&self, _: u64) {}
+    fn skip(&self, _: u64) {}
     fn tell(&self, _: &str) {}
 }

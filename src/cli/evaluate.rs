@@ -16,7 +16,7 @@ use std::path::Path;
 pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device)?)?;
     let subset = if args.train { Subset::Train } else { Subset::Val };
-    let images = Loader::open(network.images.path(), subset, &network.pipeline)?;
+    let images = Loader::open(network.images.path(), subset, &network.pipeline, network.classes.len())?;
     let found = network.evaluate(&images, terminal)?;
     let rows = (1..).zip(found.stages.iter().zip(&found.ensembles));
     if args.json {

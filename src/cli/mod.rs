@@ -14,10 +14,11 @@ mod wording;
 use crate::error::{Error, Kind, Result};
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
-use output::Output;
+use output::{Output, complain};
 use progress::Terminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 /// Reads the command line, does what it says, and gives the exit code: 0 done, 1 failed, 2 bad usage or pipeline file,
 /// 130 interrupted.
@@ -30,12 +31,16 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
         }
     };
-    std::panic::set_hook(Box::new(|panic| eprintln!("error: a fault of greedy itself: {panic}")));
+    // Image decoders that fail on a hostile file are caught where they are called, so nothing is said at once.
+    static FAULT: Mutex<String> = Mutex::new(String::new());
+    let fault = || FAULT.lock().unwrap_or_else(PoisonError::into_inner);
+    std::panic::set_hook(Box::new(move |panic| *fault() = panic.to_string()));
     match catch_unwind(AssertUnwindSafe(|| dispatch(&cli))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => report(&error),
         Err(_) => {
-            eprintln!("hint: what was finished is on the disk; please report this with the command that led to it");
+            complain(&format!("error: a fault of greedy itself: {}", fault()));
+            complain("hint: what was finished is on the disk; please report this with the command that led to it");
             ExitCode::FAILURE
         }
     }
@@ -66,13 +71,13 @@ fn dispatch(cli: &Cli) -> Result<()> {
 fn report(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
-            eprintln!("interrupted; the same command goes on from here");
+            complain("interrupted; the same command goes on from here");
             return ExitCode::from(130);
         }
-        Kind::Usage | Kind::Failed => eprintln!("error: {error}"),
+        Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),
     }
     if let Some(hint) = error.way_out() {
-        eprintln!("hint: {hint}");
+        complain(&format!("hint: {hint}"));
     }
     ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })
 }

@@ -4,6 +4,11 @@ use crate::error::{Error, Result};
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
 
+/// Says a line on the standard error stream; where nobody listens any more, nothing is said.
+pub(super) fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The standard output.
 pub(super) struct Output {
     stream: std::io::Stdout,

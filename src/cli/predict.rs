@@ -2,7 +2,7 @@
 
 use super::args::PredictArgs;
 use super::evaluate::last_stage;
-use super::output::Output;
+use super::output::{Output, complain};
 use crate::error::{Error, Result};
 use crate::run::{TrainedNetwork, device};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) fn predict(args: &PredictArgs, output: &mut Output) -> Result<()> {
                 output.line(&format!("{}: {}", path.display(), likely.join(", ")))?;
             }
             Err(e) if args.json => results.push(json!({ "image": path, "error": e.to_string() })),
-            Err(e) => eprintln!("error: {e}"),
+            Err(e) => complain(&format!("error: {e}")),
         }
     }
     if args.json {

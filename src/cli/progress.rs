@@ -1,9 +1,12 @@
 //! Bars on a terminal, plain lines elsewhere, and the user's wish to stop.
 
+use super::output::complain;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::progress::{Progress, Silent, Task, Unit};
+use crate::progress::{Progress, Silent, Task};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,30 +37,29 @@ impl Terminal {
             (false, false) => Style::Lines,
         };
         let stop = Arc::new(AtomicBool::new(false));
-        let wish = Arc::clone(&stop);
-        ctrlc::set_handler(move || {
-            if wish.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        })
-        .map_err(|e| Error::failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        for signal in [SIGINT, SIGTERM] {
+            // Registered first, so that it acts from the second signal on.
+            flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
+                .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+                .map_err(|e| Error::failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        }
         Ok(Self { style, stop })
     }
 }
 
 impl Progress for Terminal {
-    fn start(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task> {
+    fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
         match &self.style {
-            Style::Bars(all) => Box::new(Bar::new(all, name, total, unit)),
-            Style::Lines => Box::new(Lines::new(name, total, unit)),
+            Style::Bars(all) => Box::new(Bar::new(all, name, total)),
+            Style::Lines => Box::new(Lines::new(name, total)),
             Style::Nothing => Box::new(Silent),
         }
     }
 
     fn say(&self, line: &str) {
         match &self.style {
-            Style::Bars(all) => all.suspend(|| eprintln!("{line}")),
-            Style::Lines => eprintln!("{line}"),
+            Style::Bars(all) => all.suspend(|| complain(line)),
+            Style::Lines => complain(line),
             Style::Nothing => {}
         }
     }
@@ -73,13 +75,9 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(all: &MultiProgress, name: &str, total: u64, unit: Unit) -> Self {
-        let counts = match unit {
-            Unit::Images => "{human_pos}/{human_len}  {per_sec}",
-            Unit::Bytes => "{binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}",
-        };
-        let template = format!("  {{prefix:<15}} [{{bar:24}}] {counts}  {{eta}} left  {{msg}}");
-        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    fn new(all: &MultiProgress, name: &str, total: u64) -> Self {
+        let template = "  {prefix:<15} [{bar:24}] {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let style = style.with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
             // A writer that refuses is indicatif's to report.
             let _ = write!(out, "{:.0} images/s", state.per_sec());
@@ -92,8 +90,13 @@ impl Bar {
 }
 
 impl Task for Bar {
-    fn advance(&self, units: u64) {
-        self.bar.inc(units);
+    fn advance(&self, images: u64) {
+        self.bar.inc(images);
+    }
+
+    fn skip(&self, images: u64) {
+        self.bar.inc(images);
+        self.bar.reset_eta();
     }
 
     fn tell(&self, text: &str) {
@@ -111,9 +114,9 @@ impl Drop for Bar {
 struct Lines {
     name: String,
     total: u64,
-    unit: Unit,
     started: Instant,
     done: AtomicU64,
+    skipped: AtomicU64,
     state: Mutex<LineState>,
 }
 
@@ -123,23 +126,18 @@ struct LineState {
 }
 
 impl Lines {
-    fn new(name: &str, total: u64, unit: Unit) -> Self {
+    fn new(name: &str, total: u64) -> Self {
         let now = Instant::now();
         let state = Mutex::new(LineState { text: String::new(), printed: now });
-        Self { name: name.into(), total, unit, started: now, done: AtomicU64::new(0), state }
+        let (done, skipped) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { name: name.into(), total, started: now, done, skipped, state }
     }
 
     fn line(&self, text: &str) -> String {
         let done = self.done.load(Ordering::Relaxed);
         let elapsed = self.started.elapsed().as_secs_f64();
-        let rate = done as f64 / elapsed.max(1e-9);
-        let counts = match self.unit {
-            Unit::Images => format!("{done}/{} images, {rate:.0} images/s", self.total),
-            Unit::Bytes => {
-                let (done, total) = (wording::bytes(done), wording::bytes(self.total));
-                format!("{done} of {total}, {}/s", wording::bytes(rate as u64))
-            }
-        };
+        let rate = (done - self.skipped.load(Ordering::Relaxed)) as f64 / elapsed.max(1e-9);
+        let counts = format!("{done}/{} images, {rate:.0} images/s", self.total);
         let left = match self.total.saturating_sub(done) {
             0 => format!("took {}", wording::seconds(elapsed)),
             left => format!("{} left", wording::seconds(left as f64 / rate.max(1e-9))),
@@ -150,11 +148,16 @@ impl Lines {
 }
 
 impl Task for Lines {
-    fn advance(&self, units: u64) {
-        self.done.fetch_add(units, Ordering::Relaxed);
+    fn skip(&self, images: u64) {
+        self.done.fetch_add(images, Ordering::Relaxed);
+        self.skipped.fetch_add(images, Ordering::Relaxed);
+    }
+
+    fn advance(&self, images: u64) {
+        self.done.fetch_add(images, Ordering::Relaxed);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.printed.elapsed() > LINE_EVERY {
-            eprintln!("{}", self.line(&state.text));
+            complain(&self.line(&state.text));
             state.printed = Instant::now();
         }
     }
@@ -167,6 +170,6 @@ impl Task for Lines {
 impl Drop for Lines {
     fn drop(&mut self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        eprintln!("{}", self.line(&state.text));
+        complain(&self.line(&state.text));
     }
 }

@@ -26,7 +26,8 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         return dry_run(&project, output);
     }
     let device = run::device(&args.device.device)?;
-    let update = project.update(&device, terminal, |number, verdict| announce(terminal, number, verdict))?;
+    let first = project.first();
+    let update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     let pipeline = project.pipeline();
     if args.json {
         return output.json(&json!({
@@ -58,7 +59,8 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         return dry_run(&project, output);
     }
     let device = run::device(&args.device.device)?;
-    let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, number, verdict))?;
+    let first = project.first();
+    let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     update.records.remove(0);
     if args.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
@@ -72,17 +74,13 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
 
 /// The folder `stageN` beside another stage's.
 fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
-    let path = std::path::absolute(other.path()).map_err(|e| Error::io("find", other.path(), &e))?;
-    let name = format!("stage{number}");
-    if path.file_name().is_some_and(|own| own == name.as_str()) {
-        return Err(Error::usage(format!("stage {number} would overwrite `{}`", other.path().display())));
-    }
-    Ok(StageFolder::new(other.path().parent().map_or_else(|| PathBuf::from(&name), |parent| parent.join(&name))))
+    let path = std::fs::canonicalize(other.path()).map_err(|e| Error::io("find", other.path(), &e))?;
+    Ok(StageFolder::new(path.with_file_name(format!("stage{number}"))))
 }
 
-fn announce(terminal: &Terminal, number: usize, verdict: &Verdict) {
+fn announce(terminal: &Terminal, first: usize, number: usize, verdict: &Verdict) {
     let title = if number == 0 { "stage 0: images".to_string() } else { format!("stage {number}") };
-    match super::wording::verdict(verdict) {
+    match wording::verdict(verdict, first) {
         ("missing", _) => terminal.say(&title),
         (word, reasons) => terminal.say(&format!("{title} ({word}: {})", reasons.join("; "))),
     }
@@ -94,7 +92,7 @@ fn dry_run(project: &Project, output: &mut Output) -> Result<()> {
         return output.line("nothing to be done: all stages are current");
     }
     for (number, folder, verdict, _) in undone {
-        let (word, reasons) = wording::verdict(verdict);
+        let (word, reasons) = wording::verdict(verdict, project.first());
         let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
         output.line(&format!("would make stage {number} in `{}` ({word}{reasons})", folder.path().display()))?;
     }

@@ -15,7 +15,7 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
         let stages: Vec<Value> = project
             .stages()
             .map(|(number, folder, verdict, found)| {
-                let (word, reasons) = wording::verdict(verdict);
+                let (word, reasons) = wording::verdict(verdict, project.first());
                 let record = found.map(|found| stage_json(&found.record));
                 json!({ "stage": number, "folder": folder.path(), "state": word, "why": reasons, "record": record })
             })
@@ -25,7 +25,7 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let mut table = Table::new(&["stage", "state", "accuracy", "on disk"]);
     let mut reasons = Vec::new();
     for (number, _, verdict, found) in project.stages() {
-        let (word, why) = wording::verdict(verdict);
+        let (word, why) = wording::verdict(verdict, project.first());
         let figures = found.and_then(|found| found.record.figures.as_ref());
         table.row([
             number.to_string(),

@@ -29,24 +29,25 @@ pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
 }
 
-/// A verdict in one word and the reasons behind it.
-pub(super) fn verdict(verdict: &Verdict) -> (&'static str, Vec<String>) {
+/// A verdict in one word and the reasons behind it; `first` is the number of the graph's first stage.
+pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<String>) {
+    let reason = |reason: &Reason| reason_text(reason, first);
     match verdict {
         Verdict::Current => ("current", Vec::new()),
         Verdict::Missing => ("missing", Vec::new()),
         Verdict::Partial(progress) => ("partial", vec![progress.clone()]),
         Verdict::Restore(reasons) => ("restore", reasons.iter().map(reason).collect()),
         Verdict::Stale(reasons) => ("stale", reasons.iter().map(reason).collect()),
-        Verdict::Waiting(parent) => ("waiting", vec![format!("stage {parent} comes first")]),
+        Verdict::Waiting(parent) => ("waiting", vec![format!("stage {} comes first", first + parent)]),
     }
 }
 
-fn reason(reason: &Reason) -> String {
+fn reason_text(reason: &Reason, first: usize) -> String {
     match reason {
         Reason::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
         Reason::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),
         Reason::Changed { name, old, new: None } => format!("{name}: gone, was {}", old.as_deref().unwrap_or_default()),
-        Reason::Input(parent) => format!("the features of stage {parent} are not those it was made of"),
+        Reason::Input(parent) => format!("the features of stage {} are not those it was made of", first + parent),
     }
 }
 
@@ -65,6 +66,6 @@ mod tests {
     #[test]
     fn a_changed_setting_is_given_with_both_values() {
         let change = Reason::Changed { name: "training.epochs".into(), old: Some("5".into()), new: Some("6".into()) };
-        assert_eq!(verdict(&Verdict::Stale(vec![change])).1, ["training.epochs: 5 -> 6"]);
+        assert_eq!(verdict(&Verdict::Stale(vec![change]), 0).1, ["training.epochs: 5 -> 6"]);
     }
 }

@@ -8,12 +8,14 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::Split;
 use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
-use crate::progress::{Progress, Task, Unit};
+use crate::progress::{Progress, Task};
 use rayon::prelude::*;
 use std::path::Path;
 
-/// Images that are decoded at once.
+/// Images that are decoded at once at most.
 const BATCH: usize = 256;
+/// Bytes of such a batch at most.
+const BATCH_BYTES: usize = 1 << 26;
 
 /// What stage 0 wrote of one subset.
 pub struct Decoded {
@@ -40,7 +42,7 @@ pub fn decode(
     let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
     let layout = Layout { views: 1, samples: images.len(), shape, dtype: Dtype::U8, samples_in_shard };
-    let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64, Unit::Images);
+    let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
     let list = stage.join(subset.name()).join("skipped.json");
     disk::create_folder(&stage.join(subset.name()))?;
     let decoder = Decoder { images, layout, on_bad_image: pipeline.data.on_bad_image, task: &*task, progress };
@@ -54,7 +56,7 @@ pub fn decode(
         let Some(candidates) = candidates.get(first..).filter(|rest| !rest.is_empty()) else { break };
         let count = candidates.len().min(samples_in_shard);
         if let Some(shard) = whole_shard(&array, &layout, (0, at), count)? {
-            task.advance(count as u64);
+            task.skip(count as u64);
             shards.push(shard);
             continue;
         }
@@ -97,10 +99,11 @@ impl Decoder<'_> {
     /// Decodes candidates until the shard is full or none is left; the bad ones go to `skipped`.
     fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
         let sample_bytes = self.layout.sample_bytes();
+        let at_once = BATCH.min(BATCH_BYTES / sample_bytes).max(1);
         let mut rest = candidates;
         while shard.room() > 0 && !rest.is_empty() {
             self.progress.check()?;
-            let (batch, after) = rest.split_at(rest.len().min(BATCH).min(shard.room()));
+            let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
             rest = after;
             let mut pixels = vec![0; batch.len() * sample_bytes];
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);

@@ -10,6 +10,9 @@ use half::slice::HalfFloatSliceExt;
 /// # Errors
 /// When a value is not finite in that type: an overflow of f16, or a network that diverged.
 pub fn encode_values(values: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()> {
+    if out.len() != values.len() * dtype.bytes() {
+        return Err(Error::failed(format!("{} values do not fill {} bytes", values.len(), out.len())));
+    }
     if !values.iter().all(|value| value.is_finite()) {
         return Err(Error::failed("features are not finite: the block has diverged")
             .hint("train the stage with a smaller `training.learning_rate`"));

@@ -8,13 +8,13 @@ use super::writer::{Written, write_array};
 use crate::error::Result;
 use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 use candle_core::{Device, Tensor};
 use std::path::Path;
 
-/// Samples that are run through the block at once. Results do not depend on it.
+/// Samples that are run through the block at once at most. Results do not depend on it.
 const BATCH: usize = 256;
-/// Input values of such a batch at most: 64 MiB of f32, so that large images take fewer at once.
+/// Values of such a batch, in or out, at most: 64 MiB of f32, so that large feature maps take fewer samples at once.
 const BATCH_VALUES: usize = 1 << 24;
 
 /// The writing of a block's features into the folder of its stage.
@@ -41,8 +41,8 @@ impl Extraction<'_> {
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
         let layout = self.layout(input);
         write_labels(self.stage, subset, input.labels())?;
-        let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64, Unit::Images);
-        let at_once = BATCH.min(BATCH_VALUES / input.shape().values()).max(1);
+        let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64);
+        let at_once = BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
             let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
             let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };

@@ -50,11 +50,11 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Opens a subset of the stage whose output is to be read.
+    /// Opens a subset of the stage whose output is to be read, with labels of so many classes.
     ///
     /// # Errors
-    /// When its arrays are missing or do not fit each other.
-    pub fn open(stage: &Path, subset: Subset, pipeline: &Pipeline) -> Result<Self> {
+    /// When its arrays are missing or do not fit each other, the pipeline or the classes.
+    pub fn open(stage: &Path, subset: Subset, pipeline: &Pipeline, classes: usize) -> Result<Self> {
         let array = subset.array(stage, "features");
         let reader = Reader::open(&array)?;
         let labels = read_labels(stage, subset)?;
@@ -65,6 +65,9 @@ impl Loader {
         }
         if layout.samples == 0 {
             return Err(Error::failed(format!("`{}` holds no samples", array.display())));
+        }
+        if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
+            return Err(Error::failed(format!("`{}` has label {label}, but {classes} classes", array.display())));
         }
         let images = layout.dtype == Dtype::U8;
         let shape = if images { pipeline.image() } else { layout.shape };
@@ -94,11 +97,6 @@ impl Loader {
     /// The labels of all samples.
     pub fn labels(&self) -> &[u32] {
         &self.labels
-    }
-
-    /// Whether what is read are images, whose views are still to be drawn.
-    pub fn holds_images(&self) -> bool {
-        self.augmenter.is_some()
     }
 
     /// Reads a batch, in parallel.

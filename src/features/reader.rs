@@ -88,6 +88,6 @@ impl Reader {
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {
         Error::failed(format!("shard `{}` is damaged: {fault}", self.path(place).display()))
-            .hint("remove that file and the stage's `record.json`; `greedy run` then writes just this shard again")
+            .hint("remove that file; `greedy run` then writes just this shard again")
     }
 }

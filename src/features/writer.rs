@@ -53,12 +53,16 @@ pub(super) fn write_array(
     for (view, at) in layout.shards() {
         let samples = at * layout.samples_in_shard..((at + 1) * layout.samples_in_shard).min(layout.samples);
         if let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
-            task.advance(samples.len() as u64);
+            task.skip(samples.len() as u64);
             shards.push(shard);
             continue;
         }
         let mut writer = begin_shard(array, layout, (view, at))?;
+        let count = samples.len();
         fill(view, samples, &mut writer)?;
+        if layout.samples_in_shard - writer.room() != count {
+            return Err(Error::failed(format!("shard {at} of `{}` did not get its {count} samples", array.display())));
+        }
         shards.push(finish_shard(writer, (view, at))?);
     }
     Ok(Written { layout: *layout, shards })

@@ -189,25 +189,21 @@ impl Convolution {
         }
     }
 
-    /// The gradients of the input, if it needs one, the weight and the bias.
-    fn backward(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        result: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Tensor, Tensor)> {
+    /// The gradient of the sums, from that of the result.
+    fn through_activation(&self, result: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        match self.activation {
+            Activation::Identity => grad.contiguous(),
+            Activation::Relu => masked(result, grad),
+        }
+    }
+
+    /// The gradients of the input, if it needs one, and of the weight.
+    fn backward(&self, x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Tensor)> {
         let geometry = Geometry::new(x.shape(), weight.shape(), self.padding)?;
-        let grad = match self.activation {
-            Activation::Identity => grad.contiguous()?,
-            Activation::Relu => masked(result, grad)?,
-        };
-        let weight_grad = with_values([x, &grad], |[x, grad]| weight_gradient(&geometry, x, grad))?;
+        let weight_grad = with_values([x, grad], |[x, grad]| weight_gradient(&geometry, x, grad))?;
         let weight_grad = Tensor::from_vec(weight_grad, weight.shape(), x.device())?;
-        let bias_grad = with_values([&grad], |[grad]| bias_gradient(&geometry, grad))?;
-        let bias_grad = Tensor::from_vec(bias_grad, geometry.out_channels, x.device())?;
-        let x_grad = if x.track_op() { Some(self.input_gradient(weight, &grad)?) } else { None };
-        Ok((x_grad, weight_grad, bias_grad))
+        let x_grad = if x.track_op() { Some(self.input_gradient(weight, grad)?) } else { None };
+        Ok((x_grad, weight_grad))
     }
 
     /// The gradient of the input is a convolution of the output's with the kernel turned by half a turn.
@@ -277,7 +273,7 @@ impl CustomOp2 for Convolution {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, y: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (x, w, _) = self.backward(x, w, y, grad)?;
+        let (x, w) = self.backward(x, w, &self.through_activation(y, grad)?)?;
         Ok((x, Some(w)))
     }
 }
@@ -314,7 +310,11 @@ impl CustomOp3 for Convolution {
         y: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (x, w, b) = self.backward(x, w, y, grad)?;
+        let grad = self.through_activation(y, grad)?;
+        let geometry = Geometry::new(x.shape(), w.shape(), self.padding)?;
+        let b = with_values([&grad], |[grad]| bias_gradient(&geometry, grad))?;
+        let b = Tensor::from_vec(b, geometry.out_channels, x.device())?;
+        let (x, w) = self.backward(x, w, &grad)?;
         Ok((x, Some(w), Some(b)))
     }
 }

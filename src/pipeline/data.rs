@@ -91,8 +91,8 @@ impl Data {
         Ok(Self {
             size: section.within("size", side, 4..=2048)?,
             channels,
-            train_images: section.optional("train_images")?,
-            val_images: section.optional("val_images")?,
+            train_images: read_limit(section, "train_images")?,
+            val_images: read_limit(section, "val_images")?,
             on_bad_image: section.choice(
                 "on_bad_image",
                 BadImage::Fail,
@@ -126,6 +126,13 @@ fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
         (None, Some(_)) => Err(section.fault("path", "has no meaning for the built-in data")),
         (Some(make), Some(path)) => Ok(make(path.into())),
         (Some(_), None) => Err(section.fault("path", "is missing")),
+    }
+}
+
+fn read_limit(section: &mut Section<'_>, key: &str) -> Result<Option<usize>, Fault> {
+    match section.optional(key)? {
+        Some(0) => Err(section.fault(key, "is 0; leave it out to take all images")),
+        limit => Ok(limit),
     }
 }
 

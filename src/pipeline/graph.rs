@@ -43,8 +43,6 @@ pub struct Seen {
     pub inputs: Vec<String>,
     /// The hash of its output; absent until it is finished.
     pub output: Option<String>,
-    /// Whether its training is finished.
-    pub trained: bool,
     /// How far it is, in words, while it is not finished.
     pub progress: String,
 }
@@ -117,7 +115,7 @@ fn judge(node: &Node, own: Option<&Seen>, seen: &[Option<Seen>], earlier: &[Verd
         Some(&parent) if reasons.iter().all(storage) => Verdict::Waiting(parent),
         _ if reasons.is_empty() && own.output.is_some() => Verdict::Current,
         _ if reasons.is_empty() => Verdict::Partial(own.progress.clone()),
-        _ if own.trained && reasons.iter().all(storage) => Verdict::Restore(reasons),
+        _ if reasons.iter().all(storage) => Verdict::Restore(reasons),
         _ => Verdict::Stale(reasons),
     }
 }
@@ -143,7 +141,7 @@ mod tests {
                 let inputs = parents.iter().map(|parent| format!("output {parent}")).collect();
                 graph.add(parents, manifest(0));
                 let output = Some(format!("output {own}"));
-                seen.push(Some(Seen { manifest: manifest(0), inputs, output, trained: true, progress: String::new() }));
+                seen.push(Some(Seen { manifest: manifest(0), inputs, output, progress: String::new() }));
             }
             (graph, seen)
         })
@@ -219,7 +217,7 @@ mod tests {
                 let inputs = graph.nodes[next].parents.iter().map(output).collect();
                 let manifest = graph.nodes[next].manifest.clone();
                 let output = Some(format!("redone {next}"));
-                seen[next] = Some(Seen { manifest, inputs, output, trained: true, progress: String::new() });
+                seen[next] = Some(Seen { manifest, inputs, output, progress: String::new() });
             }
         }
     }
@@ -230,10 +228,7 @@ mod tests {
         let new = Manifest::new([("features.dtype".to_string(), "f32".to_string())]);
         let mut graph = Graph::default();
         graph.add(Vec::new(), new);
-        let mut seen =
-            Seen { manifest: old, inputs: vec![], output: Some("a".into()), trained: true, progress: "".into() };
-        assert!(matches!(plan(&graph, &[Some(seen.clone())])[0], Verdict::Restore(_)));
-        seen.trained = false;
-        assert!(matches!(plan(&graph, &[Some(seen)])[0], Verdict::Stale(_)));
+        let seen = Seen { manifest: old, inputs: vec![], output: Some("a".into()), progress: String::new() };
+        assert!(matches!(plan(&graph, &[Some(seen)])[0], Verdict::Restore(_)));
     }
 }

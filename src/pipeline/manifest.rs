@@ -63,6 +63,7 @@ impl Manifest {
             &pipeline.data;
         let limit = |count: &Option<usize>| count.map_or("all".into(), |count| count.to_string());
         let mut manifest = Self::default();
+        // To be raised when a new version of the program would decode the same files to other pixels.
         manifest.add("decoding", 1);
         manifest.add("data.source", source.word());
         manifest.add("data.files", files);
@@ -72,7 +73,7 @@ impl Manifest {
         manifest.add("data.val_images", limit(val_images));
         manifest.add("data.on_bad_image", if *on_bad_image == BadImage::Fail { "fail" } else { "skip" });
         manifest.add("data.max_pixels", max_pixels);
-        if train_images.is_some() || val_images.is_some() || source.word() == "builtin" {
+        if train_images.is_some() || val_images.is_some() {
             manifest.add("seed", pipeline.seed);
         }
         manifest.add("features.shard_mib", pipeline.features.shard_mib);
@@ -83,6 +84,8 @@ impl Manifest {
     pub fn of_stage(pipeline: &Pipeline, stage: &Stage) -> Self {
         let Stage { number, block, auxiliary, training } = stage;
         let mut manifest = Self::default();
+        // To be raised when a new version of the program would learn or write something else from the same settings.
+        manifest.add("training", 1);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
         if *number == 1 {

@@ -67,6 +67,11 @@ impl Network {
         if let Some(block) = downsampled.iter().find(|&&block| !(1..=count).contains(&block)) {
             return Err(section.fault("space_to_depth", format!("names block {block}, but blocks are 1 to {count}")));
         }
+        if let Some(block) =
+            downsampled.iter().find(|&block| downsampled.iter().filter(|other| *other == block).count() > 1)
+        {
+            return Err(section.fault("space_to_depth", format!("names block {block} twice")));
+        }
         let mut blocks = Vec::with_capacity(count);
         let mut input = image;
         let mut channels = width;
@@ -99,20 +104,20 @@ pub(super) struct AuxiliarySettings {
     pub k: usize,
     width: usize,
     doubling: bool,
-    batch_norm: bool,
+    /// Where the file does not say: for k > 1, as in the paper.
+    batch_norm: Option<bool>,
 }
 
 impl AuxiliarySettings {
     /// What a file without an `[auxiliary]` table has.
-    pub const DEFAULT: Self = Self { k: 2, width: 128, doubling: true, batch_norm: true };
+    pub const DEFAULT: Self = Self { k: 2, width: 128, doubling: true, batch_norm: None };
 
     pub fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
-        let k = section.within("k", default.k, 1..=16)?;
         Ok(Self {
-            k,
+            k: section.within("k", default.k, 1..=16)?,
             width: section.within("width", default.width, 1..=8192)?,
             doubling: section.get("doubling", default.doubling)?,
-            batch_norm: section.get("batch_norm", if k == default.k { default.batch_norm } else { k > 1 })?,
+            batch_norm: section.optional("batch_norm")?.or(default.batch_norm),
         })
     }
 
@@ -123,7 +128,7 @@ impl AuxiliarySettings {
             input: network.blocks[number - 1].output,
             convolutions: self.k - 1,
             width: self.width * factor,
-            batch_norm: self.batch_norm,
+            batch_norm: self.batch_norm.unwrap_or(self.k > 1),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
 use super::folder::StageFolder;
-use super::network::load_block;
+use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
 use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
 use crate::features::{self, Loader, Subset, stage_group};
 use crate::images::ImageSet;
-use crate::network::{FrozenBlock, save_bytes};
-use crate::pipeline::{Manifest, Pipeline, Stage, Verdict};
+use crate::network::{FrozenBlock, StageNetwork, save_bytes};
+use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
 use crate::training::{self, Job, Outcome, ensemble, score};
 use candle_core::Device;
@@ -21,56 +21,70 @@ pub(super) struct Work<'a> {
     pub number: usize,
     pub manifest: &'a Manifest,
     pub folder: &'a StageFolder,
-    /// The folder and the output of the stage before it.
-    pub parent: Option<(&'a StageFolder, String)>,
+    /// What a trained stage reads; stage 0 reads the images.
+    pub source: Option<Source<'a>>,
     pub device: &'a Device,
     pub progress: &'a dyn Progress,
 }
 
+/// The stage before one that is trained.
+pub(super) struct Source<'a> {
+    pub stage: &'a Stage,
+    pub folder: &'a StageFolder,
+    /// The hash of its output.
+    pub output: String,
+}
+
 impl Work<'_> {
-    /// Does what the verdict says is left of the stage.
-    pub fn execute(&self, verdict: &Verdict) -> Result<Record> {
-        let _lock = Lock::take(self.folder.path())?;
+    /// Does what the verdict says is left of the stage. The caller holds the lock of its folder.
+    pub fn execute(&self, verdict: &Verdict) -> Result<()> {
+        let Some(source) = &self.source else {
+            let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+            let mut record = self.prepare(verdict)?;
+            self.decode_images(&mut record, &images)?;
+            return self.finish(&mut record);
+        };
+        // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
+        let _reading = Lock::share(source.folder.path())?;
+        let inputs = Inputs::open(source, self.pipeline)?;
         let mut record = self.prepare(verdict)?;
-        match &self.parent {
-            None => self.decode_images(&mut record)?,
-            Some((parent, _)) => {
-                let stage = self.pipeline.stages.get(self.number - 1).ok_or_else(|| no_such_stage(self))?;
-                let inputs = Inputs::open(parent, self.pipeline)?;
-                self.train(&mut record, stage, parent, &inputs)?;
-                self.write_features(&mut record, stage, &inputs)?;
-            }
-        }
-        self.finish(&mut record)?;
-        Ok(record)
+        self.train(&mut record, source, &inputs)?;
+        let network = load_stage(self.folder, source.stage, record.classes.len(), self.device)?;
+        self.complete_logits(&network, source.stage, &inputs)?;
+        self.write_features(&mut record, &network, source.stage, &inputs)?;
+        self.finish(&mut record)
     }
 
     /// Makes the folder agree with the verdict: what is of no use is removed, then the record says what begins.
     fn prepare(&self, verdict: &Verdict) -> Result<Record> {
-        match verdict {
-            Verdict::Partial(_) => self.folder.record(),
+        let fresh = self.begin()?;
+        let record = match verdict {
+            Verdict::Partial(_) => {
+                let old = self.folder.record()?;
+                let state = if self.folder.holds_weights(&old) { State::Trained } else { State::Begun };
+                Record { state, made_on: fresh.made_on, ..old }
+            }
             Verdict::Restore(_) => {
                 let old = self.folder.record()?;
                 self.folder.clear_features()?;
-                let fresh = self.begin()?;
-                let (figures, classes, seconds) = (old.figures, old.classes, old.seconds);
-                let record = Record { state: State::Trained, figures, classes, seconds, ..fresh };
-                record.write(self.folder.path())?;
-                Ok(record)
+                let state = if self.folder.holds_weights(&old) { State::Trained } else { State::Begun };
+                let Record { figures, classes, mut seconds, .. } = old;
+                seconds.retain(|part, _| part == "train");
+                Record { state, figures, classes, seconds, ..fresh }
             }
             _ => {
                 self.folder.clear()?;
-                let record = self.begin()?;
-                record.write(self.folder.path())?;
-                Ok(record)
+                fresh
             }
-        }
+        };
+        record.write(self.folder.path())?;
+        Ok(record)
     }
 
     fn begin(&self) -> Result<Record> {
-        let parent = match &self.parent {
+        let parent = match &self.source {
             None => None,
-            Some((parent, output)) => Some(Parent { folder: self.folder.path_to(parent)?, output: output.clone() }),
+            Some(source) => Some(Parent { folder: self.folder.path_to(source.folder)?, output: source.output.clone() }),
         };
         let made_on = MadeOn {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -80,28 +94,27 @@ impl Work<'_> {
         Ok(Record::begin(self.pipeline, self.number, self.manifest, parent, made_on))
     }
 
-    fn decode_images(&self, record: &mut Record) -> Result<()> {
+    fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
         record.skipped.clear();
         for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
             let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
             record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
             record.skipped.extend(decoded.skipped);
         }
-        record.classes = images.classes;
-        record.seconds.insert("decode".into(), started.elapsed().as_secs_f64());
+        record.classes = images.classes.clone();
+        record.spend("decode", started.elapsed());
         Ok(())
     }
 
     /// Trains the block, unless that is done.
-    fn train(&self, record: &mut Record, stage: &Stage, parent: &StageFolder, inputs: &Inputs) -> Result<()> {
-        if record.state != State::Begun {
+    fn train(&self, record: &mut Record, source: &Source<'_>, inputs: &Inputs) -> Result<()> {
+        if record.state == State::Trained && record.figures.is_some() {
             return Ok(());
         }
-        record.classes = parent.record()?.classes;
+        record.classes = inputs.classes.clone();
         let job = Job {
-            stage,
+            stage: source.stage,
             seed: self.pipeline.seed,
             train: &inputs.train,
             val: &inputs.val,
@@ -110,7 +123,7 @@ impl Work<'_> {
             device: self.device,
         };
         let outcome = training::train(&job, self.progress)?;
-        self.keep(record, &outcome, inputs, parent)?;
+        self.keep(record, &outcome, inputs, source.folder)?;
         record.state = State::Trained;
         record.write(self.folder.path())
     }
@@ -139,12 +152,26 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn write_features(&self, record: &mut Record, stage: &Stage, inputs: &Inputs) -> Result<()> {
+    /// Writes the logits again where they got lost.
+    fn complete_logits(&self, network: &StageNetwork, stage: &Stage, inputs: &Inputs) -> Result<()> {
+        if features::read_logits(self.folder.path(), Subset::Val).is_ok() {
+            return Ok(());
+        }
+        let logits = training::classify(network, &inputs.val, stage.training.batch, self.device, self.progress)?;
+        features::write_logits(self.folder.path(), Subset::Val, &logits, inputs.classes.len())
+    }
+
+    fn write_features(
+        &self,
+        record: &mut Record,
+        network: &StageNetwork,
+        stage: &Stage,
+        inputs: &Inputs,
+    ) -> Result<()> {
         let started = Instant::now();
-        let block = load_block(self.folder, &stage.block, self.device)?;
         let extraction = features::Extraction {
             stage: self.folder.path(),
-            block: &FrozenBlock::new(&block)?,
+            block: &FrozenBlock::new(&network.block)?,
             output: stage.block.output,
             features: &self.pipeline.features,
             device: self.device,
@@ -154,7 +181,7 @@ impl Work<'_> {
             let written = extraction.write(subset, input)?;
             record.arrays.insert(array_name(subset), ArrayRecord::new(&written));
         }
-        record.seconds.insert("features".into(), started.elapsed().as_secs_f64());
+        record.spend("features", started.elapsed());
         Ok(())
     }
 
@@ -202,12 +229,23 @@ impl Work<'_> {
 struct Inputs {
     train: Loader,
     val: Loader,
+    classes: Vec<String>,
 }
 
 impl Inputs {
-    fn open(parent: &StageFolder, pipeline: &Pipeline) -> Result<Self> {
-        let open = |subset| Loader::open(parent.path(), subset, pipeline);
-        Ok(Self { train: open(Subset::Train)?, val: open(Subset::Val)? })
+    fn open(source: &Source<'_>, pipeline: &Pipeline) -> Result<Self> {
+        let classes = source.folder.record()?.classes;
+        let open = |subset| Loader::open(source.folder.path(), subset, pipeline, classes.len());
+        let (train, val) = (open(Subset::Train)?, open(Subset::Val)?);
+        let (found, wanted) = (train.shape(), source.stage.block.input);
+        if found != wanted || val.shape() != wanted {
+            let folder = source.folder.path().display();
+            let say = |shape: Shape| format!("{} x {} x {}", shape.channels, shape.size, shape.size);
+            let (found, wanted) = (say(found), say(wanted));
+            return Err(Error::usage(format!("`{folder}` holds {found} features, but the block reads {wanted}"))
+                .hint("settings of earlier stages cannot be changed here; `greedy run` makes those anew"));
+        }
+        Ok(Self { train, val, classes })
     }
 }
 
@@ -215,22 +253,14 @@ fn array_name(subset: Subset) -> String {
     format!("{}/features", subset.name())
 }
 
-fn no_such_stage(work: &Work<'_>) -> Error {
-    let count = work.pipeline.stages.len();
-    Error::usage(format!("pipeline `{}` has stages 1 to {count}, but no stage {}", work.pipeline.name, work.number))
-        .hint(format!("add blocks with `--set network.blocks={}`", work.number))
-}
-
 /// The validation logits of a stage and all before it, first to last; nothing where one cannot be read.
 fn earlier_logits(last: &StageFolder, like: &[f32]) -> Option<Vec<Vec<f32>>> {
     let mut all = Vec::new();
-    let mut folder = last.clone();
-    loop {
-        let record = folder.record().ok()?;
-        let Some(parent) = folder.parent(&record) else { break };
+    let (mut folder, mut record) = (last.clone(), last.record().ok()?);
+    while let Some(parent) = folder.parent(&record).ok()? {
         let (logits, _) = features::read_logits(folder.path(), Subset::Val).ok()?;
         all.push(logits);
-        folder = parent;
+        (folder, record) = parent;
     }
     all.reverse();
     all.iter().all(|logits| logits.len() == like.len()).then_some(all)

@@ -1,8 +1,9 @@
 //! The folder of a stage: what lies in it, and what may be removed from it.
 
-use super::record::Record;
+use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::features::Subset;
 use std::path::{Path, PathBuf};
 
 /// The folder of one stage.
@@ -11,9 +12,12 @@ pub struct StageFolder {
     path: PathBuf,
 }
 
-/// All that this program puts into a stage's folder, but for the lock.
+/// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
+/// there, the folder is known for a stage's.
 const CONTENTS: [&str; 7] =
-    ["record.json", "zarr.json", "block.safetensors", "auxiliary.safetensors", "checkpoint", "train", "val"];
+    ["zarr.json", "block.safetensors", "auxiliary.safetensors", "checkpoint", "train", "val", "record.json"];
+/// All that it puts into the folder of a subset.
+const SUBSET_CONTENTS: [&str; 5] = ["zarr.json", "skipped.json", "features", "labels", "logits"];
 
 impl StageFolder {
     /// A folder by its path.
@@ -57,9 +61,34 @@ impl StageFolder {
         self.path.join("checkpoint")
     }
 
-    /// The folder of the stage that a record names as its parent.
-    pub fn parent(&self, record: &Record) -> Option<Self> {
-        record.parent.as_ref().map(|parent| Self::new(self.path.join(&parent.folder)))
+    /// The folder of the stage that a record names as its parent, and that stage's record.
+    ///
+    /// # Errors
+    /// When there is no such folder, or it does not hold the output that this stage was made of.
+    pub fn parent(&self, record: &Record) -> Result<Option<(Self, Record)>> {
+        let Some(link) = &record.parent else { return Ok(None) };
+        let folder = Self::new(self.path.join(&link.folder));
+        let parent = folder.record()?;
+        let whose = || format!("`{}` is not what `{}` was made of", folder.path.display(), self.path.display());
+        if parent.stage.checked_add(1) != Some(record.stage) || parent.output.as_ref() != Some(&link.output) {
+            return Err(Error::failed(whose()).hint("`greedy run` brings the stages up to date"));
+        }
+        Ok(Some((folder, parent)))
+    }
+
+    /// Whether final weights are here.
+    pub(super) fn holds_weights(&self, record: &Record) -> bool {
+        record.state != State::Begun && self.block().is_file() && self.auxiliary().is_file()
+    }
+
+    /// Whether all small files of a finished stage are here.
+    pub(super) fn holds_small_files(&self, record: &Record) -> bool {
+        let logits: &[&str] = if record.stage == 0 { &[] } else { &["val/logits/zarr.json", "val/logits/c/0/0"] };
+        let groups = ["zarr.json", "train/zarr.json", "val/zarr.json"];
+        let arrays = ["features/zarr.json", "labels/zarr.json", "labels/c/0"];
+        let arrays = Subset::BOTH.iter().flat_map(|subset| arrays.map(|array| subset.array(&self.path, array)));
+        let others = groups.iter().chain(logits).map(|name| self.path.join(name));
+        arrays.chain(others).all(|path| path.is_file())
     }
 
     /// The path of another stage's folder as a record names it: from here where both lie side by side.
@@ -87,17 +116,29 @@ impl StageFolder {
         ["train", "val"].iter().try_for_each(|subset| disk::remove(&self.path.join(subset).join("features")))
     }
 
+    /// Fails where something lies here that this program has not written. Without a record nothing here is ours.
     fn refuse_foreign(&self) -> Result<()> {
-        let Ok(entries) = std::fs::read_dir(&self.path) else { return Ok(()) };
-        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        let ours = |name: &str| name == ".lock" || name.ends_with(".unfinished") || CONTENTS.contains(&name);
-        match names.into_iter().find(|name| !ours(name)) {
-            None => Ok(()),
-            Some(name) => Err(Error::failed(format!(
-                "`{}` holds `{name}`, which is not part of a stage; nothing was removed",
-                self.path.display()
-            ))
-            .hint("give the stages a folder of their own with `--cache DIR`")),
+        let recorded = self.path.join("record.json").exists();
+        let ours: &[&str] = if recorded { &CONTENTS } else { &[] };
+        let subsets = Subset::BOTH.map(|subset| (self.path.join(subset.name()), &SUBSET_CONTENTS[..]));
+        for (folder, ours) in std::iter::once((self.path.clone(), ours)).chain(subsets) {
+            if let Some(foreign) = first_foreign(&folder, ours) {
+                let (place, name) = (self.path.display(), foreign.display());
+                let fault = format!("`{place}` holds `{name}`, which is not part of a stage; nothing was removed");
+                let hint = "give the stages a folder of their own with `--cache DIR` (or `--to DIR`)";
+                return Err(Error::failed(fault).hint(hint));
+            }
         }
+        Ok(())
     }
+}
+
+/// The first entry of a folder that is neither among the given names nor one that every folder of ours may hold.
+fn first_foreign(folder: &Path, ours: &[&str]) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.flatten();
+    let unfinished = format!(".{}", disk::UNFINISHED);
+    entries.map(|entry| entry.path()).find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name != disk::LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
+    })
 }

@@ -6,9 +6,9 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader};
 use crate::images::{Augmenter, decode_file};
-use crate::network::{Auxiliary, Block, FrozenBlock, Mode, Variables, load};
+use crate::network::{Auxiliary, FrozenBlock, Mode, StageNetwork, Variables, load};
 use crate::pipeline::{self, Pipeline};
-use crate::progress::{Progress, Unit};
+use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::training::{Score, ensemble, score};
 use candle_core::{Device, Tensor};
@@ -16,7 +16,7 @@ use std::path::Path;
 
 /// All blocks up to a stage, with the classifier of each.
 pub struct TrainedNetwork {
-    /// The settings that it was trained with.
+    /// The settings that its first stage was trained with: those of the images.
     pub pipeline: Pipeline,
     /// The names of the classes.
     pub classes: Vec<String>,
@@ -50,13 +50,14 @@ impl TrainedNetwork {
             return Err(Error::usage(format!("`{}` holds decoded images, no network", last.path().display()))
                 .hint("name the folder of a trained stage, such as `cache/stage1`"));
         }
-        let pipeline = settings(last, &record, &[])?;
         let mut stages = Vec::new();
         let (mut folder, mut next) = (last.clone(), record.clone());
-        while let Some(parent) = folder.parent(&next) {
-            stages.push(read_stage(&folder, &next, device)?);
-            folder = parent;
-            next = folder.record()?;
+        let mut pipeline = settings(last, &record, &[])?;
+        while let Some(parent) = folder.parent(&next)? {
+            // The settings of images count as the first stage has them: it alone reads images.
+            pipeline = settings(&folder, &next, &[])?;
+            stages.push(read_stage(&folder, &next, &pipeline, device)?);
+            (folder, next) = parent;
         }
         stages.reverse();
         Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
@@ -82,7 +83,7 @@ impl TrainedNetwork {
     /// # Errors
     /// When an image is damaged or the user interrupts.
     pub fn evaluate(&self, images: &Loader, progress: &dyn Progress) -> Result<Evaluation> {
-        let task = progress.start("evaluate", images.len() as u64, Unit::Images);
+        let task = progress.start("evaluate", images.len() as u64);
         let mut logits = vec![Vec::new(); self.stages.len()];
         let order: Vec<u32> = (0..images.len() as u32).collect();
         images.for_each_batch(&order, BATCH, Draw::Plain, |batch| {
@@ -131,27 +132,34 @@ pub fn settings(folder: &StageFolder, record: &Record, overrides: &[String]) -> 
     Ok(Pipeline::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, overrides)?)
 }
 
-fn read_stage(folder: &StageFolder, record: &Record, device: &Device) -> Result<(FrozenBlock, Auxiliary)> {
+fn read_stage(
+    folder: &StageFolder,
+    record: &Record,
+    pipeline: &Pipeline,
+    device: &Device,
+) -> Result<(FrozenBlock, Auxiliary)> {
     let name = folder.path().display();
     if record.state == State::Begun {
         return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
     }
-    let pipeline = settings(folder, record, &[])?;
     let stage = pipeline.stages.get(record.stage - 1);
     let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
-    let block = load_block(folder, &stage.block, device)?;
-    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let auxiliary = Auxiliary::new(&stage.auxiliary, record.classes.len(), &mut unused, device)?;
-    read_weights(&folder.auxiliary(), &auxiliary.variables(), device)?;
-    Ok((FrozenBlock::new(&block)?, auxiliary))
+    let network = load_stage(folder, stage, record.classes.len(), device)?;
+    Ok((FrozenBlock::new(&network.block)?, network.auxiliary))
 }
 
-/// A block with the weights in a stage's folder.
-pub(super) fn load_block(folder: &StageFolder, block: &pipeline::Block, device: &Device) -> Result<Block> {
+/// Block and classifier of a stage with the weights in its folder.
+pub(super) fn load_stage(
+    folder: &StageFolder,
+    stage: &pipeline::Stage,
+    classes: usize,
+    device: &Device,
+) -> Result<StageNetwork> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let block = Block::new(block, &mut unused, device)?;
-    read_weights(&folder.block(), &block.variables(), device)?;
-    Ok(block)
+    let network = StageNetwork::new(stage, classes, &mut unused, device)?;
+    read_weights(&folder.block(), &network.block.variables(), device)?;
+    read_weights(&folder.auxiliary(), &network.auxiliary.variables(), device)?;
+    Ok(network)
 }
 
 fn read_weights(path: &Path, variables: &Variables, device: &Device) -> Result<()> {

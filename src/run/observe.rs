@@ -3,6 +3,7 @@
 use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::error::Result;
+use crate::features::{Layout, Subset};
 use crate::pipeline::Seen;
 use crate::training::latest_checkpoint;
 
@@ -21,13 +22,16 @@ pub struct Observation {
 /// When its record is damaged.
 pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     let Some(record) = Record::read(folder.path())? else { return Ok(None) };
-    let trained = record.state != State::Begun && (record.stage == 0 || folder.block().is_file());
+    let trained = record.stage == 0 || folder.holds_weights(&record);
     let (present, all) = shards(folder, &record);
-    let whole = trained && record.state == State::Finished && present == all;
+    let finished = record.state == State::Finished;
+    let whole = trained && finished && present == all && folder.holds_small_files(&record);
     let progress = match (record.state, trained) {
-        (State::Finished, true) => format!("{present} of {all} shards"),
-        (State::Trained, true) => "trained, features not all written".into(),
-        _ if record.stage == 0 => "images not all decoded".into(),
+        (State::Finished, true) if present < all => format!("{present} of {all} shards"),
+        (State::Finished, true) => "small files are missing".into(),
+        (State::Finished | State::Trained, false) => "weights are missing".into(),
+        (State::Begun, _) if record.stage == 0 => "images not all decoded".into(),
+        (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
             Some(epochs) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
             None => "begun".into(),
@@ -37,7 +41,6 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         manifest: record.manifest(),
         inputs: record.parent.iter().map(|parent| parent.output.clone()).collect(),
         output: record.output.clone().filter(|_| whole),
-        trained,
         progress,
     };
     Ok(Some(Observation { seen, record }))
@@ -45,6 +48,18 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
 
 fn epochs_of(record: &Record) -> String {
     record.manifest.get("training.epochs").and_then(|value| value.as_str()).unwrap_or("?").into()
+}
+
+/// How far the writing of features is.
+fn features_written(folder: &StageFolder) -> String {
+    let arrays = Subset::BOTH.map(|subset| subset.array(folder.path(), "features"));
+    let counts = arrays.iter().filter_map(|array| {
+        let layout = Layout::open(array).ok()?;
+        let there = layout.shards().filter(|&(view, at)| array.join(Layout::shard_key(view, at)).is_file());
+        Some((there.count(), layout.shards().count()))
+    });
+    let (present, all) = counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    format!("trained, {present} of {all} shards")
 }
 
 /// Shards that are there with their recorded length, and all shards.

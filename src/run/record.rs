@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 /// The version of the layout of a stage's folder.
 const FORMAT: u32 = 1;
@@ -187,6 +188,11 @@ impl Record {
     pub fn manifest(&self) -> Manifest {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
         Manifest::new(self.manifest.iter().map(|(name, value)| (name.clone(), text(value))))
+    }
+
+    /// Adds to the seconds of a part of the work; a run that goes on has spent some already.
+    pub(super) fn spend(&mut self, part: &str, time: Duration) {
+        *self.seconds.entry(part.into()).or_default() += time.as_secs_f64();
     }
 
     /// All seconds spent on it.

@@ -1,19 +1,24 @@
 //! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
 
-use super::execute::Work;
+use super::execute::{Source, Work};
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
+use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
 use crate::images::fingerprint;
 use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
 pub struct Project {
     pipeline: Pipeline,
+    /// The number of the first stage of the graph.
+    first: usize,
+    /// The folder of all stages, where they have one.
+    cache: Option<PathBuf>,
     graph: Graph,
     folders: Vec<StageFolder>,
     observations: Vec<Option<Observation>>,
@@ -33,7 +38,7 @@ impl Project {
             last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
         }
         let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
-        Self::look(pipeline, graph, folders)
+        Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders)
     }
 
     /// A stage and the one before it, which lies in `from` and is taken as it is.
@@ -53,10 +58,11 @@ impl Project {
                 Error::usage(format!("stage {number} reads stage {}, but `{folder}` is stage {found}", number - 1));
             return Err(error.hint(format!("name the folder of stage {}", number - 1)));
         }
+        refuse_another_stage(number, &to)?;
         let mut graph = Graph::default();
         let first = graph.add(Vec::new(), parent.manifest());
         graph.add(vec![first], Manifest::of_stage(&pipeline, stage));
-        let project = Self::look(pipeline, graph, vec![from.clone(), to])?;
+        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to])?;
         match &project.verdicts[0] {
             Verdict::Current => Ok(project),
             _ => Err(Error::failed(format!("`{}` is not finished", from.path().display()))
@@ -64,9 +70,15 @@ impl Project {
         }
     }
 
-    fn look(pipeline: Pipeline, graph: Graph, folders: Vec<StageFolder>) -> Result<Self> {
-        let mut project = Self { pipeline, graph, folders, observations: Vec::new(), verdicts: Vec::new() };
-        project.observations = project.folders.iter().map(observe).collect::<Result<_>>()?;
+    fn look(
+        pipeline: Pipeline,
+        first: usize,
+        cache: Option<PathBuf>,
+        graph: Graph,
+        folders: Vec<StageFolder>,
+    ) -> Result<Self> {
+        let observations = folders.iter().map(observe).collect::<Result<_>>()?;
+        let mut project = Self { pipeline, first, cache, graph, folders, observations, verdicts: Vec::new() };
         project.judge();
         Ok(project)
     }
@@ -82,17 +94,16 @@ impl Project {
         &self.pipeline
     }
 
-    /// Number, folder, verdict and observation of each stage.
-    pub fn stages(&self) -> impl Iterator<Item = (usize, &StageFolder, &Verdict, Option<&Observation>)> {
-        let first = self.first();
-        let seen = self.verdicts.iter().zip(&self.observations);
-        let stages = self.folders.iter().zip(seen).enumerate();
-        stages.map(move |(at, (folder, (verdict, found)))| (first + at, folder, verdict, found.as_ref()))
+    /// The number of the first stage here: verdicts count from it.
+    pub fn first(&self) -> usize {
+        self.first
     }
 
-    /// The number of the first stage here.
-    fn first(&self) -> usize {
-        self.observations[0].as_ref().map_or(0, |found| found.record.stage)
+    /// Number, folder, verdict and observation of each stage.
+    pub fn stages(&self) -> impl Iterator<Item = (usize, &StageFolder, &Verdict, Option<&Observation>)> {
+        let seen = self.verdicts.iter().zip(&self.observations);
+        let stages = self.folders.iter().zip(seen).enumerate();
+        stages.map(move |(at, (folder, (verdict, found)))| (self.first + at, folder, verdict, found.as_ref()))
     }
 
     /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
@@ -107,34 +118,53 @@ impl Project {
     ) -> Result<Update> {
         let mut done = Vec::new();
         while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
-            let number = self.first() + at;
+            let number = self.first + at;
             if done.contains(&number) {
                 return Err(Error::failed(format!("stage {number} is not up to date although it was just made"))
                     .hint("does another program change its files or the data?"));
             }
             progress.check()?;
+            if let Some(cache) = &self.cache {
+                tag_cache(cache)?;
+            }
+            let _lock = Lock::take(self.folders[at].path())?;
+            // Another run may have come first while this one waited or worked: under the lock, look again.
+            self.observe_again(at)?;
+            if matches!(self.verdicts[at], Verdict::Current | Verdict::Waiting(_)) {
+                continue;
+            }
             before(number, &self.verdicts[at]);
-            self.execute(at, number, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
-            self.observations[at] = observe(&self.folders[at])?;
-            self.judge();
+            self.execute(at, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
+            self.observe_again(at)?;
             done.push(number);
         }
         let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
         Ok(Update { done, records })
     }
 
-    fn execute(&self, at: usize, number: usize, device: &Device, progress: &dyn Progress) -> Result<Record> {
+    /// Looks again at a stage and those it reads.
+    fn observe_again(&mut self, at: usize) -> Result<()> {
+        for index in self.graph.nodes()[at].parents.iter().copied().chain([at]) {
+            self.observations[index] = observe(&self.folders[index])?;
+        }
+        self.judge();
+        Ok(())
+    }
+
+    fn execute(&self, at: usize, device: &Device, progress: &dyn Progress) -> Result<()> {
         self.refuse_another_pipeline(at)?;
-        let parent = at.checked_sub(1).map(|parent| {
+        let number = self.first + at;
+        let stage = number.checked_sub(1).and_then(|at| self.pipeline.stages.get(at));
+        let source = stage.zip(at.checked_sub(1)).map(|(stage, parent)| {
             let output = self.observations[parent].as_ref().and_then(|found| found.seen.output.clone());
-            (&self.folders[parent], output.unwrap_or_default())
+            Source { stage, folder: &self.folders[parent], output: output.unwrap_or_default() }
         });
         let work = Work {
             pipeline: &self.pipeline,
             number,
             manifest: &self.graph.nodes()[at].manifest,
             folder: &self.folders[at],
-            parent,
+            source,
             device,
             progress,
         };
@@ -145,13 +175,38 @@ impl Project {
     fn refuse_another_pipeline(&self, at: usize) -> Result<()> {
         let Some(found) = &self.observations[at] else { return Ok(()) };
         let (own, other) = (&self.pipeline.name, &found.record.pipeline);
-        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_)) {
+        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_) | Verdict::Restore(_)) {
             return Ok(());
         }
         let folder = self.folders[at].path().display();
         Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it"))
             .hint("give this pipeline a folder of its own: `cache = \"…\"` in its file, or `--cache DIR`"))
     }
+}
+
+/// A single stage is never written over a stage of another number, such as the one that it reads.
+fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
+    match Record::read(to.path())? {
+        Some(found) if found.stage != number => {
+            let (folder, other) = (to.path().display(), found.stage);
+            Err(Error::usage(format!("`{folder}` holds stage {other}, and stage {number} would overwrite it"))
+                .hint("name another folder with `--to DIR`"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
+fn tag_cache(cache: &Path) -> Result<()> {
+    let tag = cache.join("CACHEDIR.TAG");
+    if tag.exists() {
+        return Ok(());
+    }
+    disk::create_folder(cache)?;
+    disk::write(
+        &tag,
+        b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n",
+    )
 }
 
 /// What an update did.

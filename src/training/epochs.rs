@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::features::{Batch, Draw, Loader};
 use crate::network::{Mode, StageNetwork};
 use crate::pipeline::Stage;
-use crate::progress::{Progress, Task, Unit};
+use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::loss::cross_entropy;
@@ -46,8 +46,6 @@ pub struct Outcome {
     pub seconds: f64,
 }
 
-/// Samples that are classified at once.
-const EVALUATION_BATCH: usize = 250;
 /// How often loss and accuracy are read back from the device while an epoch runs.
 const READ_BACK: Duration = Duration::from_millis(500);
 
@@ -65,8 +63,8 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     if !history.is_empty() {
         progress.say(&format!("stage {}: goes on after epoch {}", job.stage.number, history.len()));
     }
-    let task = progress.start("train", (training.epochs * job.train.len()) as u64, Unit::Images);
-    task.advance((history.len() * job.train.len()) as u64);
+    let task = progress.start("train", (training.epochs * job.train.len()) as u64);
+    task.skip((history.len() * job.train.len()) as u64);
     let mut logits = None;
     for epoch in history.len()..training.epochs {
         if training.restarts_at(epoch) {
@@ -74,8 +72,10 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
         }
         let mut result = train_epoch(job, &network, &mut sgd, epoch, &*task, progress)?;
         if training.evaluates_at(epoch) {
-            let found = classify(&network, job.val, job.device, progress)?;
-            result.accuracy = Some(score(&found, job.val.labels()).top1);
+            let found = classify(&network, job.val, training.batch, job.device, progress)?;
+            let score = score(&found, job.val.labels());
+            refuse_divergence(score.loss, epoch)?;
+            result.accuracy = Some(score.top1);
             logits = Some(found);
         }
         task.tell(&describe(&result));
@@ -85,7 +85,7 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     drop(task);
     let logits = match logits {
         Some(logits) => logits,
-        None => classify(&network, job.val, job.device, progress)?,
+        None => classify(&network, job.val, training.batch, job.device, progress)?,
     };
     let score = score(&logits, job.val.labels());
     let seconds = history.iter().map(|epoch| epoch.seconds).sum();
@@ -124,12 +124,17 @@ fn train_epoch(
         Ok(())
     })?;
     let (loss, train_accuracy) = sums.read()?;
-    if !loss.is_finite() {
-        return Err(Error::failed(format!("stage {stage}: the loss is no longer finite in epoch {}", epoch + 1))
-            .hint("lower `training.learning_rate`"));
-    }
+    refuse_divergence(loss, epoch)?;
     let seconds = started.elapsed().as_secs_f64();
     Ok(Epoch { epoch: epoch + 1, learning_rate: rate, loss, train_accuracy, accuracy: None, seconds })
+}
+
+fn refuse_divergence(loss: f64, epoch: usize) -> Result<()> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the loss is no longer finite in epoch {}", epoch + 1))
+        .hint("lower `training.learning_rate`"))
 }
 
 fn describe(epoch: &Epoch) -> String {
@@ -145,19 +150,20 @@ fn tensors(batch: Batch, loader: &Loader, device: &Device) -> Result<(Tensor, Te
     Ok((x, Tensor::from_vec(batch.labels, count, device)?))
 }
 
-/// The logits of all samples of a loader: \[sample, class\].
+/// The logits of all samples of a loader, `at_once` at a time: \[sample, class\].
 ///
 /// # Errors
 /// When samples are damaged or the user interrupts.
 pub fn classify(
     network: &StageNetwork,
     samples: &Loader,
+    at_once: usize,
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Vec<f32>> {
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     let mut logits = Vec::new();
-    samples.for_each_batch(&order, EVALUATION_BATCH, Draw::Plain, |batch| {
+    samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
         let (x, _) = tensors(batch, samples, device)?;
         logits.extend(network.forward(&x, Mode::Evaluate)?.flatten_all()?.to_vec1::<f32>()?);

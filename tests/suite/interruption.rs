@@ -45,11 +45,50 @@ fn a_missing_shard_alone_is_written_again() {
 }
 
 #[test]
+fn lost_weights_are_learned_and_lost_small_files_written_again() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let before = results(&space, "cache");
+    let small = ["stage0/train/labels/c/0", "stage0/zarr.json", "stage1/val/logits/c/0/0", "stage2/val/zarr.json"];
+    for lost in small {
+        std::fs::remove_file(space.path("cache").join(lost)).unwrap();
+    }
+    let again = space.run("run small.toml").ok();
+    assert!(!again.stderr.contains("epoch"), "a block was trained again:\n{}", again.stderr);
+    assert_eq!(results(&space, "cache"), before);
+    std::fs::remove_file(space.path("cache/stage1/block.safetensors")).unwrap();
+    let again = space.run("run small.toml").ok();
+    assert!(again.stderr.contains("stage 1 (partial: weights are missing)"), "{}", again.stderr);
+    assert!(!again.stderr.contains("stage 2"), "the same bytes came out, yet:\n{}", again.stderr);
+    assert_eq!(results(&space, "cache"), before);
+}
+
+#[test]
+fn a_storage_setting_leaves_training_that_was_begun_as_it_is() {
+    let space = Space::new();
+    let settings = "--set training.epochs=40 --set network.blocks=1";
+    let mut child = space
+        .command(&format!("run small.toml {settings}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !space.path("cache/stage1/checkpoint/epoch-000002.safetensors").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let run = space.run(&format!("run small.toml {settings} --set features.dtype=f32")).ok();
+    assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
+}
+
+#[test]
 fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     let space = Space::new();
-    space.run("run small.toml --cache whole --set training.epochs=6").ok();
+    let settings = "--set training.epochs=40 --set network.blocks=1";
+    space.run(&format!("run small.toml --cache whole {settings}")).ok();
     let mut child = space
-        .command("run small.toml --cache cut --set training.epochs=6")
+        .command(&format!("run small.toml --cache cut {settings}"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -69,7 +108,7 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     let last = bytes.len() - 3;
     bytes[last] ^= 0x40;
     std::fs::write(newest, bytes).unwrap();
-    let run = space.run("run small.toml --cache cut --set training.epochs=6").ok();
+    let run = space.run(&format!("run small.toml --cache cut {settings}")).ok();
     assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
     assert_eq!(results(&space, "cut"), results(&space, "whole"));
 }
@@ -83,7 +122,7 @@ fn an_interrupt_ends_with_130_and_says_how_to_go_on() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let second = space.run(command);
-    second.fails(1, &["is being written by process", &child.id().to_string(), "hint:"]);
+    second.fails(1, &["is in use by process", &child.id().to_string(), "hint:"]);
     let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let run = Run::of(child.wait_with_output().unwrap());

@@ -88,6 +88,8 @@ fn wrong_types_and_impossible_values_are_refused() {
     refused("[data]\nsource = \"tar\"\npath = \"x.tar\"", &["`data.size` is missing"]);
     refused("", &["`data.source` is missing", "builtin"]);
     refused("[data\n", &["p.toml:1"]);
+    refused("[data]\nsource = \"builtin\"\ntrain_images = 0", &["p.toml:3:16", "is 0"]);
+    refused(&format!("{LEAST}[network]\nspace_to_depth = [2, 2]"), &["names block 2 twice"]);
     refused("seed = 99999999999999999999999", &["too large"]);
 }
 
@@ -105,6 +107,17 @@ fn a_recorded_text_means_the_same_pipeline() {
     let text = format!("{LEAST}[stage.3.auxiliary]\nk = 3\n[training]\nbatch = 16");
     let pipeline = parse_with(&text, &["network.width=24"]).unwrap();
     assert_eq!(parse(&pipeline.text).unwrap(), pipeline);
+}
+
+#[test]
+fn batch_norm_is_as_written_and_otherwise_as_in_the_paper() {
+    let of = |text: &str| {
+        let stages = parse(&format!("{LEAST}{text}")).unwrap().stages.into_iter();
+        stages.map(|stage| (stage.block.batch_norm, stage.auxiliary.batch_norm)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("")[0], (true, true));
+    assert_eq!(of("[auxiliary]\nk = 1")[0], (false, false));
+    assert_eq!(of("[auxiliary]\nbatch_norm = false\n[stage.3.auxiliary]\nk = 3")[2], (true, false));
 }
 
 /// Each setting that changes results makes just the right stages stale.

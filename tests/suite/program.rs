@@ -82,6 +82,46 @@ fn a_stage_that_cannot_be_made_is_refused_with_the_way_out() {
 }
 
 #[test]
+fn a_stage_that_does_not_fit_its_input_is_refused_and_the_old_one_stays() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let before = space.files("cache");
+    let other = "stage 2 --from cache/stage1 --set augmentation.size=16";
+    space.run(other).fails(2, &["`cache/stage1` holds 6 x 16 x 16 features, but the block reads 6 x 8 x 8", "hint:"]);
+    space.run("stage 2 --from cache/stage1 --to cache/stage1").fails(2, &["holds stage 1", "--to"]);
+    space.run("stage 2 --from cache/stage1 --to cache/stage0").fails(2, &["holds stage 0"]);
+    assert_eq!(space.files("cache"), before);
+}
+
+#[test]
+fn images_are_never_taken_for_a_stages_folder() {
+    let space = Space::new();
+    space.run("run small.toml --set network.blocks=1").ok();
+    space.write("photos/train/cat/1.jpg", "a cat");
+    space.write("photos/val/cat/2.jpg", "another cat");
+    space.run("stage 1 --from cache/stage0 --to photos").fails(1, &["photos", "nothing was removed"]);
+    assert!(space.path("photos/train/cat/1.jpg").exists() && space.path("photos/val/cat/2.jpg").exists());
+}
+
+#[test]
+fn stages_that_do_not_belong_together_are_not_evaluated() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    space.run("run small.toml --set network.blocks=1 --set seed=5").ok();
+    space.run("evaluate cache/stage2").fails(1, &["is not what `cache/stage2` was made of", "hint:"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_fault() {
+    use std::process::Stdio;
+    let space = Space::new();
+    let mut child = space.command("run small.toml").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert!(space.path("cache/stage2/record.json").exists() && space.path("cache/CACHEDIR.TAG").exists());
+}
+
+#[test]
 fn evaluation_through_the_whole_network_agrees_with_training() {
     let space = Space::new();
     let run = space.run("run small.toml --set features.dtype=f32 --json").ok().json();

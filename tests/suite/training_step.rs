@@ -77,3 +77,27 @@ fn a_step_with_k_3_agrees_with_pytorch() {
     check(3, true);
     check(3, false);
 }
+
+#[test]
+fn the_optimiser_agrees_with_pytorch_step_by_step() {
+    let all = fixture("sgd");
+    let mut draw = Stream::new(Purpose::Weights, 0, (1, 0));
+    let network = StageNetwork::new(&stage(1, false), 5, &mut draw, &Device::Cpu).unwrap();
+    // Any two-dimensional parameter serves: here a corner of the linear layer's weights.
+    let variables = network.variables();
+    let (name, weight) = variables.parameters().find(|(name, _)| name.ends_with("linear.weight")).unwrap();
+    let padded = |corner: &Tensor| {
+        let (rows, columns) = corner.dims2().unwrap();
+        let (all_rows, all_columns) = weight.dims2().unwrap();
+        corner.pad_with_zeros(0, 0, all_rows - rows).unwrap().pad_with_zeros(1, 0, all_columns - columns).unwrap()
+    };
+    weight.set(&padded(&all["parameter.0"])).unwrap();
+    let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
+    for step in 1..=4 {
+        let loss = (weight.as_tensor() * padded(&all[&format!("gradient.{step}")])).unwrap().sum_all().unwrap();
+        sgd.step(&loss.backward().unwrap(), 0.1).unwrap();
+        assert_close(weight, &padded(&all[&format!("parameter.{step}")]), 1e-6, "weight");
+        let state: HashMap<String, Tensor> = sgd.state().into_iter().collect();
+        assert_close(&state[&format!("velocity.{name}")], &padded(&all[&format!("momentum.{step}")]), 1e-6, "velocity");
+    }
+}
