@@ -48,10 +48,7 @@ pub(super) const CIFAR100: Variant = Variant {
 /// Finds the images of a folder with the files of a data set, or of the folder that their archive unpacks to there.
 pub(super) fn open(path: &Path, variant: &'static Variant) -> Result<Found> {
     let folder = folder(path, variant)?;
-    let open = |files: &[&str]| -> Result<Box<dyn Store>> {
-        let batches = files.iter().map(|file| Batch::open(&folder.join(file), variant)).collect::<Result<_>>()?;
-        Ok(Box::new(Batches(batches)))
-    };
+    let open = |files| Ok::<_, Error>(Box::new(Batches::open(&folder, files, variant)?));
     Ok(Found { classes: names(&folder, variant)?, train: open(variant.train)?, val: open(variant.val)? })
 }
 
@@ -87,12 +84,14 @@ fn names(folder: &Path, variant: &Variant) -> Result<Vec<String>> {
 
 struct Batch {
     file: OpenFile,
+    /// The number of its first image in the split.
+    start: usize,
     labels: Vec<u8>,
     label_bytes: usize,
 }
 
 impl Batch {
-    fn open(path: &Path, variant: &Variant) -> Result<Self> {
+    fn open(path: &Path, start: usize, variant: &Variant) -> Result<Self> {
         let file = OpenFile::open(path)?;
         let record = variant.label_bytes + PIXELS;
         if file.len() == 0 || file.len() % record as u64 != 0 {
@@ -112,22 +111,29 @@ impl Batch {
             }
             labels.push(label);
         }
-        Ok(Self { file, labels, label_bytes: variant.label_bytes })
+        Ok(Self { file, start, labels, label_bytes: variant.label_bytes })
     }
 }
 
 struct Batches(Vec<Batch>);
 
 impl Batches {
-    /// The batch that holds an image, and the image's place in it.
-    fn find(&self, mut index: usize) -> (&Batch, usize) {
-        for batch in &self.0 {
-            match index.checked_sub(batch.labels.len()) {
-                None => return (batch, index),
-                Some(rest) => index = rest,
-            }
+    fn open(folder: &Path, files: &[&str], variant: &Variant) -> Result<Self> {
+        let mut batches = Vec::new();
+        let mut start = 0;
+        for file in files {
+            let batch = Batch::open(&folder.join(file), start, variant)?;
+            start += batch.labels.len();
+            batches.push(batch);
         }
-        panic!("an index is less than the number of images")
+        Ok(Self(batches))
+    }
+
+    /// The batch that holds an image, and the image's place in it.
+    fn find(&self, index: usize) -> (&Batch, usize) {
+        let after = self.0.partition_point(|batch| batch.start <= index);
+        let batch = &self.0[after - 1];
+        (batch, index - batch.start)
     }
 }
 
