@@ -56,14 +56,11 @@ pub(super) enum Command {
     },
 }
 
-/// A pipeline's file, and what is said differently on the command line.
+/// A pipeline's file and the folder of its stages.
 #[derive(Debug, Args)]
 pub(super) struct PipelineArgs {
     /// The pipeline's file
     pub pipeline: PathBuf,
-    /// Override a setting of the file, such as training.epochs=5
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
     /// The folder of the stages [default: `cache` in the file]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -76,10 +73,12 @@ pub(super) struct DeviceArgs {
     pub device: String,
 }
 
+/// What every command that makes stages takes.
 #[derive(Debug, Args)]
-pub(super) struct RunArgs {
-    #[command(flatten)]
-    pub pipeline: PipelineArgs,
+pub(super) struct WorkArgs {
+    /// Override a setting, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print the table as JSON
@@ -88,6 +87,14 @@ pub(super) struct RunArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 #[derive(Debug, Args)]
@@ -103,23 +110,17 @@ pub(super) struct StageArgs {
     /// A pipeline's file, instead of the settings recorded in the folder
     #[arg(long, value_name = "FILE")]
     pub pipeline: Option<PathBuf>,
-    /// Override a setting, such as training.epochs=5
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub set: Vec<String>,
     #[command(flatten)]
-    pub device: DeviceArgs,
-    /// Print the result as JSON
-    #[arg(long)]
-    pub json: bool,
-    /// Say what would be done, and do nothing
-    #[arg(long)]
-    pub dry_run: bool,
+    pub work: WorkArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
+    /// Override a setting, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,

@@ -13,23 +13,23 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Reads the pipeline and looks at its stages.
-pub(super) fn project(args: &PipelineArgs) -> Result<(Project, PathBuf)> {
-    let pipeline = open_pipeline(&args.pipeline, &args.set)?;
+pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<(Project, PathBuf)> {
+    let pipeline = open_pipeline(&args.pipeline, overrides)?;
     let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
     Ok((Project::open(pipeline, &cache)?, cache))
 }
 
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let (mut project, cache) = project(&args.pipeline)?;
-    if args.dry_run {
+    let (mut project, cache) = project(&args.pipeline, &args.work.set)?;
+    if args.work.dry_run {
         return dry_run(&project, output);
     }
-    let device = run::device(&args.device.device)?;
+    let device = run::device(&args.work.device.device)?;
     let first = project.first();
     let update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     let pipeline = project.pipeline();
-    if args.json {
+    if args.work.json {
         return output.json(&json!({
             "pipeline": pipeline.name,
             "cache": cache,
@@ -50,19 +50,19 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
 pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let from = StageFolder::new(&args.from);
     let pipeline = match &args.pipeline {
-        Some(file) => open_pipeline(file, &args.set)?,
-        None => run::settings(&from, &from.record()?, &args.set)?,
+        Some(file) => open_pipeline(file, &args.work.set)?,
+        None => run::settings(&from, &from.record()?, &args.work.set)?,
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
     let mut project = Project::single(pipeline, args.number, &from, to)?;
-    if args.dry_run {
+    if args.work.dry_run {
         return dry_run(&project, output);
     }
-    let device = run::device(&args.device.device)?;
+    let device = run::device(&args.work.device.device)?;
     let first = project.first();
     let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     update.records.remove(0);
-    if args.json {
+    if args.work.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
         return output.json(&json!({ "done": update.done, "stages": stages }));
     }

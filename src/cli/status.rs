@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`
 pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
-    let (project, cache) = project(&args.pipeline)?;
+    let (project, cache) = project(&args.pipeline, &args.set)?;
     if args.json {
         let stages: Vec<Value> = project
             .stages()
