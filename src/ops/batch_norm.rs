@@ -1,7 +1,7 @@
 //! Batch norm in training mode, with a ReLU in the same pass.
 
 use super::Activation;
-use super::cpu::{is_ours, values, with_values};
+use super::cpu::{build, is_ours, values, with_values};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
@@ -147,9 +147,7 @@ impl BatchNorm {
 
     fn input_gradient(&self, sizes: &Sizes, [x, y, grad, gamma]: [&[f32]; 4], sums: &[GradientSums]) -> Vec<f32> {
         let count = (x.len() / sizes.channels) as f32;
-        let mut out = vec![0.0; x.len()];
-        let planes = out.par_chunks_exact_mut(sizes.plane).enumerate();
-        planes.for_each(|(at, out)| {
+        build(x.len(), sizes.plane, |at, out| {
             let channel = at % sizes.channels;
             let (mean, inverse) = self.normalisation[channel];
             let (shift, slope) = (sums[channel].plain / count, sums[channel].weighted / count * inverse);
@@ -160,8 +158,7 @@ impl BatchNorm {
                 let passed = if self.lets_through(y) { grad } else { 0.0 };
                 *out = scale * (passed - shift - (x - mean) * slope);
             }
-        });
-        out
+        })
     }
 }
 
@@ -182,13 +179,11 @@ impl CustomOp3 for BatchNorm {
         let sizes = Sizes::of(xl.shape())?;
         let (x, gamma, beta) = (values(x, xl)?, values(gamma, gl)?, values(beta, bl)?);
         let least = if self.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
-        let mut out = vec![0.0; x.len()];
-        let planes = out.par_chunks_exact_mut(sizes.plane).zip(x.par_chunks_exact(sizes.plane)).enumerate();
-        planes.for_each(|(at, (out, x))| {
+        let out = build(x.len(), sizes.plane, |at, out| {
             let channel = at % sizes.channels;
             let (mean, inverse) = self.normalisation[channel];
             let (scale, shift) = (gamma[channel] * inverse, beta[channel]);
-            for (out, &x) in out.iter_mut().zip(x) {
+            for (out, &x) in out.iter_mut().zip(&x[at * sizes.plane..]) {
                 let y = (x - mean) * scale + shift;
                 *out = if y < least { least } else { y };
             }

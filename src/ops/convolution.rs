@@ -1,6 +1,6 @@
 //! 2-d convolution with stride 1 and zero padding, with bias and ReLU in the same pass.
 
-use super::cpu::{is_ours, values, with_values};
+use super::cpu::{build, is_ours, values, with_values};
 use super::matrix::{Matrix, multiply};
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -164,13 +164,11 @@ impl Convolution {
         let taps = geometry.taps();
         let plane = geometry.plane();
         let weight = Matrix::new(weight, geometry.out_channels, taps, taps);
-        let mut out = vec![0.0; geometry.batch * geometry.output_values()];
-        let images = x.par_chunks_exact(geometry.input_values());
-        out.par_chunks_exact_mut(geometry.output_values()).zip(images).for_each(|(out, image)| {
+        build(geometry.batch * geometry.output_values(), geometry.output_values(), |at, out| {
+            let image = &x[at * geometry.input_values()..][..geometry.input_values()];
             geometry.for_each_tile(image, |tile, column| multiply(weight, tile, &mut out[column..], plane, false));
             self.finish(out, plane, bias);
-        });
-        out
+        })
     }
 
     /// Adds the bias to the sums of one image and applies the activation.

@@ -1,6 +1,7 @@
 //! Reads the values of contiguous f32 tensors on the CPU.
 
 use candle_core::{CpuStorage, DType, Device, Layout, Result, Storage, Tensor, bail};
+use rayon::prelude::*;
 
 /// Whether our own code can work on a tensor.
 pub(super) fn is_ours(tensor: &Tensor) -> bool {
@@ -27,4 +28,21 @@ pub(super) fn with_values<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOn
         *slice = values(storage, layout)?;
     }
     Ok(f(slices))
+}
+
+/// Makes `length` values in chunks, in parallel: `f` gets the index of each chunk and the chunk itself, filled with zeros.
+///
+/// Clearing each chunk just before it is written keeps it in the cache and spares a pass of one thread over them all.
+pub(super) fn build(length: usize, chunk: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    let mut values = Vec::with_capacity(length);
+    values.spare_capacity_mut()[..length].par_chunks_mut(chunk).enumerate().for_each(|(at, chunk)| {
+        chunk.iter_mut().for_each(|value| {
+            value.write(0.0);
+        });
+        // SAFETY: every value of the chunk was written in the line above.
+        f(at, unsafe { chunk.assume_init_mut() });
+    });
+    // SAFETY: the chunks cover all `length` values, and each was written.
+    unsafe { values.set_len(length) };
+    values
 }

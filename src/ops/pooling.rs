@@ -1,8 +1,7 @@
 //! Average pooling to a fixed size, and 2x2 space-to-depth.
 
-use super::cpu::{is_ours, values, with_values};
+use super::cpu::{build, is_ours, values, with_values};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use rayon::prelude::*;
 use std::ops::Range;
 
 /// Averages `x` \[batch, channels, height, width\] to \[batch, channels, side, side\].
@@ -51,9 +50,9 @@ impl CustomOp1 for Pool {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, channels, height, width) = layout.shape().dims4()?;
-        let mut out = vec![0.0; batch * channels * self.side * self.side];
-        let planes = values(x, layout)?.par_chunks_exact(height * width);
-        out.par_chunks_exact_mut(self.side * self.side).zip(planes).for_each(|(out, plane)| {
+        let (x, plane, cells) = (values(x, layout)?, height * width, self.side * self.side);
+        let out = build(batch * channels * cells, cells, |index, out| {
+            let plane = &x[index * plane..][..plane];
             for (at, rows, columns) in self.cells(height, width) {
                 let count = (rows.len() * columns.len()) as f32;
                 let rows = rows.map(|row| &plane[row * width..][columns.clone()]);
@@ -65,15 +64,15 @@ impl CustomOp1 for Pool {
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (_, _, height, width) = x.dims4()?;
-        let mut out = vec![0.0; x.elem_count()];
-        with_values([grad], |[grad]| {
-            let planes = out.par_chunks_exact_mut(height * width);
-            planes.zip(grad.par_chunks_exact(self.side * self.side)).for_each(|(out, grad)| {
+        let cells = self.side * self.side;
+        let out = with_values([grad], |[grad]| {
+            build(x.elem_count(), height * width, |index, out| {
+                let grad = &grad[index * cells..][..cells];
                 for (at, rows, columns) in self.cells(height, width) {
                     let value = grad[at] / (rows.len() * columns.len()) as f32;
                     rows.for_each(|row| out[row * width..][columns.clone()].iter_mut().for_each(|out| *out += value));
                 }
-            });
+            })
         })?;
         Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
     }
