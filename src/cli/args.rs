@@ -130,10 +130,10 @@ pub(super) struct StatusArgs {
 pub(super) struct InspectArgs {
     /// The folder of a stage
     pub stage: PathBuf,
-    /// Samples that the statistics are taken from
+    /// Samples that the statistics of channels are taken from
     #[arg(long, default_value_t = 512, value_name = "N")]
     pub samples: usize,
-    /// Add the first values of some samples and the sum of all, to compare other readers with
+    /// Add the first values of some samples and the sum of all to `--json`, to compare other readers with
     #[arg(long, requires = "json")]
     pub values: bool,
     /// Print as JSON
@@ -143,7 +143,7 @@ pub(super) struct InspectArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// The folder of the last stage of the network
+    /// The folder of the last stage of the network, or of all stages
     #[arg(default_value = "cache")]
     pub stage: PathBuf,
     /// Use the training images instead, cropped as validation images are
@@ -161,15 +161,15 @@ pub(super) struct PredictArgs {
     /// The image files
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
-    /// The folder of the last stage of the network
+    /// The folder of the last stage of the network, or of all stages
     #[arg(long, value_name = "DIR", default_value = "cache")]
     pub from: PathBuf,
     /// Ask the ensemble of all stages instead of the last
     #[arg(long)]
     pub ensemble: bool,
     /// Classes to name for each image
-    #[arg(long, default_value_t = 3, value_name = "N")]
-    pub top: usize,
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub top: u16,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print as JSON

@@ -52,7 +52,7 @@ pub(super) fn last_stage(path: &Path) -> Result<StageFolder> {
     }
     let stages = (1..).map(|number| StageFolder::in_cache(path, number));
     let trained = stages.take_while(|stage| stage.path().join("record.json").is_file());
-    trained.filter(|stage| stage.block().is_file()).last().ok_or_else(|| {
+    trained.filter(|stage| stage.record().is_ok_and(|record| record.figures.is_some())).last().ok_or_else(|| {
         Error::failed(format!("`{}` is neither a stage nor a cache with trained stages", path.display()))
             .hint("name a folder such as `cache/stage3`")
     })

@@ -7,7 +7,7 @@ use super::wording;
 use crate::error::{Error, Result};
 use crate::features::{Reader, Subset, read_labels, read_logits};
 use crate::inspect::{ArraySummary, Channel, arrays, channels, histogram, values};
-use crate::run::{Record, StageFolder};
+use crate::run::{Record, StageFolder, State, observe};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -20,6 +20,11 @@ const SHOWN_VALUES: usize = 8;
 pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
     let folder = StageFolder::new(&args.stage);
     let record = folder.record()?;
+    if record.state != State::Finished {
+        let progress = observe(&folder)?.map_or_else(String::new, |found| found.seen.progress);
+        return Err(Error::failed(format!("stage {} is not finished: {progress}", record.stage))
+            .hint("`greedy run` goes on with it"));
+    }
     let arrays = arrays(folder.path())?;
     let reader = Reader::open(&Subset::Train.array(folder.path(), "features"))?;
     let (channels, samples) = channels(&reader, args.samples)?;

@@ -13,7 +13,8 @@ pub(super) fn predict(args: &PredictArgs, output: &mut Output) -> Result<()> {
     let mut results = Vec::new();
     let mut bad = 0;
     for path in &args.images {
-        let likely = network.predict(path, args.ensemble).map(|all| most_likely(&network.classes, &all, args.top));
+        let likely =
+            network.predict(path, args.ensemble).map(|all| most_likely(&network.classes, &all, args.top.into()));
         bad += usize::from(likely.is_err());
         match likely {
             Ok(likely) if args.json => {
@@ -43,6 +44,6 @@ pub(super) fn predict(args: &PredictArgs, output: &mut Output) -> Result<()> {
 fn most_likely(classes: &[String], probabilities: &[f64], count: usize) -> Vec<(String, f64)> {
     let mut all: Vec<(String, f64)> = classes.iter().cloned().zip(probabilities.iter().copied()).collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
-    all.truncate(count.max(1));
+    all.truncate(count);
     all
 }

@@ -4,25 +4,30 @@ use super::output::complain;
 use super::wording;
 use crate::error::{Error, Result};
 use crate::progress::{Progress, Silent, Task};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::io::IsTerminal;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a plain line is printed while a task runs.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// A bar and what stands beside it; what does not fit the terminal is cut off at the end.
+const BAR: &str = "  {prefix:<14} [{bar:12}] {pos}/{len}  {rate}  {eta} left  {wide_msg}";
 
 /// Speaks to the user on the standard error stream.
 pub(super) struct Terminal {
     style: Style,
     stop: Arc<AtomicBool>,
+    /// The bar on the screen, if there is one.
+    bar: Mutex<Option<ProgressBar>>,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Style {
-    Bars(MultiProgress),
+    Bars,
     Lines,
     Nothing,
 }
@@ -33,7 +38,7 @@ impl Terminal {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, _) => Style::Nothing,
-            (false, true) => Style::Bars(MultiProgress::new()),
+            (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
         let stop = Arc::new(AtomicBool::new(false));
@@ -43,24 +48,25 @@ impl Terminal {
                 .and_then(|_| flag::register(signal, Arc::clone(&stop)))
                 .map_err(|e| Error::failed(format!("cannot listen for Ctrl-C: {e}")))?;
         }
-        Ok(Self { style, stop })
+        Ok(Self { style, stop, bar: Mutex::new(None) })
     }
 }
 
 impl Progress for Terminal {
     fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
-        match &self.style {
-            Style::Bars(all) => Box::new(Bar::new(all, name, total)),
-            Style::Lines => Box::new(Lines::new(name, total)),
-            Style::Nothing => Box::new(Silent),
+        if self.style == Style::Nothing {
+            return Box::new(Silent);
         }
+        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total));
+        *locked(&self.bar) = bar.clone();
+        Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total)) })
     }
 
     fn say(&self, line: &str) {
-        match &self.style {
-            Style::Bars(all) => all.suspend(|| complain(line)),
-            Style::Lines => complain(line),
-            Style::Nothing => {}
+        match &*locked(&self.bar) {
+            _ if self.style == Style::Nothing => {}
+            Some(bar) => bar.suspend(|| complain(line)),
+            None => complain(line),
         }
     }
 
@@ -69,107 +75,98 @@ impl Progress for Terminal {
     }
 }
 
-/// A bar; it leaves a line behind when it ends.
-struct Bar {
-    bar: ProgressBar,
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Bar {
-    fn new(all: &MultiProgress, name: &str, total: u64) -> Self {
-        let template = "  {prefix:<15} [{bar:24}] {human_pos}/{human_len}  {per_sec}  {eta} left  {msg}";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let style = style.with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-            // A writer that refuses is indicatif's to report.
-            let _ = write!(out, "{:.0} images/s", state.per_sec());
-        });
-        let bar =
-            all.add(ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(name.to_string()));
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Self { bar }
-    }
+fn draw_bar(name: &str, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A writer that refuses is indicatif's to report.
+        let _ = write!(out, "{:.0} images/s", state.per_sec());
+    });
+    let bar = ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(name.to_string());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
-impl Task for Bar {
-    fn advance(&self, images: u64) {
-        self.bar.inc(images);
-    }
-
-    fn skip(&self, images: u64) {
-        self.bar.inc(images);
-        self.bar.reset_eta();
-    }
-
-    fn tell(&self, text: &str) {
-        self.bar.set_message(text.to_string());
-    }
-}
-
-impl Drop for Bar {
-    fn drop(&mut self) {
-        self.bar.abandon();
-    }
-}
-
-/// Plain lines: one now and then, and one at the end.
-struct Lines {
+/// A task as it is shown: a bar or a line now and then, and in any case a line that stays when it ends.
+struct Shown {
     name: String,
+    bar: Option<ProgressBar>,
+    count: Mutex<Count>,
+}
+
+/// How far a task is.
+struct Count {
     total: u64,
+    done: u64,
+    /// What of it an earlier run has done.
+    skipped: u64,
     started: Instant,
-    done: AtomicU64,
-    skipped: AtomicU64,
-    state: Mutex<LineState>,
-}
-
-struct LineState {
-    text: String,
     printed: Instant,
+    text: String,
 }
 
-impl Lines {
-    fn new(name: &str, total: u64) -> Self {
+impl Count {
+    fn new(total: u64) -> Self {
         let now = Instant::now();
-        let state = Mutex::new(LineState { text: String::new(), printed: now });
-        let (done, skipped) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { name: name.into(), total, started: now, done, skipped, state }
+        Self { total, done: 0, skipped: 0, started: now, printed: now, text: String::new() }
     }
 
-    fn line(&self, text: &str) -> String {
-        let done = self.done.load(Ordering::Relaxed);
+    fn line(&self, name: &str) -> String {
+        if self.skipped == self.total {
+            return format!("  {name}: {} images, already there", self.total);
+        }
         let elapsed = self.started.elapsed().as_secs_f64();
-        let rate = (done - self.skipped.load(Ordering::Relaxed)) as f64 / elapsed.max(1e-9);
-        let counts = format!("{done}/{} images, {rate:.0} images/s", self.total);
-        let left = match self.total.saturating_sub(done) {
-            0 => format!("took {}", wording::seconds(elapsed)),
-            left => format!("{} left", wording::seconds(left as f64 / rate.max(1e-9))),
+        let rate = (self.done - self.skipped) as f64 / elapsed.max(1e-9);
+        let time = match self.total.saturating_sub(self.done) {
+            0 => format!(", took {}", wording::seconds(elapsed)),
+            left if rate > 0.0 => format!(", {} left", wording::seconds(left as f64 / rate)),
+            _ => String::new(),
         };
-        let text = if text.is_empty() { String::new() } else { format!(", {text}") };
-        format!("  {}: {counts}, {left}{text}", self.name)
+        let text = if self.text.is_empty() { String::new() } else { format!(", {}", self.text) };
+        format!("  {name}: {}/{} images, {rate:.0} images/s{time}{text}", self.done, self.total)
     }
 }
 
-impl Task for Lines {
-    fn skip(&self, images: u64) {
-        self.done.fetch_add(images, Ordering::Relaxed);
-        self.skipped.fetch_add(images, Ordering::Relaxed);
+impl Task for Shown {
+    fn advance(&self, images: u64) {
+        let mut count = locked(&self.count);
+        count.done += images;
+        match &self.bar {
+            Some(bar) => bar.inc(images),
+            None if count.printed.elapsed() > LINE_EVERY => {
+                complain(&count.line(&self.name));
+                count.printed = Instant::now();
+            }
+            None => {}
+        }
     }
 
-    fn advance(&self, images: u64) {
-        self.done.fetch_add(images, Ordering::Relaxed);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.printed.elapsed() > LINE_EVERY {
-            complain(&self.line(&state.text));
-            state.printed = Instant::now();
+    fn skip(&self, images: u64) {
+        let mut count = locked(&self.count);
+        count.done += images;
+        count.skipped += images;
+        if let Some(bar) = &self.bar {
+            bar.inc(images);
+            bar.reset_eta();
         }
     }
 
     fn tell(&self, text: &str) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).text = text.into();
+        locked(&self.count).text = text.into();
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_string());
+        }
     }
 }
 
-impl Drop for Lines {
+impl Drop for Shown {
     fn drop(&mut self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        complain(&self.line(&state.text));
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        complain(&locked(&self.count).line(&self.name));
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<(Proj
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let (mut project, cache) = project(&args.pipeline, &args.work.set)?;
     if args.work.dry_run {
-        return dry_run(&project, output);
+        return dry_run(&project, args.work.json, output);
     }
     let device = run::device(&args.work.device.device)?;
     let first = project.first();
@@ -56,7 +56,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
     let mut project = Project::single(pipeline, args.number, &from, to)?;
     if args.work.dry_run {
-        return dry_run(&project, output);
+        return dry_run(&project, args.work.json, output);
     }
     let device = run::device(&args.work.device.device)?;
     let first = project.first();
@@ -86,8 +86,17 @@ fn announce(terminal: &Terminal, first: usize, number: usize, verdict: &Verdict)
     }
 }
 
-fn dry_run(project: &Project, output: &mut Output) -> Result<()> {
+/// What would be done, without doing it.
+fn dry_run(project: &Project, json: bool, output: &mut Output) -> Result<()> {
+    project.check()?;
     let undone: Vec<_> = project.stages().filter(|(_, _, verdict, _)| **verdict != Verdict::Current).collect();
+    if json {
+        let stages = undone.iter().map(|(number, folder, verdict, _)| {
+            let (word, reasons) = wording::verdict(verdict, project.first());
+            json!({ "stage": number, "folder": folder.path(), "state": word, "why": reasons })
+        });
+        return output.json(&json!({ "would_do": stages.collect::<Vec<_>>() }));
+    }
     if undone.is_empty() {
         return output.line("nothing to be done: all stages are current");
     }
@@ -101,17 +110,7 @@ fn dry_run(project: &Project, output: &mut Output) -> Result<()> {
 
 /// The table of stages.
 fn stage_table(pipeline: &Pipeline, update: &Update) -> String {
-    let mut table = Table::new(&[
-        "stage",
-        "features",
-        "accuracy",
-        "top-5",
-        "ensemble",
-        "parameters",
-        "time",
-        "on disk",
-        "images/s",
-    ]);
+    let mut table = Table::new(&["stage", "features", "accuracy", "top-5", "ensemble", "time", "on disk", "images/s"]);
     for record in &update.records {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
         let features = shape.map_or("-".into(), |[_, _, channels, y, x]| format!("{channels} x {y} x {x}"));
@@ -123,7 +122,6 @@ fn stage_table(pipeline: &Pipeline, update: &Update) -> String {
             wording::percent(figures.map(|figures| figures.accuracy)),
             wording::percent(figures.map(|figures| figures.top5)),
             wording::percent(figures.and_then(|figures| figures.ensemble_accuracy)),
-            figures.map_or("-".into(), |figures| (figures.block_parameters + figures.auxiliary_parameters).to_string()),
             wording::seconds(record.total_seconds()),
             wording::bytes(record.stored_bytes()),
             record.images_per_second().map_or("-".into(), |rate| format!("{rate:.0}")),
@@ -164,8 +162,8 @@ fn list_skipped(update: &Update, terminal: &Terminal) {
         return;
     }
     terminal.say(&format!("{} images were left out:", skipped.len()));
-    for (name, fault) in skipped.iter().take(SHOWN) {
-        terminal.say(&format!("  {name}: {fault}"));
+    for (_, fault) in skipped.iter().take(SHOWN) {
+        terminal.say(&format!("  {fault}"));
     }
     if skipped.len() > SHOWN {
         terminal.say(&format!("  and {} more, all in the record of stage 0", skipped.len() - SHOWN));

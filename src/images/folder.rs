@@ -21,7 +21,7 @@ pub(super) fn open(root: &Path) -> Result<Found> {
 /// All image files at any depth of a folder, with their paths from it, in no particular order.
 ///
 /// # Errors
-/// When the folder cannot be read, a link leads nowhere, or folders contain themselves by links.
+/// When the folder cannot be read, or folders contain themselves by links.
 pub(super) fn images(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
     if root.is_file() {
         return Err(Error::failed(format!("`{}` is a file, not a folder of images", root.display()))
@@ -47,12 +47,13 @@ fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, images: &mut Vec<(
         let image = layout::is_image(below);
         let found = match fs::metadata(&path) {
             Ok(found) => found,
-            Err(error) if image => return Err(Error::io("read", &path, &error)),
+            // A link that leads nowhere is a bad image, which only some pipelines leave out.
+            Err(error) if image => fs::symlink_metadata(&path).map_err(|_| Error::io("read", &path, &error))?,
             Err(_) => continue,
         };
         if found.is_dir() && !path.file_name().is_some_and(layout::is_hidden) {
             walk(root, &path, above, images)?;
-        } else if found.is_file() && image {
+        } else if (found.is_file() || found.is_symlink()) && image {
             images.push((below.to_path_buf(), found));
         }
     }
@@ -124,11 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_leads_nowhere_is_named() {
+    fn a_link_that_leads_nowhere_is_a_bad_image() {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), "train/cat/1.jpg");
+        touch(root.path(), "val/cat/1.jpg");
         symlink("nowhere", root.path().join("train/cat/2.jpg")).unwrap();
-        assert!(open(root.path()).err().unwrap().to_string().contains("2.jpg"));
+        let found = open(root.path()).unwrap();
+        assert_eq!(found.train.len(), 2);
+        assert!(found.train.read(1, 100).err().unwrap().to_string().contains("2.jpg"));
     }
 
     #[test]

@@ -74,33 +74,30 @@ impl Pipeline {
         let seed = root.within("seed", 0, 0..=i64::MAX as u64)?;
         let cache = root.get("cache", "cache".to_string())?;
 
-        let mut section = root.section("data")?;
-        let data = Data::read(&mut section)?;
-        section.finish()?;
-
-        let mut section = root.section("augmentation")?;
-        let augmentation = Augmentation::read(&mut section, data.size)?;
-        section.finish()?;
-
-        let mut section = root.section("auxiliary")?;
-        let auxiliary = AuxiliarySettings::read(&mut section, AuxiliarySettings::DEFAULT)?;
-        section.finish()?;
-
-        let mut section = root.section("network")?;
-        let image = Shape { channels: data.channels, size: augmentation.size };
-        let network = Network::read(&mut section, image, auxiliary.k)?;
-        section.finish()?;
-
-        let mut section = root.section("training")?;
-        let training = Training::read(&mut section, Training::DEFAULT)?;
-        section.finish()?;
-
-        let mut section = root.section("features")?;
-        let features = Features::read(&mut section)?;
-        section.finish()?;
-
-        let stages = read_stages(&mut root, &network, auxiliary, training)?;
+        let mut data_section = root.section("data")?;
+        let mut augmentation_section = root.section("augmentation")?;
+        let mut network_section = root.section("network")?;
+        let mut auxiliary_section = root.section("auxiliary")?;
+        let mut training_section = root.section("training")?;
+        let mut features_section = root.section("features")?;
+        let stage_section = root.section("stage")?;
         root.finish()?;
+
+        let data = Data::read(&mut data_section)?;
+        data_section.finish()?;
+        let augmentation = Augmentation::read(&mut augmentation_section, data.size)?;
+        augmentation_section.finish()?;
+        let auxiliary = AuxiliarySettings::read(&mut auxiliary_section, AuxiliarySettings::DEFAULT)?;
+        auxiliary_section.finish()?;
+        let image = Shape { channels: data.channels, size: augmentation.size };
+        let network = Network::read(&mut network_section, image, auxiliary.k)?;
+        network_section.finish()?;
+        let training = Training::read(&mut training_section, Training::DEFAULT)?;
+        training_section.finish()?;
+        let features = Features::read(&mut features_section)?;
+        features_section.finish()?;
+        let stages = read_stages(stage_section, &network, auxiliary, training)?;
+
         let mut settings = table.to_toml();
         settings.insert("name".into(), name.clone().into());
         Ok(Self { name, seed, cache, data, augmentation, stages, features, text: settings.to_string() })
@@ -114,12 +111,11 @@ impl Pipeline {
 
 /// Fits the classifier and the training to each block; `[stage.3.training]` and `[stage.3.auxiliary]` override both.
 fn read_stages(
-    root: &mut Section<'_>,
+    mut all: Section<'_>,
     network: &Network,
     auxiliary: AuxiliarySettings,
     training: Training,
 ) -> Result<Vec<Stage>, Fault> {
-    let mut all = root.section("stage")?;
     let mut stages = Vec::with_capacity(network.blocks.len());
     for (number, &block) in (1..).zip(&network.blocks) {
         let mut own = all.section(&number.to_string())?;

@@ -2,7 +2,7 @@
 
 use super::Fault;
 use super::tree::{Node, Place, Table, Value};
-use std::fmt::Display;
+use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 
 /// A table that is being read. A table that is not there reads as an empty one.
@@ -132,13 +132,13 @@ impl<'a> Section<'a> {
     /// A value that must lie in a range.
     pub fn within<T>(&mut self, key: &str, default: T, range: RangeInclusive<T>) -> Result<T, Fault>
     where
-        T: Setting + PartialOrd + Display,
+        T: Setting + PartialOrd + Debug,
     {
         let value = self.get(key, default)?;
         if range.contains(&value) {
             return Ok(value);
         }
-        Err(self.fault(key, format!("is {value}, but must lie between {} and {}", range.start(), range.end())))
+        Err(self.fault(key, format!("is {value:?}, but must lie between {:?} and {:?}", range.start(), range.end())))
     }
 
     /// One of several words.
@@ -158,7 +158,8 @@ impl<'a> Section<'a> {
         let unknown = table.entries.iter().find(|entry| !self.known.contains(&entry.key));
         unknown.map_or(Ok(()), |entry| {
             let fault = Fault::new(entry.place.clone(), format!("unknown key `{}`", self.full(&entry.key)));
-            Err(fault.suggest(&entry.key, self.known.iter().map(String::as_str)))
+            let known: Vec<String> = self.known.iter().map(|key| self.full(key)).collect();
+            Err(fault.suggest(&self.full(&entry.key), known.iter().map(String::as_str)))
         })
     }
 }

@@ -52,14 +52,14 @@ pub(super) enum Value {
 
 impl Value {
     /// What a user calls such a value.
-    pub fn describe(&self) -> &'static str {
+    pub fn describe(&self) -> String {
         match self {
-            Self::Text(_) => "a text",
-            Self::Integer(_) => "a whole number",
-            Self::Number(_) => "a number",
-            Self::Boolean(_) => "true or false",
-            Self::List(_) => "a list",
-            Self::Table(_) => "a table",
+            Self::Text(_) => "a text".into(),
+            Self::Integer(number) => number.to_string(),
+            Self::Number(number) => format!("{number:?}"),
+            Self::Boolean(flag) => flag.to_string(),
+            Self::List(_) => "a list".into(),
+            Self::Table(_) => "a table".into(),
         }
     }
 
@@ -109,8 +109,12 @@ impl Table {
             return Err(Fault::new(Place { source, offset: 0 }, "no `=` in it")
                 .hint("write `--set key=value`, as in `--set training.epochs=5`"));
         };
+        let bare_word = value.starts_with(|first: char| first.is_alphabetic() || "./~_".contains(first));
         let quoted = toml::Value::String(value.into());
-        Self::parse(&name, setting).or_else(|fault| Self::parse(&name, &format!("{key} = {quoted}")).map_err(|_| fault))
+        Self::parse(&name, setting).or_else(|fault| match bare_word {
+            true => Self::parse(&name, &format!("{key} = {quoted}")).map_err(|_| fault),
+            false => Err(fault),
+        })
     }
 
     fn convert(table: &DeTable<'_>, place: Place) -> Result<Self, Fault> {

@@ -1,6 +1,6 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
-use super::folder::StageFolder;
+use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
 use crate::disk::{self, Lock};
@@ -49,7 +49,7 @@ impl Work<'_> {
         let inputs = Inputs::open(source, self.pipeline)?;
         let mut record = self.prepare(verdict)?;
         self.train(&mut record, source, &inputs)?;
-        let network = load_stage(self.folder, source.stage, record.classes.len(), self.device)?;
+        let network = load_stage(self.folder, &record, source.stage, self.device)?;
         self.complete_logits(&network, source.stage, &inputs)?;
         self.write_features(&mut record, &network, source.stage, &inputs)?;
         self.finish(&mut record)
@@ -68,9 +68,9 @@ impl Work<'_> {
                 let old = self.folder.record()?;
                 self.folder.clear_features()?;
                 let state = if self.folder.holds_weights(&old) { State::Trained } else { State::Begun };
-                let Record { figures, classes, mut seconds, .. } = old;
+                let Record { figures, weights, classes, mut seconds, .. } = old;
                 seconds.retain(|part, _| part == "train");
-                Record { state, figures, classes, seconds, ..fresh }
+                Record { state, figures, weights, classes, seconds, ..fresh }
             }
             _ => {
                 self.folder.clear()?;
@@ -132,8 +132,11 @@ impl Work<'_> {
     fn keep(&self, record: &mut Record, outcome: &Outcome, inputs: &Inputs, parent: &StageFolder) -> Result<()> {
         let block = outcome.network.block.variables();
         let auxiliary = outcome.network.auxiliary.variables();
-        disk::write(&self.folder.auxiliary(), &save_bytes(&auxiliary.tensors(), None)?)?;
-        disk::write(&self.folder.block(), &save_bytes(&block.tensors(), None)?)?;
+        for (name, variables) in [(BLOCK, &block), (AUXILIARY, &auxiliary)] {
+            let bytes = save_bytes(&variables.tensors(), None)?;
+            disk::write(&self.folder.path().join(name), &bytes)?;
+            record.weights.insert(name.into(), (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string()));
+        }
         features::write_logits(self.folder.path(), Subset::Val, &outcome.logits, record.classes.len())?;
         let together = earlier_logits(parent, &outcome.logits).map(|mut logits| {
             logits.push(outcome.logits.clone());
@@ -213,8 +216,8 @@ impl Work<'_> {
                 hasher.update(&label.to_le_bytes());
             });
         }
-        if self.number > 0 {
-            hasher.update(&disk::read(&self.folder.block())?);
+        if let Some((_, hash)) = record.weights.get(BLOCK) {
+            hasher.update(hash.as_bytes());
         }
         for array in record.arrays.values() {
             for (key, _, hash) in &array.shards {

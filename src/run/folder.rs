@@ -12,10 +12,13 @@ pub struct StageFolder {
     path: PathBuf,
 }
 
+/// The file of a block's weights.
+pub(super) const BLOCK: &str = "block.safetensors";
+/// The file of an auxiliary classifier's weights.
+pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
 /// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
 /// there, the folder is known for a stage's.
-const CONTENTS: [&str; 7] =
-    ["zarr.json", "block.safetensors", "auxiliary.safetensors", "checkpoint", "train", "val", "record.json"];
+const CONTENTS: [&str; 7] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "record.json"];
 /// All that it puts into the folder of a subset.
 const SUBSET_CONTENTS: [&str; 5] = ["zarr.json", "skipped.json", "features", "labels", "logits"];
 
@@ -41,19 +44,14 @@ impl StageFolder {
     /// When there is none, or it is damaged.
     pub fn record(&self) -> Result<Record> {
         Record::read(&self.path)?.ok_or_else(|| {
-            Error::failed(format!("`{}` is no folder of a stage: it has no `record.json`", self.path.display()))
-                .hint("`greedy run` makes such folders, `cache/stage1` and so on")
+            let inside = (0..).map(|number| Self::in_cache(&self.path, number)).take_while(|stage| stage.path.is_dir());
+            Error::failed(format!("`{}` is no folder of a stage: it has no `record.json`", self.path.display())).hint(
+                match inside.last() {
+                    Some(stage) => format!("it holds stages; name one of them, such as `{}`", stage.path.display()),
+                    None => "`greedy run` makes such folders, `cache/stage1` and so on".into(),
+                },
+            )
         })
-    }
-
-    /// The frozen weights of the block.
-    pub fn block(&self) -> PathBuf {
-        self.path.join("block.safetensors")
-    }
-
-    /// The weights of the auxiliary classifier.
-    pub fn auxiliary(&self) -> PathBuf {
-        self.path.join("auxiliary.safetensors")
     }
 
     /// The folder of checkpoints.
@@ -67,7 +65,10 @@ impl StageFolder {
     /// When there is no such folder, or it does not hold the output that this stage was made of.
     pub fn parent(&self, record: &Record) -> Result<Option<(Self, Record)>> {
         let Some(link) = &record.parent else { return Ok(None) };
-        let folder = Self::new(self.path.join(&link.folder));
+        let folder = match link.folder.strip_prefix("../") {
+            Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
+            _ => Self::new(self.path.join(&link.folder)),
+        };
         let parent = folder.record()?;
         let whose = || format!("`{}` is not what `{}` was made of", folder.path.display(), self.path.display());
         if parent.stage.checked_add(1) != Some(record.stage) || parent.output.as_ref() != Some(&link.output) {
@@ -76,9 +77,13 @@ impl StageFolder {
         Ok(Some((folder, parent)))
     }
 
-    /// Whether final weights are here.
+    /// Whether final weights are here, with their recorded lengths.
     pub(super) fn holds_weights(&self, record: &Record) -> bool {
-        record.state != State::Begun && self.block().is_file() && self.auxiliary().is_file()
+        let whole = |name: &str| {
+            let recorded = record.weights.get(name).map(|(bytes, _)| *bytes);
+            recorded.is_some() && std::fs::metadata(self.path.join(name)).ok().map(|file| file.len()) == recorded
+        };
+        record.state != State::Begun && whole(BLOCK) && whole(AUXILIARY)
     }
 
     /// Whether all small files of a finished stage are here.
@@ -124,9 +129,15 @@ impl StageFolder {
         for (folder, ours) in std::iter::once((self.path.clone(), ours)).chain(subsets) {
             if let Some(foreign) = first_foreign(&folder, ours) {
                 let (place, name) = (self.path.display(), foreign.display());
-                let fault = format!("`{place}` holds `{name}`, which is not part of a stage; nothing was removed");
-                let hint = "give the stages a folder of their own with `--cache DIR` (or `--to DIR`)";
-                return Err(Error::failed(fault).hint(hint));
+                let (fault, hint) = if recorded {
+                    ("which is not part of a stage", "give the stages a folder of their own with `--cache DIR`")
+                } else {
+                    (
+                        "but no `record.json`",
+                        "if it is a stage that lost its record, remove it; else use another folder",
+                    )
+                };
+                return Err(Error::failed(format!("`{place}` holds `{name}`, {fault}; nothing was removed")).hint(hint));
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The trained network, put together from the folders of its stages.
 
-use super::folder::StageFolder;
+use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -144,25 +144,39 @@ fn read_stage(
     }
     let stage = pipeline.stages.get(record.stage - 1);
     let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
-    let network = load_stage(folder, stage, record.classes.len(), device)?;
+    let network = load_stage(folder, record, stage, device)?;
     Ok((FrozenBlock::new(&network.block)?, network.auxiliary))
 }
 
 /// Block and classifier of a stage with the weights in its folder.
 pub(super) fn load_stage(
     folder: &StageFolder,
+    record: &Record,
     stage: &pipeline::Stage,
-    classes: usize,
     device: &Device,
 ) -> Result<StageNetwork> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let network = StageNetwork::new(stage, classes, &mut unused, device)?;
-    read_weights(&folder.block(), &network.block.variables(), device)?;
-    read_weights(&folder.auxiliary(), &network.auxiliary.variables(), device)?;
+    let network = StageNetwork::new(stage, record.classes.len(), &mut unused, device)?;
+    read_weights(folder, record, BLOCK, &network.block.variables(), device)?;
+    read_weights(folder, record, AUXILIARY, &network.auxiliary.variables(), device)?;
     Ok(network)
 }
 
-fn read_weights(path: &Path, variables: &Variables, device: &Device) -> Result<()> {
+/// Sets variables from a file of weights that is still as it was written.
+fn read_weights(
+    folder: &StageFolder,
+    record: &Record,
+    name: &str,
+    variables: &Variables,
+    device: &Device,
+) -> Result<()> {
+    let path = folder.path().join(name);
+    let bytes = disk::read(&path)?;
+    let hash = blake3::hash(&bytes).to_hex();
+    if record.weights.get(name).is_none_or(|(_, recorded)| *recorded != *hash) {
+        return Err(Error::failed(format!("`{}` is damaged: its hash is not the recorded one", path.display()))
+            .hint("remove that file; `greedy run` then trains the stage again"));
+    }
     let origin = path.display().to_string();
-    variables.set(&load(&disk::read(path)?, &origin, device)?, &origin)
+    variables.set(&load(&bytes, &origin, device)?, &origin)
 }

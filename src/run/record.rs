@@ -124,6 +124,8 @@ pub struct Record {
     pub figures: Option<Figures>,
     /// Seconds of training and of writing features (or decoding images).
     pub seconds: BTreeMap<String, f64>,
+    /// Length and BLAKE3 hash of the files of weights, by name.
+    pub weights: BTreeMap<String, (u64, String)>,
     /// The feature arrays, by their path in the folder.
     pub arrays: BTreeMap<String, ArrayRecord>,
     /// Images that were left out, and why.
@@ -155,6 +157,7 @@ impl Record {
             classes: Vec::new(),
             figures: None,
             seconds: BTreeMap::new(),
+            weights: BTreeMap::new(),
             arrays: BTreeMap::new(),
             skipped: Vec::new(),
             made_on,

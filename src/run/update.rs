@@ -10,6 +10,8 @@ use crate::images::fingerprint;
 use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
@@ -50,7 +52,10 @@ impl Project {
         let count = pipeline.stages.len();
         let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)) else {
             let error = Error::usage(format!("pipeline `{}` has stages 1 to {count}, not {number}", pipeline.name));
-            return Err(error.hint(format!("add blocks with `--set network.blocks={number}`")));
+            return Err(error.hint(match number {
+                0 => "`greedy run` decodes the images".to_string(),
+                _ => format!("add blocks with `--set network.blocks={number}`"),
+            }));
         };
         if parent.stage + 1 != number {
             let (folder, found) = (from.path().display(), parent.stage);
@@ -104,6 +109,14 @@ impl Project {
         let seen = self.verdicts.iter().zip(&self.observations);
         let stages = self.folders.iter().zip(seen).enumerate();
         stages.map(move |(at, (folder, (verdict, found)))| (self.first + at, folder, verdict, found.as_ref()))
+    }
+
+    /// Fails where [`update`](Self::update) would refuse to begin.
+    ///
+    /// # Errors
+    /// When a stage that would be made anew belongs to another pipeline.
+    pub fn check(&self) -> Result<()> {
+        (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
     }
 
     /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
@@ -179,8 +192,9 @@ impl Project {
             return Ok(());
         }
         let folder = self.folders[at].path().display();
-        Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it"))
-            .hint("give this pipeline a folder of its own: `cache = \"…\"` in its file, or `--cache DIR`"))
+        Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it")).hint(
+            format!("use `--cache DIR` (or `cache = \"…\"` in the file), or `--set name={other}` if it is the same"),
+        ))
     }
 }
 
@@ -198,15 +212,14 @@ fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
 
 /// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
 fn tag_cache(cache: &Path) -> Result<()> {
-    let tag = cache.join("CACHEDIR.TAG");
-    if tag.exists() {
-        return Ok(());
-    }
     disk::create_folder(cache)?;
-    disk::write(
-        &tag,
-        b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n",
-    )
+    let path = cache.join("CACHEDIR.TAG");
+    let text = b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
+    // Two runs may begin at once: the first of them makes the file.
+    match File::create_new(&path).and_then(|mut tag| tag.write_all(text)) {
+        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("write", &path, &e)),
+        _ => Ok(()),
+    }
 }
 
 /// What an update did.

@@ -4,6 +4,7 @@ use super::sgd::Sgd;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::network::{self, Variables};
+use crate::progress::Progress;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
@@ -54,14 +55,23 @@ pub(super) fn save(folder: &Path, variables: &Variables, sgd: &Sgd, history: &[E
 
 /// Puts variables and optimiser into the state of the newest checkpoint that is whole; gives the epochs behind it.
 /// Without one nothing is changed and there are none.
-pub(super) fn restore(folder: &Path, variables: &Variables, sgd: &mut Sgd, device: &Device) -> Result<Vec<Epoch>> {
+pub(super) fn restore(
+    folder: &Path,
+    variables: &Variables,
+    sgd: &mut Sgd,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Vec<Epoch> {
     for path in list(folder).iter().rev() {
-        let Ok((state, tensors)) = read(path, device) else { continue };
-        if variables.set(&tensors, &path.display().to_string()).is_ok() && sgd.set_state(&tensors) {
-            return Ok(state.history);
+        if let Ok((state, tensors)) = read(path, device)
+            && variables.set(&tensors, &path.display().to_string()).is_ok()
+            && sgd.set_state(&tensors)
+        {
+            return state.history;
         }
+        progress.say(&format!("checkpoint `{}` is damaged and was left out", path.display()));
     }
-    Ok(Vec::new())
+    Vec::new()
 }
 
 /// The number of epochs behind the newest checkpoint in a folder.

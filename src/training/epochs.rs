@@ -59,7 +59,7 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let network = StageNetwork::new(job.stage, job.classes, &mut draw, job.device)?;
     let variables = network.variables();
     let mut sgd = Sgd::new(&variables, training.momentum, training.weight_decay)?;
-    let mut history = checkpoint::restore(job.checkpoints, &variables, &mut sgd, job.device)?;
+    let mut history = checkpoint::restore(job.checkpoints, &variables, &mut sgd, job.device, progress);
     if !history.is_empty() {
         progress.say(&format!("stage {}: goes on after epoch {}", job.stage.number, history.len()));
     }

@@ -58,9 +58,41 @@ fn lost_weights_are_learned_and_lost_small_files_written_again() {
     assert_eq!(results(&space, "cache"), before);
     std::fs::remove_file(space.path("cache/stage1/block.safetensors")).unwrap();
     let again = space.run("run small.toml").ok();
-    assert!(again.stderr.contains("stage 1 (partial: weights are missing)"), "{}", again.stderr);
+    assert!(again.stderr.contains("stage 1 (partial: weights are missing or cut off)"), "{}", again.stderr);
     assert!(!again.stderr.contains("stage 2"), "the same bytes came out, yet:\n{}", again.stderr);
     assert_eq!(results(&space, "cache"), before);
+}
+
+#[test]
+fn changed_weights_are_never_used() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let weights = space.path("cache/stage1/block.safetensors");
+    let whole = std::fs::read(&weights).unwrap();
+    let mut changed = whole.clone();
+    let last = changed.len() - 2;
+    changed[last] ^= 1;
+    std::fs::write(&weights, &changed).unwrap();
+    space.run("evaluate cache").fails(1, &["block.safetensors", "its hash is not the recorded one", "hint:"]);
+    std::fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
+    space.run("run small.toml").fails(1, &["block.safetensors", "hint:"]);
+    std::fs::write(&weights, &whole[..50]).unwrap();
+    let again = space.run("run small.toml").ok();
+    assert!(again.stderr.contains("weights are missing or cut off"), "{}", again.stderr);
+    assert_eq!(std::fs::read(&weights).unwrap(), whole);
+}
+
+#[test]
+fn two_runs_at_once_never_fail_for_another_reason_than_each_other() {
+    for _ in 0..5 {
+        let space = Space::new();
+        let start = || space.command("run small.toml").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        for child in [start(), start()] {
+            let run = Run::of(child.wait_with_output().unwrap());
+            assert!(run.code == 0 || run.stderr.contains("is in use by"), "{}", run.stderr);
+        }
+        space.run("run small.toml").ok();
+    }
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn the_papers_networks_have_the_papers_shapes() {
 fn a_typo_is_placed_and_the_right_word_suggested() {
     refused(
         &format!("{LEAST}[training]\n  epohcs = 3\n"),
-        &["p.toml:4:3", "`training.epohcs`", "did you mean `epochs`"],
+        &["p.toml:4:3", "`training.epohcs`", "did you mean `training.epochs`"],
     );
     refused("[data]\nsource = \"folde\"\n", &["p.toml:2:10", "\"folde\"", "did you mean `folder`"]);
     refused(&format!("{LEAST}[trainings]\n"), &["unknown key `trainings`", "did you mean `training`"]);
@@ -76,8 +76,10 @@ fn a_typo_is_placed_and_the_right_word_suggested() {
 fn wrong_types_and_impossible_values_are_refused() {
     refused(&format!("{LEAST}[training]\nepochs = \"many\""), &["p.toml:4:10", "must be a whole number", "a text"]);
     refused(&format!("{LEAST}[training]\nepochs = 0"), &["between 1 and"]);
-    refused(&format!("{LEAST}[training]\nlearning_rate = nan"), &["a number"]);
-    refused(&format!("{LEAST}[network]\nwidth = -3"), &["p.toml:4:9"]);
+    refused(&format!("{LEAST}[training]\nlearning_rate = nan"), &["a number", "not NaN"]);
+    refused(&format!("{LEAST}[training]\nlearning_rate = 1e-300"), &["1e-300"]);
+    refused("[dat]\nsource = \"builtin\"", &["p.toml:1:2", "unknown key `dat`", "did you mean `data`"]);
+    refused(&format!("{LEAST}[network]\nwidth = -3"), &["p.toml:4:9", "not -3"]);
     refused(&format!("{LEAST}[network]\nspace_to_depth = [9]"), &["names block 9"]);
     refused(&format!("{LEAST}[network]\nblocks = 8\nspace_to_depth = [1,2,3,4,5,6]"), &["must be even"]);
     refused(&format!("{LEAST}[stage.7.training]\nepochs = 1"), &["`stage.7`", "stages are 1 to 4"]);

@@ -17,6 +17,8 @@ fn a_pipeline_runs_and_a_second_run_has_nothing_to_do() {
     let second = space.run("run small.toml").ok();
     assert!(second.stderr.contains("nothing to be done"), "{}", second.stderr);
     assert_eq!(space.files("cache"), before);
+    let dry = space.run("run small.toml --dry-run --json --set seed=3").ok().json();
+    assert_eq!(dry["would_do"].as_array().unwrap().len(), 3);
     assert!(space.run("run small.toml --dry-run").ok().stdout.contains("nothing to be done"));
 }
 
@@ -189,7 +191,8 @@ fn the_command_line_says_what_is_wrong() {
     let space = Space::new();
     space.run("run missing.toml").fails(2, &["cannot read `missing.toml`", "hint:"]);
     space.run("run small.toml --device tpu").fails(2, &["`tpu` is no device", "hint:"]);
-    space.run("run small.toml --set training.epoch=5").fails(2, &["training.epoch", "did you mean `epochs`?"]);
+    space.run("run small.toml --set training.epoch=5").fails(2, &["training.epoch", "did you mean `training.epochs`?"]);
+    space.run("inspect .").fails(1, &["`.` is no folder of a stage"]);
     space.run("inspect nowhere").fails(1, &["`nowhere`", "hint:"]);
     space.run("wobble").fails(2, &["wobble"]);
     assert!(space.run("completions bash").ok().stdout.contains("_greedy"));
