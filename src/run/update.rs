@@ -33,7 +33,16 @@ impl Project {
     /// # Errors
     /// When the data cannot be found or a record is damaged.
     pub fn open(pipeline: Pipeline, cache: &Path) -> Result<Self> {
-        let files = fingerprint(&pipeline.data.source)?;
+        let decoded = StageFolder::in_cache(cache, 0);
+        let files = fingerprint(&pipeline.data.source).map_err(|e| match decoded.record() {
+            Ok(_) if e.way_out().is_none() => {
+                let folder = cache.display();
+                e.hint(format!(
+                    "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
+                ))
+            }
+            _ => e,
+        })?;
         let mut graph = Graph::default();
         let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, &files));
         for stage in &pipeline.stages {

@@ -75,6 +75,22 @@ fn a_stage_is_made_from_the_folder_before_it_alone() {
 }
 
 #[test]
+fn stages_outlive_the_data_they_were_made_of() {
+    let space = Space::new();
+    let image = std::fs::read(format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    for place in ["train/a/1.png", "train/a/2.png", "train/b/3.png", "val/a/4.png", "val/b/5.png"] {
+        space.write(&format!("photos/{place}"), &image);
+    }
+    let text = "[data]\nsource = \"folder\"\npath = \"photos\"\nsize = 8\n[network]\nblocks = 2\nwidth = 4\n\
+                [auxiliary]\nwidth = 4\n[training]\nepochs = 1\nbatch = 2\n";
+    space.write("photos.toml", text);
+    space.run("run photos.toml --set network.blocks=1").ok();
+    std::fs::remove_dir_all(space.path("photos")).unwrap();
+    space.run("run photos.toml").fails(1, &["photos", "hint:", "greedy stage N --from cache/stage"]);
+    space.run("stage 2 --from cache/stage1 --set network.blocks=2").ok();
+}
+
+#[test]
 fn a_stage_that_cannot_be_made_is_refused_with_the_way_out() {
     let space = Space::new();
     space.run("run small.toml").ok();
