@@ -33,7 +33,7 @@ pub(super) enum Command {
     Run(RunArgs),
     /// Train one stage from the features of the stage before it
     #[command(
-        after_help = "Examples:\n  greedy stage 3 --from cache/stage2\n  greedy stage 3 --from cache/stage2 --to wider --set auxiliary.width=64"
+        after_help = "Examples:\n  greedy stage 3 --from cache/stage2\n  greedy stage 3 --from cache/stage2 --to cache/wider --set auxiliary.width=64"
     )]
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
