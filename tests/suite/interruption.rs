@@ -11,6 +11,22 @@ fn results(space: &Space, cache: &str) -> Vec<(PathBuf, Vec<u8>)> {
     files.filter(|(path, _)| path.file_name().is_some_and(|name| name != "record.json")).collect()
 }
 
+/// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
+fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
+    let mut child = space.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let third = std::ffi::OsStr::new("epoch-000003.safetensors");
+    let reached = || {
+        let entries = std::fs::read_dir(space.path(checkpoints)).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).any(|name| name.as_os_str() >= third)
+    };
+    while !reached() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before the third epoch was seen");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn killed_runs_go_on_to_the_same_bytes() {
     let space = Space::new();
@@ -99,17 +115,7 @@ fn two_runs_at_once_never_fail_for_another_reason_than_each_other() {
 fn a_storage_setting_leaves_training_that_was_begun_as_it_is() {
     let space = Space::new();
     let settings = "--set training.epochs=40 --set network.blocks=1";
-    let mut child = space
-        .command(&format!("run small.toml {settings}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !space.path("cache/stage1/checkpoint/epoch-000002.safetensors").exists() {
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_after_three_epochs(&space, &format!("run small.toml {settings}"), "cache/stage1/checkpoint");
     let run = space.run(&format!("run small.toml {settings} --set features.dtype=f32")).ok();
     assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
 }
@@ -119,19 +125,7 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     let space = Space::new();
     let settings = "--set training.epochs=40 --set network.blocks=1";
     space.run(&format!("run small.toml --cache whole {settings}")).ok();
-    let mut child = space
-        .command(&format!("run small.toml --cache cut {settings}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let newest = space.path("cut/stage1/checkpoint/epoch-000003.safetensors");
-    while !newest.exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it ended before the third epoch");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    kill_after_three_epochs(&space, &format!("run small.toml --cache cut {settings}"), "cut/stage1/checkpoint");
     let checkpoints = std::fs::read_dir(space.path("cut/stage1/checkpoint")).unwrap();
     let mut paths: Vec<PathBuf> = checkpoints.map(|entry| entry.unwrap().path()).collect();
     paths.sort();
