@@ -20,5 +20,6 @@ pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};
 pub use order::{pixels_to_planes, planes_to_pixels};
 pub use reader::Reader;
+pub use shard::ShardWriter;
 pub use small::{read_labels, read_logits, write_labels, write_logits};
-pub use writer::{ShardSum, Written};
+pub use writer::{ShardSum, Written, write_array};

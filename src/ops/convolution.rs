@@ -74,7 +74,11 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize)
 pub fn input_gradient(weight: &Tensor, grad: &Tensor, padding: usize) -> Result<Tensor> {
     let (outputs, inputs, kernel, _) = weight.dims4()?;
     let (batch, out_height, out_width, channels) = grad.dims4()?;
-    if channels != outputs || padding >= kernel || out_height + kernel < 2 * padding + 2 || out_width + kernel < 2 * padding + 2 {
+    if channels != outputs
+        || padding >= kernel
+        || out_height + kernel < 2 * padding + 2
+        || out_width + kernel < 2 * padding + 2
+    {
         bail!("{:?} is no gradient of a convolution with {:?} and padding {padding}", grad.shape(), weight.shape())
     }
     let (height, width) = (out_height + kernel - 1 - 2 * padding, out_width + kernel - 1 - 2 * padding);
