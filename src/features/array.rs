@@ -138,6 +138,7 @@ impl Layout {
         let dtype = match metadata.get("data_type")?.as_str()? {
             "uint8" => Dtype::U8,
             "float16" => Dtype::F16,
+            "bfloat16" => Dtype::Bf16,
             "float32" => Dtype::F32,
             _ => return None,
         };
@@ -163,6 +164,7 @@ fn without_notes(mut metadata: Value) -> Value {
 fn zarr_type(dtype: Dtype) -> (DataType, FillValue) {
     match dtype {
         Dtype::U8 => (data_type::uint8(), FillValue::from(0u8)),
+        Dtype::Bf16 => (data_type::bfloat16(), FillValue::from(half::bf16::NAN)),
         Dtype::F16 => (data_type::float16(), FillValue::from(half::f16::NAN)),
         Dtype::F32 => (data_type::float32(), FillValue::from(f32::NAN)),
     }

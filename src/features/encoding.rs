@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::pipeline::Dtype;
-use half::f16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 
 /// Writes features as little-endian bytes of a type.
 ///
@@ -22,16 +22,8 @@ pub fn encode_values(values: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()>
             let bytes = out.chunks_exact_mut(4).zip(values);
             bytes.for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
         }
-        Dtype::F16 => {
-            let mut halves = vec![f16::ZERO; values.len()];
-            halves.convert_from_f32_slice(values);
-            if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
-                return Err(Error::failed(format!("feature value {} does not fit into f16", values[at]))
-                    .hint("set `features.dtype = \"f32\"`"));
-            }
-            let bytes = out.chunks_exact_mut(2).zip(halves);
-            bytes.for_each(|(out, half)| out.copy_from_slice(&half.to_le_bytes()));
-        }
+        Dtype::F16 => encode_halves::<f16>(values, out)?,
+        Dtype::Bf16 => encode_halves::<bf16>(values, out)?,
         Dtype::U8 => out.iter_mut().zip(values).for_each(|(out, &value)| *out = value.round().clamp(0.0, 255.0) as u8),
     }
     Ok(())
@@ -41,19 +33,75 @@ pub fn encode_values(values: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()>
 pub fn decode_values(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
     match dtype {
         Dtype::U8 => out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = f32::from(byte)),
-        Dtype::F16 => {
-            let mut halves = [f16::ZERO; 512];
-            for (out, bytes) in out.chunks_mut(halves.len()).zip(bytes.chunks(halves.len() * 2)) {
-                let halves = &mut halves[..out.len()];
-                let pairs = halves.iter_mut().zip(bytes.chunks_exact(2));
-                pairs.for_each(|(half, pair)| *half = f16::from_le_bytes([pair[0], pair[1]]));
-                halves.convert_to_f32_slice(out);
-            }
-        }
+        Dtype::F16 => decode_halves::<f16>(bytes, out),
+        Dtype::Bf16 => decode_halves::<bf16>(bytes, out),
         Dtype::F32 => {
             let words = out.iter_mut().zip(bytes.chunks_exact(4));
             words.for_each(|(out, word)| *out = f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
         }
+    }
+}
+
+/// A 16-bit floating point type.
+trait Half: Copy + Default {
+    const NAME: &str;
+    fn is_finite(self) -> bool;
+    fn to_bytes(self) -> [u8; 2];
+    fn from_bytes(bytes: [u8; 2]) -> Self;
+    fn narrow(values: &[f32], out: &mut [Self]);
+    fn widen(values: &[Self], out: &mut [f32]);
+}
+
+macro_rules! half {
+    ($type:ty, $name:literal) => {
+        impl Half for $type {
+            const NAME: &str = $name;
+            fn is_finite(self) -> bool {
+                <$type>::is_finite(self)
+            }
+            fn to_bytes(self) -> [u8; 2] {
+                self.to_le_bytes()
+            }
+            fn from_bytes(bytes: [u8; 2]) -> Self {
+                Self::from_le_bytes(bytes)
+            }
+            fn narrow(values: &[f32], out: &mut [Self]) {
+                out.convert_from_f32_slice(values);
+            }
+            fn widen(values: &[Self], out: &mut [f32]) {
+                values.convert_to_f32_slice(out);
+            }
+        }
+    };
+}
+
+half!(f16, "f16");
+half!(bf16, "bf16");
+
+/// Values that are converted at a time, on the stack.
+const AT_ONCE: usize = 512;
+
+fn encode_halves<H: Half>(values: &[f32], out: &mut [u8]) -> Result<()> {
+    let mut halves = [H::default(); AT_ONCE];
+    for (values, out) in values.chunks(AT_ONCE).zip(out.chunks_mut(2 * AT_ONCE)) {
+        let halves = &mut halves[..values.len()];
+        H::narrow(values, halves);
+        if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
+            return Err(Error::failed(format!("feature value {} does not fit into {}", values[at], H::NAME))
+                .hint("set `features.dtype = \"f32\"`"));
+        }
+        out.chunks_exact_mut(2).zip(halves).for_each(|(out, half)| out.copy_from_slice(&half.to_bytes()));
+    }
+    Ok(())
+}
+
+fn decode_halves<H: Half>(bytes: &[u8], out: &mut [f32]) {
+    let mut halves = [H::default(); AT_ONCE];
+    for (out, bytes) in out.chunks_mut(AT_ONCE).zip(bytes.chunks(2 * AT_ONCE)) {
+        let halves = &mut halves[..out.len()];
+        let pairs = halves.iter_mut().zip(bytes.chunks_exact(2));
+        pairs.for_each(|(half, pair)| *half = H::from_bytes([pair[0], pair[1]]));
+        H::widen(halves, out);
     }
 }
 
@@ -74,6 +122,8 @@ mod tests {
         assert_eq!(back(Dtype::F32), values);
         let rounded: Vec<f32> = values.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
         assert_eq!(back(Dtype::F16), rounded);
+        let rounded: Vec<f32> = values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
+        assert_eq!(back(Dtype::Bf16), rounded);
     }
 
     #[test]

@@ -163,38 +163,35 @@ impl Line {
     }
 }
 
-/// Mean and biased variance of each channel of `x` \[pixel, channel\].
+/// Pixels from which the place of each channel is estimated before all are summed.
+const SAMPLE: usize = 256;
+
+/// Mean and biased variance of each channel of `x` \[pixel, channel\], in one pass over all pixels.
+///
+/// Distances are taken from the mean of some pixels: near enough to the mean of all that no digits are lost when the
+/// square of what lies between is taken off.
 fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let sample = &x[..x.len().min(SAMPLE * channels)];
+    let zeros = vec![0.0; channels];
+    let [sums, _] = channel_sums(Distances, [sample], channels, [&zeros]);
+    let share = channels.max(1) as f64 / sample.len() as f64;
+    let centre: Vec<f32> = sums.iter().map(|sum| (sum * share) as f32).collect();
+    let [sums, squares] = channel_sums(Distances, [x], channels, [&centre]);
     let count = (x.len() / channels.max(1)) as f64;
-    let [sums] = channel_sums(Plain, [x], channels, []);
-    let mean: Vec<f64> = sums.iter().map(|sum| sum / count).collect();
-    let centre: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
-    let [squares] = channel_sums(Squares, [x], channels, [&centre]);
-    // `centre` is the mean rounded to f32; the second term takes that rounding out again.
-    let rounding = mean.iter().zip(&centre).map(|(mean, &centre)| (mean - f64::from(centre)).powi(2));
-    let variance = squares.iter().zip(rounding).map(|(sum, rounding)| (sum / count - rounding).max(0.0) as f32);
-    let variance = variance.collect();
-    (centre, variance)
+    let mean = sums.iter().zip(&centre).map(|(sum, &centre)| (f64::from(centre) + sum / count) as f32).collect();
+    let variance =
+        squares.iter().zip(&sums).map(|(square, sum)| (square / count - (sum / count).powi(2)).max(0.0) as f32);
+    (mean, variance.collect())
 }
 
-/// The values themselves.
-struct Plain;
+/// Distances from a constant, and their squares.
+struct Distances;
 
-impl Terms<1, 0, 1> for Plain {
+impl Terms<1, 1, 2> for Distances {
     #[inline(always)]
-    fn terms<S: Simd>(_: S, [x]: [S::f32s; 1], _: [S::f32s; 0]) -> [S::f32s; 1] {
-        [x]
-    }
-}
-
-/// Squared distances from a constant.
-struct Squares;
-
-impl Terms<1, 1, 1> for Squares {
-    #[inline(always)]
-    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [centre]: [S::f32s; 1]) -> [S::f32s; 1] {
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [centre]: [S::f32s; 1]) -> [S::f32s; 2] {
         let distance = simd.sub_f32s(x, centre);
-        [simd.mul_f32s(distance, distance)]
+        [distance, simd.mul_f32s(distance, distance)]
     }
 }
 

@@ -1,8 +1,9 @@
 //! One step of gradient descent with momentum and weight decay, in place.
 
 use super::cpu::is_ours;
-use candle_core::{CpuStorage, InplaceOp2, InplaceOp3, Layout, Result, Tensor, Var, bail};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// The settings of a step.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +25,7 @@ pub fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descen
         bail!("a gradient of {:?} for weights of {:?}", gradient.shape(), weight.shape())
     }
     if is_ours(weight) {
-        velocity.inplace_op3(&gradient.contiguous()?, weight, &Accelerate(settings))?;
-        return weight.inplace_op2(velocity, &Move(settings));
+        return velocity.inplace_op2(&gradient.contiguous()?, &OnVelocity { weight, settings });
     }
     let weights = weight.as_detached_tensor();
     let pull = (gradient + (&weights * settings.weight_decay)?)?;
@@ -36,45 +36,44 @@ pub fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descen
 /// Values that one task changes.
 const PART: usize = 1 << 14;
 
-struct Accelerate(Descent);
+/// Opens the velocity for writing, and then the weights, so that one pass changes both.
+struct OnVelocity<'a> {
+    weight: &'a Var,
+    settings: Descent,
+}
 
-impl InplaceOp3 for Accelerate {
+impl InplaceOp2 for OnVelocity<'_> {
     fn name(&self) -> &'static str {
-        "velocity"
+        "descent"
     }
 
-    fn cpu_fwd(
-        &self,
-        velocity: &mut CpuStorage,
-        own: &Layout,
-        gradient: &CpuStorage,
-        gl: &Layout,
-        weight: &CpuStorage,
-        wl: &Layout,
-    ) -> Result<()> {
-        let (momentum, decay) = (self.0.momentum as f32, self.0.weight_decay as f32);
-        let (gradient, weight) = (values(gradient, gl)?, values(weight, wl)?);
-        let parts = values_mut(velocity, own)?.par_chunks_mut(PART).zip(gradient.par_chunks(PART));
-        parts.zip(weight.par_chunks(PART)).for_each(|((velocity, gradient), weight)| {
-            let pulls = gradient.iter().zip(weight).map(|(gradient, weight)| gradient + decay * weight);
-            velocity.iter_mut().zip(pulls).for_each(|(velocity, pull)| *velocity = momentum * *velocity + pull);
-        });
-        Ok(())
+    fn cpu_fwd(&self, velocity: &mut CpuStorage, own: &Layout, gradient: &CpuStorage, gl: &Layout) -> Result<()> {
+        let velocity = RefCell::new(values_mut(velocity, own)?);
+        self.weight.inplace_op1(&OnWeight { velocity, gradient: values(gradient, gl)?, settings: self.settings })
     }
 }
 
-struct Move(Descent);
+struct OnWeight<'a> {
+    velocity: RefCell<&'a mut [f32]>,
+    gradient: &'a [f32],
+    settings: Descent,
+}
 
-impl InplaceOp2 for Move {
+impl InplaceOp1 for OnWeight<'_> {
     fn name(&self) -> &'static str {
-        "step"
+        "descent"
     }
 
-    fn cpu_fwd(&self, weight: &mut CpuStorage, own: &Layout, velocity: &CpuStorage, vl: &Layout) -> Result<()> {
-        let rate = self.0.rate as f32;
-        let parts = values_mut(weight, own)?.par_chunks_mut(PART).zip(values(velocity, vl)?.par_chunks(PART));
-        parts.for_each(|(weight, velocity)| {
-            weight.iter_mut().zip(velocity).for_each(|(weight, velocity)| *weight -= rate * velocity);
+    fn cpu_fwd(&self, weight: &mut CpuStorage, own: &Layout) -> Result<()> {
+        let Descent { rate, momentum, weight_decay } = self.settings;
+        let (rate, momentum, decay) = (rate as f32, momentum as f32, weight_decay as f32);
+        let mut velocity = self.velocity.borrow_mut();
+        let parts = values_mut(weight, own)?.par_chunks_mut(PART).zip(velocity.par_chunks_mut(PART));
+        parts.zip(self.gradient.par_chunks(PART)).for_each(|((weight, velocity), gradient)| {
+            for ((weight, velocity), gradient) in weight.iter_mut().zip(velocity).zip(gradient) {
+                *velocity = momentum * *velocity + (gradient + decay * *weight);
+                *weight -= rate * *velocity;
+            }
         });
         Ok(())
     }

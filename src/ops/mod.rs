@@ -16,6 +16,7 @@ mod descent;
 mod geometry;
 mod loss;
 mod matrix;
+mod max_pooling;
 mod panels;
 mod pooling;
 mod relu;
@@ -28,6 +29,7 @@ pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics};
 pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
 pub use descent::{Descent, descend};
 pub use loss::{Loss, cross_entropy};
+pub use max_pooling::MaxPool;
 pub use pooling::{pool, pool_gradient, space_to_depth};
 pub use relu::bias_relu_gradients;
 

@@ -72,8 +72,10 @@ impl Training {
 pub enum Dtype {
     /// 8-bit whole numbers: decoded images.
     U8,
-    /// 16-bit floating point.
+    /// 16-bit floating point, with 11 bits of precision.
     F16,
+    /// 16-bit floating point with the range of `F32` and 8 bits of precision.
+    Bf16,
     /// 32-bit floating point.
     F32,
 }
@@ -83,7 +85,7 @@ impl Dtype {
     pub fn bytes(self) -> usize {
         match self {
             Self::U8 => 1,
-            Self::F16 => 2,
+            Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
         }
     }
@@ -93,6 +95,7 @@ impl Dtype {
         match self {
             Self::U8 => "u8",
             Self::F16 => "f16",
+            Self::Bf16 => "bf16",
             Self::F32 => "f32",
         }
     }
@@ -110,7 +113,11 @@ pub struct Features {
 impl Features {
     pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
         Ok(Self {
-            dtype: section.choice("dtype", Dtype::F16, &[("f16", Dtype::F16), ("f32", Dtype::F32)])?,
+            dtype: section.choice(
+                "dtype",
+                Dtype::F16,
+                &[("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32)],
+            )?,
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
         })
     }

@@ -107,6 +107,22 @@ fn pooling_agrees_with_pytorch() {
 }
 
 #[test]
+fn max_pooling_agrees_with_pytorch() {
+    let all = fixture("max_pool");
+    for case in cases(&all) {
+        let get = |name: &str| &all[&format!("{case}.{name}")];
+        let numbers: Vec<usize> = case.split('_').take(2).map(|number| number.parse().unwrap()).collect();
+        let pool = MaxPool { side: numbers[0], stride: numbers[1] };
+        let x = to_nhwc(get("x")).unwrap();
+        assert_close(&to_nchw(&pool.forward(&x).unwrap()).unwrap(), get("y"), 0.0, case);
+        let found = pool.gradient(&x, &to_nhwc(get("grad_y")).unwrap()).unwrap();
+        assert_close(&to_nchw(&found).unwrap(), get("grad_x"), 1e-6, case);
+    }
+    let pool = MaxPool { side: 3, stride: 1 };
+    assert!(pool.forward(&Tensor::ones((1, 2, 4, 1), DType::F32, &Device::Cpu).unwrap()).is_err());
+}
+
+#[test]
 fn space_to_depth_agrees_with_pytorch() {
     let all = fixture("space_to_depth");
     for case in cases(&all) {
@@ -262,12 +278,12 @@ fn gradients_agree_with_finite_differences() {
     };
     let values = |tensor: &Tensor| -> Vec<f32> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
     let found = values(&weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap());
-    for at in 0..found.len() {
-        assert!((f64::from(found[at]) - slope(at, &w, &|w| loss(&x, w))).abs() < 1e-4, "weight {at}");
+    for (at, &found) in found.iter().enumerate() {
+        assert!((f64::from(found) - slope(at, &w, &|w| loss(&x, w))).abs() < 1e-4, "weight {at}");
     }
     let found = values(&input_gradient(&single(&w), &single(&grad), 1).unwrap());
-    for at in 0..found.len() {
-        assert!((f64::from(found[at]) - slope(at, &x, &|x| loss(x, &w))).abs() < 1e-4, "input {at}");
+    for (at, &found) in found.iter().enumerate() {
+        assert!((f64::from(found) - slope(at, &x, &|x| loss(x, &w))).abs() < 1e-4, "input {at}");
     }
 }
 
@@ -283,6 +299,10 @@ fn other_types_are_computed_by_candle_and_agree() {
     );
     close(space_to_depth(&single(&x)).unwrap(), space_to_depth(&x).unwrap());
     close(pool(&single(&x), 2).unwrap(), pool(&x, 2).unwrap());
+    let largest = MaxPool { side: 2, stride: 2 };
+    close(largest.forward(&single(&x)).unwrap(), largest.forward(&x).unwrap());
+    let halves = grad.narrow(1, 0, 3).unwrap().narrow(2, 0, 2).unwrap().narrow(3, 0, 3).unwrap();
+    close(largest.gradient(&single(&x), &single(&halves)).unwrap(), largest.gradient(&x, &halves).unwrap());
     let (logits, labels) = (noise(&[4, 7], 5), Tensor::new(&[0u32, 6, 3, 3], &Device::Cpu).unwrap());
     let (ours, theirs) = (cross_entropy(&single(&logits), &labels).unwrap(), cross_entropy(&logits, &labels).unwrap());
     close(ours.mean, theirs.mean);
