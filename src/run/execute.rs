@@ -116,6 +116,7 @@ impl Work<'_> {
         let job = Job {
             stage: source.stage,
             seed: self.pipeline.seed,
+            manifest: self.manifest,
             train: &inputs.train,
             val: &inputs.val,
             classes: record.classes.len(),

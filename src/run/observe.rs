@@ -33,7 +33,10 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Begun, _) if record.stage == 0 => "images not all decoded".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
-            Some(epochs) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
+            Some((epochs, 0)) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
+            Some((epochs, steps)) => {
+                format!("trained for {epochs} of {} epochs and {steps} steps", epochs_of(&record))
+            }
             None => "begun".into(),
         },
     };

@@ -14,7 +14,7 @@ fn results(space: &Space, cache: &str) -> Vec<(PathBuf, Vec<u8>)> {
 /// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
 fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
     let mut child = space.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let third = std::ffi::OsStr::new("epoch-000003.safetensors");
+    let third = std::ffi::OsStr::new("epoch-000003");
     let reached = || {
         let entries = std::fs::read_dir(space.path(checkpoints)).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name()).any(|name| name.as_os_str() >= third)
