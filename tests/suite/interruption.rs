@@ -5,12 +5,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-/// The files that must be the same bytes: all but the records, which hold times.
-fn results(space: &Space, cache: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let files = space.files(cache).into_iter();
-    files.filter(|(path, _)| path.file_name().is_some_and(|name| name != "record.json")).collect()
-}
-
 /// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
 fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
     let mut child = space.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -28,55 +22,34 @@ fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
 }
 
 #[test]
-fn killed_runs_go_on_to_the_same_bytes() {
-    let space = Space::new();
-    space.run("run small.toml --cache whole").ok();
-    let expected = results(&space, "whole");
-    for round in 0..12u64 {
-        let mut child =
-            space.command("run small.toml --cache cut").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(60 + 97 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    space.run("run small.toml --cache cut").ok();
-    let found = results(&space, "cut");
-    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    for ((path, found), (_, expected)) in found.iter().zip(&expected) {
-        assert!(found == expected, "{} differs", path.display());
-    }
-}
-
-#[test]
 fn a_missing_shard_alone_is_written_again() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    let before = results(&space, "cache");
+    let before = space.results("cache");
     std::fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
     let again = space.run("run small.toml").ok();
     assert!(again.stderr.contains("stage 1 (partial: 1 of 2 shards)"), "{}", again.stderr);
     assert!(!again.stderr.contains("epoch"), "the block was trained again:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
 }
 
 #[test]
 fn lost_weights_are_learned_and_lost_small_files_written_again() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    let before = results(&space, "cache");
+    let before = space.results("cache");
     let small = ["stage0/train/labels/c/0", "stage0/zarr.json", "stage1/val/logits/c/0/0", "stage2/val/zarr.json"];
     for lost in small {
         std::fs::remove_file(space.path("cache").join(lost)).unwrap();
     }
     let again = space.run("run small.toml").ok();
     assert!(!again.stderr.contains("epoch"), "a block was trained again:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
     std::fs::remove_file(space.path("cache/stage1/block.safetensors")).unwrap();
     let again = space.run("run small.toml").ok();
     assert!(again.stderr.contains("stage 1 (partial: weights are missing or cut off)"), "{}", again.stderr);
     assert!(!again.stderr.contains("stage 2"), "the same bytes came out, yet:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
 }
 
 #[test]
@@ -136,7 +109,7 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     std::fs::write(newest, bytes).unwrap();
     let run = space.run(&format!("run small.toml --cache cut {settings}")).ok();
     assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
-    assert_eq!(results(&space, "cut"), results(&space, "whole"));
+    space.same_results("cut", &space.results("whole"), "after a kill");
 }
 
 #[test]

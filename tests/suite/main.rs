@@ -2,6 +2,7 @@
 
 mod imports;
 mod interruption;
+mod kills;
 mod operations;
 mod pipelines;
 mod program;
