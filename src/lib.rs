@@ -29,5 +29,7 @@ pub mod cli;
 
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod faults;
 pub mod progress;
 pub mod random;

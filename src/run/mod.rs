@@ -2,6 +2,8 @@
 
 mod device;
 mod execute;
+#[cfg(test)]
+mod faulty_disk;
 mod folder;
 mod network;
 mod observe;

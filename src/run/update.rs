@@ -10,8 +10,6 @@ use crate::images::fingerprint;
 use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
@@ -222,13 +220,8 @@ fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
 /// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
 fn tag_cache(cache: &Path) -> Result<()> {
     disk::create_folder(cache)?;
-    let path = cache.join("CACHEDIR.TAG");
     let text = b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
-    // Two runs may begin at once: the first of them makes the file.
-    match File::create_new(&path).and_then(|mut tag| tag.write_all(text)) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("write", &path, &e)),
-        _ => Ok(()),
-    }
+    disk::ensure(&cache.join("CACHEDIR.TAG"), text)
 }
 
 /// What an update did.

@@ -107,7 +107,8 @@ fn phase(files: &[(PathBuf, Vec<u8>)]) -> String {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     if let Some((path, _)) = files.iter().find(|(path, _)| path.extension().is_some_and(|e| e == "unfinished")) {
         let path = text(path);
-        let kinds = [("checkpoint/", "checkpoint"), ("/c/", "shard"), ("safetensors", "file of weights"), ("record", "record")];
+        let kinds =
+            [("checkpoint/", "checkpoint"), ("/c/", "shard"), ("safetensors", "file of weights"), ("record", "record")];
         let kind = kinds.iter().find(|(part, _)| path.contains(part)).map_or("small file", |(_, kind)| kind);
         return format!("writing a {kind}");
     }
