@@ -18,5 +18,5 @@ pub use encoding::{decode_values, encode_values};
 pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};
 pub use reader::Reader;
-pub use small::{read_labels, read_logits, write_labels, write_logits};
+pub use small::{has_logits, read_labels, read_logits, write_labels, write_logits};
 pub use writer::{ShardSum, Written};

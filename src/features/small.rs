@@ -40,6 +40,12 @@ pub fn write_logits(stage: &Path, subset: Subset, logits: &[f32], classes: usize
     write(&folder, &shape, &["sample", "class"], (data_type::float32(), f32::NAN.into()), logits.to_vec())
 }
 
+/// Whether there are logits, be they whole or not.
+pub fn has_logits(stage: &Path, subset: Subset) -> bool {
+    let folder = subset.array(stage, "logits");
+    ["zarr.json", "c/0/0"].iter().all(|file| folder.join(file).exists())
+}
+
 /// Reads logits and the number of classes.
 ///
 /// # Errors

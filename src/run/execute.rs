@@ -139,7 +139,7 @@ impl Work<'_> {
             record.weights.insert(name.into(), (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string()));
         }
         features::write_logits(self.folder.path(), Subset::Val, &outcome.logits, record.classes.len())?;
-        let together = earlier_logits(parent, &outcome.logits).map(|mut logits| {
+        let together = earlier_logits(parent, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
             score(&ensemble(&logits), inputs.val.labels()).top1
         });
@@ -257,15 +257,21 @@ fn array_name(subset: Subset) -> String {
     format!("{}/features", subset.name())
 }
 
-/// The validation logits of a stage and all before it, first to last; nothing where one cannot be read.
-fn earlier_logits(last: &StageFolder, like: &[f32]) -> Option<Vec<Vec<f32>>> {
+/// The validation logits of a stage and all before it, first to last; nothing where one is no longer there.
+///
+/// # Errors
+/// When one is there but cannot be read: what is made of it must not depend on a fault of the disk.
+fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32>>>> {
     let mut all = Vec::new();
-    let (mut folder, mut record) = (last.clone(), last.record().ok()?);
-    while let Some(parent) = folder.parent(&record).ok()? {
-        let (logits, _) = features::read_logits(folder.path(), Subset::Val).ok()?;
-        all.push(logits);
+    let (mut folder, mut record) = (last.clone(), last.record()?);
+    while record.stage > 0 {
+        if !features::has_logits(folder.path(), Subset::Val) {
+            return Ok(None);
+        }
+        all.push(features::read_logits(folder.path(), Subset::Val)?.0);
+        let Some(parent) = folder.parent_if_there(&record)? else { return Ok(None) };
         (folder, record) = parent;
     }
     all.reverse();
-    all.iter().all(|logits| logits.len() == like.len()).then_some(all)
+    Ok(all.iter().all(|logits| logits.len() == like.len()).then_some(all))
 }
