@@ -74,10 +74,10 @@ impl ShardWriter {
     }
 }
 
-/// Reads and checks the index of a shard: the offset of each of its first `count` samples.
+/// Reads and checks the index of a shard that holds `count` samples: the offset of each.
 ///
 /// # Errors
-/// When the index is damaged, or a sample is missing or lies outside the file.
+/// When the index is damaged, a sample is missing or lies outside the file, or there are more samples.
 pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_bytes: usize) -> Result<Vec<u64>> {
     let length = capacity * 16 + CHECKSUM;
     let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
@@ -95,6 +95,9 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
         let whole = offset != ABSENT && length == stored && offset.checked_add(length).is_some_and(|end| end <= start);
         if whole { Ok(offset) } else { Err(Error::failed(format!("sample {at} of it is missing"))) }
     };
+    if index.chunks_exact(16).skip(count).any(|entry| number(&entry[..8]) != ABSENT) {
+        return Err(Error::failed(format!("it holds more than {count} samples")));
+    }
     index.chunks_exact(16).take(count).enumerate().map(place).collect()
 }
 
