@@ -3,6 +3,7 @@
 use super::array::{Layout, Subset};
 use super::encoding::encode_values;
 use super::loader::{Batch, Draw, Loader};
+use super::order::pixels_to_planes;
 use super::small::write_labels;
 use super::writer::{Written, write_array};
 use crate::error::Result;
@@ -10,6 +11,7 @@ use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
 use crate::progress::Progress;
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use std::path::Path;
 
 /// Samples that are run through the block at once at most. Results do not depend on it.
@@ -70,10 +72,17 @@ impl Extraction<'_> {
     /// The encoded features of a batch.
     fn run(&self, batch: Batch, input: Shape, sample_bytes: usize) -> Result<Vec<u8>> {
         let count = batch.labels.len();
-        let x = Tensor::from_vec(batch.values, (count, input.channels, input.size, input.size), self.device)?;
+        let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
         let values: Vec<f32> = self.block.forward(&x)?.flatten_all()?.to_vec1()?;
         let mut bytes = vec![0; count * sample_bytes];
-        encode_values(&values, self.features.dtype, &mut bytes)?;
+        let samples = bytes.par_chunks_exact_mut(sample_bytes).zip(values.par_chunks_exact(self.output.values()));
+        samples.try_for_each_init(
+            || vec![0.0; self.output.values()],
+            |planes, (bytes, pixels)| {
+                pixels_to_planes(pixels, self.output.channels, planes);
+                encode_values(planes, self.features.dtype, bytes)
+            },
+        )?;
         Ok(bytes)
     }
 }

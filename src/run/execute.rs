@@ -7,7 +7,7 @@ use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
 use crate::features::{self, Loader, Subset, stage_group};
 use crate::images::ImageSet;
-use crate::network::{FrozenBlock, StageNetwork, save_bytes};
+use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
 use crate::training::{self, Job, Outcome, ensemble, score};
@@ -175,7 +175,7 @@ impl Work<'_> {
         let started = Instant::now();
         let extraction = features::Extraction {
             stage: self.folder.path(),
-            block: &FrozenBlock::new(&network.block)?,
+            block: &network.block.frozen()?,
             output: stage.block.output,
             features: &self.pipeline.features,
             device: self.device,

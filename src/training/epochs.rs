@@ -5,12 +5,12 @@ use super::metrics::{Score, score};
 use super::sgd::Sgd;
 use crate::error::{Error, Result};
 use crate::features::{Batch, Draw, Loader};
-use crate::network::{Mode, StageNetwork, Variables};
+use crate::network::{StageNetwork, Variables};
+use crate::ops::cross_entropy;
 use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::loss::cross_entropy;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -150,10 +150,10 @@ impl<'a> Learner<'a> {
                 progress.check()?;
                 let count = batch.labels.len();
                 let (x, labels) = tensors(batch, job.train, job.device)?;
-                let logits = self.network.forward(&x, Mode::Train)?;
+                let (logits, pass) = self.network.train(&x)?;
                 let loss = cross_entropy(&logits, &labels)?;
-                self.sgd.step(&loss.backward()?, rate)?;
-                self.sums.add(&logits, &labels, &loss, count)?;
+                self.sgd.step(&self.network.gradients(&pass, &loss.gradient)?, rate)?;
+                self.sums.add(&logits, &labels, &loss.mean, count)?;
                 self.position.step += 1;
                 task.advance(count as u64);
                 if told.elapsed() > READ_BACK {
@@ -214,11 +214,11 @@ fn describe(epoch: &Epoch) -> String {
     format!("epoch {}  loss {:.3}  train {:.1} %{accuracy}", epoch.epoch, epoch.loss, epoch.train_accuracy)
 }
 
-/// Values \[sample, channel, y, x\] and labels of a batch on the device.
+/// Values \[sample, y, x, channel\] and labels of a batch on the device.
 fn tensors(batch: Batch, loader: &Loader, device: &Device) -> Result<(Tensor, Tensor)> {
     let shape = loader.shape();
     let count = batch.labels.len();
-    let x = Tensor::from_vec(batch.values, (count, shape.channels, shape.size, shape.size), device)?;
+    let x = Tensor::from_vec(batch.values, (count, shape.size, shape.size, shape.channels), device)?;
     Ok((x, Tensor::from_vec(batch.labels, count, device)?))
 }
 
@@ -233,12 +233,13 @@ pub fn classify(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Vec<f32>> {
+    let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
         let (x, _) = tensors(batch, samples, device)?;
-        logits.extend(network.forward(&x, Mode::Evaluate)?.flatten_all()?.to_vec1::<f32>()?);
+        logits.extend(auxiliary.forward(&block.forward(&x)?)?.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     })?;
     Ok(logits)
