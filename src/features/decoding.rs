@@ -107,7 +107,13 @@ impl Decoder<'_> {
             rest = after;
             let mut pixels = vec![0; batch.len() * sample_bytes];
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-            let results: Vec<Result<()>> = slots.map(|(out, &index)| self.images.decode(index, out)).collect();
+            // A batch of large images takes seconds: a wish to stop is granted between any two of them.
+            let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
+                true => Err(Error::interrupted()),
+                false => self.images.decode(index, out),
+            };
+            let results: Vec<Result<()>> = slots.map(decode).collect();
+            self.progress.check()?;
             let mut good = 0;
             for (at, result) in results.into_iter().enumerate() {
                 match result {

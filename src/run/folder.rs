@@ -4,6 +4,7 @@ use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
+use crate::lock::LOCK;
 use std::path::{Path, PathBuf};
 
 /// The folder of one stage.
@@ -150,6 +151,6 @@ fn first_foreign(folder: &Path, ours: &[&str]) -> Option<PathBuf> {
     let unfinished = format!(".{}", disk::UNFINISHED);
     entries.map(|entry| entry.path()).find(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name != disk::LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
+        name != LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
     })
 }

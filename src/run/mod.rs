@@ -3,6 +3,7 @@
 mod device;
 mod execute;
 mod folder;
+mod forecast;
 mod network;
 mod observe;
 mod record;
