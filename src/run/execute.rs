@@ -1,7 +1,7 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
-use super::forecast;
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
+use super::forecast;
 use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
 use crate::disk;
@@ -105,8 +105,12 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        record.skipped.clear();
+        let known = std::mem::take(&mut record.skipped);
         for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
+            // A finished stage knows what it left out: without the list every later image would move up.
+            if !known.is_empty() {
+                features::note_skipped(self.folder.path(), subset, split, &known)?;
+            }
             let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
             record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
             record.skipped.extend(decoded.skipped);
@@ -210,6 +214,7 @@ impl Work<'_> {
             }),
         );
         stage_group(self.folder.path(), attributes)?;
+        record.files = self.folder.sum_small_files(record.stage)?;
         record.output = Some(self.output(record)?);
         record.state = State::Finished;
         record.write(self.folder.path())

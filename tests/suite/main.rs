@@ -7,5 +7,6 @@ mod operations;
 mod pipelines;
 mod program;
 mod space;
+mod staleness;
 mod training_step;
 mod zarr;
