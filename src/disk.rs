@@ -1,8 +1,8 @@
-//! Files that are whole or absent: written beside their place, synced, renamed; and the lock of a folder.
+//! Files that are whole or absent: written beside their place, synced, renamed.
 
 use crate::error::{Error, Result};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Whatever is done to the disk passes here first, with the bytes that are to be written, and is told how many may be:
@@ -137,62 +137,6 @@ pub fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Keeps other writers out of a folder until it is dropped or its process ends, however that ends.
-pub struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    /// Takes the lock of a folder for writing; the folder is created where it is missing.
-    ///
-    /// # Errors
-    /// When another process writes or reads there; the message gives the id of a process that writes.
-    pub fn take(folder: &Path) -> Result<Self> {
-        create_folder(folder)?;
-        let path = folder.join(LOCK);
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(|e| Error::io("open", &path, &e))?;
-        acquired(file.try_lock(), folder, &mut file)?;
-        let note_holder = |file: &mut File| {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(std::process::id().to_string().as_bytes())
-        };
-        note_holder(&mut file).map_err(|e| Error::io("write", &path, &e))?;
-        Ok(Self { _file: file })
-    }
-
-    /// Keeps writers out of a folder that is being read. Where nobody has ever locked it, as on a disk that cannot be
-    /// written, there is nothing to keep out.
-    ///
-    /// # Errors
-    /// When another process writes there.
-    pub fn share(folder: &Path) -> Result<Option<Self>> {
-        let Ok(mut file) = File::open(folder.join(LOCK)) else { return Ok(None) };
-        acquired(file.try_lock_shared(), folder, &mut file)?;
-        Ok(Some(Self { _file: file }))
-    }
-}
-
-/// The name of the file that a folder is locked by. It stays; the lock itself is the operating system's.
-pub const LOCK: &str = ".lock";
-
-fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file: &mut File) -> Result<()> {
-    match attempt {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(held(folder, file)),
-        Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
-    }
-}
-
-fn held(folder: &Path, file: &mut File) -> Error {
-    let mut holder = String::new();
-    let known = file.read_to_string(&mut holder).is_ok() && !holder.is_empty();
-    let by = if known { format!("process {holder}") } else { "another process".into() };
-    Error::failed(format!("`{}` is in use by {by}", folder.display()))
-        .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,20 +151,6 @@ mod tests {
         drop(file);
         assert_eq!(read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_second_writer_is_told_who_holds_the_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = Lock::take(folder.path()).unwrap();
-        let error = Lock::take(folder.path()).err().unwrap().to_string();
-        assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
-        assert!(Lock::share(folder.path()).is_err());
-        drop(first);
-        let readers = (Lock::share(folder.path()).unwrap(), Lock::share(folder.path()).unwrap());
-        assert!(Lock::take(folder.path()).is_err());
-        drop(readers);
-        assert!(Lock::take(folder.path()).is_ok());
     }
 
     #[test]

@@ -37,7 +37,9 @@ pub(super) enum Command {
     )]
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
-    #[command(after_help = "Example:\n  greedy status pipelines/demo.toml")]
+    #[command(
+        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8"
+    )]
     Status(StatusArgs),
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
     #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
@@ -118,6 +120,9 @@ pub(super) struct StageArgs {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
+    /// Explain every stage, also those that are current
+    #[arg(long)]
+    pub why: bool,
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

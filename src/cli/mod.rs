@@ -3,6 +3,7 @@
 mod args;
 mod evaluate;
 mod inspect;
+mod interruption;
 mod output;
 mod predict;
 mod progress;
@@ -71,8 +72,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
 fn report(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
-            complain("interrupted; the same command goes on from here");
-            return ExitCode::from(130);
+            interruption::say_how_to_go_on();
+            return ExitCode::from(interruption::EXIT_CODE);
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),
     }

@@ -1,12 +1,11 @@
-//! Bars on a terminal, plain lines elsewhere, and the user's wish to stop.
+//! Bars on a terminal, plain lines elsewhere.
 
+use super::interruption;
 use super::output::complain;
 use super::wording;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::{Progress, Silent, Task};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +32,7 @@ enum Style {
 }
 
 impl Terminal {
-    /// Chooses how to speak, and listens for Ctrl-C and SIGTERM: the first asks to stop, the second ends at once.
+    /// Chooses how to speak, and listens for the user's wish to stop.
     pub fn new(quiet: bool) -> Result<Self> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
@@ -41,14 +40,7 @@ impl Terminal {
             (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // Registered first, so that it acts from the second signal on.
-            flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-                .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-                .map_err(|e| Error::failed(format!("cannot listen for Ctrl-C: {e}")))?;
-        }
-        Ok(Self { style, stop, bar: Mutex::new(None) })
+        Ok(Self { style, stop: interruption::listen()?, bar: Mutex::new(None) })
     }
 }
 

@@ -10,7 +10,8 @@ use crate::images::Split;
 use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
 use crate::progress::{Progress, Task};
 use rayon::prelude::*;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 /// Images that are decoded at once at most.
 const BATCH: usize = 256;
@@ -43,7 +44,7 @@ pub fn decode(
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
     let layout = Layout { views: 1, samples: images.len(), shape, dtype: Dtype::U8, samples_in_shard };
     let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
-    let list = stage.join(subset.name()).join("skipped.json");
+    let list = skipped_list(stage, subset);
     disk::create_folder(&stage.join(subset.name()))?;
     let decoder = Decoder { images, layout, on_bad_image: pipeline.data.on_bad_image, task: &*task, progress };
     let array = subset.array(stage, "features");
@@ -92,7 +93,7 @@ struct Decoder<'a> {
 impl Decoder<'_> {
     /// The images that are not known to be bad, in order.
     fn candidates(&self, skipped: &[(usize, String)]) -> Vec<usize> {
-        let bad: std::collections::HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
+        let bad: HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
         (0..self.images.len()).filter(|index| !bad.contains(index)).collect()
     }
 
@@ -107,7 +108,13 @@ impl Decoder<'_> {
             rest = after;
             let mut pixels = vec![0; batch.len() * sample_bytes];
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-            let results: Vec<Result<()>> = slots.map(|(out, &index)| self.images.decode(index, out)).collect();
+            // A batch of large images takes seconds: a wish to stop is granted between any two of them.
+            let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
+                true => Err(Error::interrupted()),
+                false => self.images.decode(index, out),
+            };
+            let results: Vec<Result<()>> = slots.map(decode).collect();
+            self.progress.check()?;
             let mut good = 0;
             for (at, result) in results.into_iter().enumerate() {
                 match result {
@@ -132,6 +139,22 @@ impl Decoder<'_> {
             error.hint("`data.on_bad_image = \"skip\"` leaves bad images out")
         }
     }
+}
+
+/// Writes the list of images that were left out, given by name, as it was when they were decoded.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<()> {
+    let faults: HashMap<&str, &str> = skipped.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
+    let fault = |index: usize| faults.get(images.name(index).as_str()).map(|fault| (index, fault.to_string()));
+    let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
+    write_list(&skipped_list(stage, subset), &found)
+}
+
+/// The file that lists the images of a subset that were left out.
+fn skipped_list(stage: &Path, subset: Subset) -> PathBuf {
+    stage.join(subset.name()).join("skipped.json")
 }
 
 fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {

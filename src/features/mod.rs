@@ -14,7 +14,7 @@ mod small;
 mod writer;
 
 pub use array::{Layout, Subset, stage_group};
-pub use decoding::{Decoded, decode};
+pub use decoding::{Decoded, decode, note_skipped};
 pub use encoding::{decode_values, encode_values};
 pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};

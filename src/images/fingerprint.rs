@@ -4,8 +4,8 @@ use super::{builtin, cifar, folder, idx};
 use crate::error::{Error, Result};
 use crate::pipeline::Source;
 use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::UNIX_EPOCH;
 
 /// Says how many files a source has, their bytes, and a hash of their names, sizes and times of change.
 ///
@@ -38,12 +38,13 @@ fn summary(mut files: Vec<(PathBuf, Metadata)>) -> String {
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut hasher = blake3::Hasher::new();
     for (name, found) in &files {
-        let changed = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+        // Counted in both directions: a wrong clock may have dated a file before 1970.
+        let changed = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
         hasher.update(name.as_os_str().as_encoded_bytes());
         // A zero ends the name: no name holds one.
         hasher.update(&[0]);
         hasher.update(&found.len().to_le_bytes());
-        hasher.update(&changed.as_nanos().to_le_bytes());
+        hasher.update(&changed.to_le_bytes());
     }
     let bytes: u64 = files.iter().map(|(_, found)| found.len()).sum();
     let hash = hasher.finalize().to_hex();
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::path::Path;
-    use std::time::{Duration, SystemTime};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     fn write(path: &Path, bytes: &[u8], time: SystemTime) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,15 +1,18 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
+use super::forecast;
 use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
-use crate::disk::{self, Lock};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{self, Loader, Subset, stage_group};
 use crate::images::ImageSet;
+use crate::lock::Lock;
 use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
+use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 use candle_core::Device;
 use serde_json::{Map, json};
@@ -40,6 +43,9 @@ impl Work<'_> {
     pub fn execute(&self, verdict: &Verdict) -> Result<()> {
         let Some(source) = &self.source else {
             let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+            let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
+            let stored = Shape { channels: data.channels, size: data.size };
+            room::require(self.folder.path(), forecast::images(stored, count))?;
             let mut record = self.prepare(verdict)?;
             self.decode_images(&mut record, &images)?;
             return self.finish(&mut record);
@@ -47,6 +53,9 @@ impl Work<'_> {
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
         let _reading = Lock::share(source.folder.path())?;
         let inputs = Inputs::open(source, self.pipeline)?;
+        let counts = [inputs.train.len(), inputs.val.len()];
+        let bytes = forecast::stage(source.stage, &self.pipeline.features, counts, inputs.classes.len());
+        room::require(self.folder.path(), bytes)?;
         let mut record = self.prepare(verdict)?;
         self.train(&mut record, source, &inputs)?;
         let network = load_stage(self.folder, &record, source.stage, self.device)?;
@@ -96,8 +105,12 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        record.skipped.clear();
+        let known = std::mem::take(&mut record.skipped);
         for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
+            // A finished stage knows what it left out: without the list every later image would move up.
+            if !known.is_empty() {
+                features::note_skipped(self.folder.path(), subset, split, &known)?;
+            }
             let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
             record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
             record.skipped.extend(decoded.skipped);
@@ -202,6 +215,7 @@ impl Work<'_> {
             }),
         );
         stage_group(self.folder.path(), attributes)?;
+        record.files = self.folder.sum_small_files(record.stage)?;
         record.output = Some(self.output(record)?);
         record.state = State::Finished;
         record.write(self.folder.path())

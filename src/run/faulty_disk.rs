@@ -64,7 +64,7 @@ impl Experiment {
 
     fn run(&self) -> Result<()> {
         let pipeline = open_pipeline(&self.folder.path().join("p.toml"), &[])?;
-        Project::open(pipeline, &self.cache())?.update(&Device::Cpu, &Silent, |_, _| {}).map(|_| ())
+        Project::open(pipeline, &self.cache()).update(&Device::Cpu, &Silent, |_, _| {}).map(|_| ())
     }
 
     /// All files, with records that say nothing of time.

@@ -4,6 +4,8 @@ use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
+use crate::lock::LOCK;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The folder of one stage.
@@ -19,6 +21,8 @@ pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
 /// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
 /// there, the folder is known for a stage's.
 const CONTENTS: [&str; 7] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "record.json"];
+/// Bytes of a `zarr.json` of ours at most.
+const MOST_METADATA: u64 = 1 << 20;
 /// All that it puts into the folder of a subset.
 const SUBSET_CONTENTS: [&str; 5] = ["zarr.json", "skipped.json", "features", "labels", "logits"];
 
@@ -97,14 +101,45 @@ impl StageFolder {
         record.state != State::Begun && whole(BLOCK) && whole(AUXILIARY)
     }
 
-    /// Whether all small files of a finished stage are here.
+    /// The paths in the folder of all files of a finished stage but for weights, shards and the record.
+    pub(super) fn small_files(&self, stage: usize) -> Vec<String> {
+        let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
+        for subset in Subset::BOTH.map(Subset::name) {
+            all.extend(["features/zarr.json", "labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
+            let skipped = format!("{subset}/skipped.json");
+            if stage == 0 && self.path.join(&skipped).exists() {
+                all.push(skipped);
+            }
+        }
+        if stage > 0 {
+            all.extend(["val/logits/zarr.json", "val/logits/c/0/0"].map(str::to_string));
+        }
+        all
+    }
+
+    /// Length and hash of all small files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(super) fn sum_small_files(&self, stage: usize) -> Result<BTreeMap<String, (u64, String)>> {
+        let sum = |name: String| {
+            let bytes = disk::read(&self.path.join(&name))?;
+            Ok((name, (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string())))
+        };
+        self.small_files(stage).into_iter().map(sum).collect()
+    }
+
+    /// Whether all small files of a finished stage are here: metadata with their recorded bytes, the others with their
+    /// recorded lengths.
     pub(super) fn holds_small_files(&self, record: &Record) -> bool {
-        let logits: &[&str] = if record.stage == 0 { &[] } else { &["val/logits/zarr.json", "val/logits/c/0/0"] };
-        let groups = ["zarr.json", "train/zarr.json", "val/zarr.json"];
-        let arrays = ["features/zarr.json", "labels/zarr.json", "labels/c/0"];
-        let arrays = Subset::BOTH.iter().flat_map(|subset| arrays.map(|array| subset.array(&self.path, array)));
-        let others = groups.iter().chain(logits).map(|name| self.path.join(name));
-        arrays.chain(others).all(|path| path.is_file())
+        let whole = |(name, (length, hash)): (&String, &(u64, String))| {
+            let path = self.path.join(name);
+            let long = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length);
+            let checked = *length <= MOST_METADATA && name.ends_with("zarr.json");
+            long && (!checked || disk::read(&path).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == hash))
+        };
+        let recorded = self.small_files(record.stage).iter().all(|name| record.files.contains_key(name));
+        recorded && record.files.iter().all(whole)
     }
 
     /// The path of another stage's folder as a record names it: from here where both lie side by side.
@@ -161,6 +196,6 @@ fn first_foreign(folder: &Path, ours: &[&str]) -> Option<PathBuf> {
     let unfinished = format!(".{}", disk::UNFINISHED);
     entries.map(|entry| entry.path()).find(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name != disk::LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
+        name != LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
     })
 }

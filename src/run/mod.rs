@@ -5,6 +5,7 @@ mod execute;
 #[cfg(test)]
 mod faulty_disk;
 mod folder;
+mod forecast;
 mod network;
 mod observe;
 mod record;
@@ -15,7 +16,7 @@ pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
 pub use observe::{Observation, observe};
 pub use record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
-pub use update::{Project, Update};
+pub use update::{Look, Project, Update};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Pipeline};

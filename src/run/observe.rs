@@ -28,7 +28,7 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     let whole = trained && finished && present == all && folder.holds_small_files(&record);
     let progress = match (record.state, trained) {
         (State::Finished, true) if present < all => format!("{present} of {all} shards"),
-        (State::Finished, true) => "small files are missing".into(),
+        (State::Finished, true) => "small files are missing or damaged".into(),
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
         (State::Begun, _) if record.stage == 0 => "images not all decoded".into(),
         (State::Trained, true) => features_written(folder),

@@ -4,9 +4,10 @@ use super::execute::{Source, Work};
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
-use crate::disk::{self, Lock};
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::fingerprint;
+use crate::lock::Lock;
 use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
@@ -22,32 +23,49 @@ pub struct Project {
     graph: Graph,
     folders: Vec<StageFolder>,
     observations: Vec<Option<Observation>>,
+    /// What hinders each stage from being looked at.
+    troubles: Vec<Option<Error>>,
     verdicts: Vec<Verdict>,
 }
 
+/// A stage as it was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Its number.
+    pub number: usize,
+    /// Its folder.
+    pub folder: &'a StageFolder,
+    /// What is to be done about it; of no meaning where there is trouble.
+    pub verdict: &'a Verdict,
+    /// What was seen of it, if there is anything.
+    pub found: Option<&'a Observation>,
+    /// Why it could not be looked at: its record is damaged or the data are gone.
+    pub trouble: Option<&'a Error>,
+}
+
 impl Project {
-    /// Looks at a pipeline's data and at its stages in a cache.
-    ///
-    /// # Errors
-    /// When the data cannot be found or a record is damaged.
-    pub fn open(pipeline: Pipeline, cache: &Path) -> Result<Self> {
+    /// Looks at a pipeline's data and at its stages in a cache. What cannot be looked at is no error here, but
+    /// [trouble](Look::trouble) of its stage.
+    pub fn open(pipeline: Pipeline, cache: &Path) -> Self {
         let decoded = StageFolder::in_cache(cache, 0);
-        let files = fingerprint(&pipeline.data.source).map_err(|e| match decoded.record() {
-            Ok(_) if e.way_out().is_none() => {
-                let folder = cache.display();
-                e.hint(format!(
-                    "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
-                ))
+        let (files, trouble) = match fingerprint(&pipeline.data.source) {
+            Ok(files) => (files, None),
+            // Where the data have gone, all else about the stages can still be judged.
+            Err(e) => {
+                let record = decoded.record().ok();
+                let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
+                (files.unwrap_or_else(|| "unknown".into()), Some(without_data(e, record.is_some(), cache)))
             }
-            _ => e,
-        })?;
+        };
         let mut graph = Graph::default();
         let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, &files));
         for stage in &pipeline.stages {
             last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
         }
         let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
-        Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders)
+        let mut project = Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders);
+        project.troubles[0] = trouble.or_else(|| project.troubles[0].take());
+        project
     }
 
     /// A stage and the one before it, which lies in `from` and is taken as it is.
@@ -74,7 +92,8 @@ impl Project {
         let mut graph = Graph::default();
         let first = graph.add(Vec::new(), parent.manifest());
         graph.add(vec![first], Manifest::of_stage(&pipeline, stage));
-        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to])?;
+        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to]);
+        project.refuse_trouble()?;
         match &project.verdicts[0] {
             Verdict::Current => Ok(project),
             _ => Err(Error::failed(format!("`{}` is not finished", from.path().display()))
@@ -82,17 +101,19 @@ impl Project {
         }
     }
 
-    fn look(
-        pipeline: Pipeline,
-        first: usize,
-        cache: Option<PathBuf>,
-        graph: Graph,
-        folders: Vec<StageFolder>,
-    ) -> Result<Self> {
-        let observations = folders.iter().map(observe).collect::<Result<_>>()?;
-        let mut project = Self { pipeline, first, cache, graph, folders, observations, verdicts: Vec::new() };
+    fn look(pipeline: Pipeline, first: usize, cache: Option<PathBuf>, graph: Graph, folders: Vec<StageFolder>) -> Self {
+        let (mut observations, mut troubles) = (Vec::new(), Vec::new());
+        for folder in &folders {
+            let (found, trouble) = match observe(folder) {
+                Ok(found) => (found, None),
+                Err(e) => (None, Some(e)),
+            };
+            observations.push(found);
+            troubles.push(trouble);
+        }
+        let mut project = Self { pipeline, first, cache, graph, folders, observations, troubles, verdicts: Vec::new() };
         project.judge();
-        Ok(project)
+        project
     }
 
     fn judge(&mut self) {
@@ -111,19 +132,33 @@ impl Project {
         self.first
     }
 
-    /// Number, folder, verdict and observation of each stage.
-    pub fn stages(&self) -> impl Iterator<Item = (usize, &StageFolder, &Verdict, Option<&Observation>)> {
-        let seen = self.verdicts.iter().zip(&self.observations);
-        let stages = self.folders.iter().zip(seen).enumerate();
-        stages.map(move |(at, (folder, (verdict, found)))| (self.first + at, folder, verdict, found.as_ref()))
+    /// Each stage as it was seen.
+    pub fn stages(&self) -> impl Iterator<Item = Look<'_>> {
+        self.folders.iter().enumerate().map(|(at, folder)| Look {
+            number: self.first + at,
+            folder,
+            verdict: &self.verdicts[at],
+            found: self.observations[at].as_ref(),
+            trouble: self.troubles[at].as_ref(),
+        })
     }
 
     /// Fails where [`update`](Self::update) would refuse to begin.
     ///
     /// # Errors
-    /// When a stage that would be made anew belongs to another pipeline.
+    /// When a stage could not be looked at, or one that would be made anew belongs to another pipeline.
     pub fn check(&self) -> Result<()> {
+        self.refuse_trouble()?;
         (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
+    }
+
+    /// Whether all stages are current.
+    pub fn is_current(&self) -> bool {
+        self.verdicts.iter().all(|verdict| *verdict == Verdict::Current) && self.refuse_trouble().is_ok()
+    }
+
+    fn refuse_trouble(&self) -> Result<()> {
+        self.troubles.iter().flatten().next().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
     /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
@@ -136,6 +171,7 @@ impl Project {
         progress: &dyn Progress,
         mut before: impl FnMut(usize, &Verdict),
     ) -> Result<Update> {
+        self.refuse_trouble()?;
         let mut done = Vec::new();
         while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
             let number = self.first + at;
@@ -202,6 +238,17 @@ impl Project {
         Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it")).hint(
             format!("use `--cache DIR` (or `cache = \"…\"` in the file), or `--set name={other}` if it is the same"),
         ))
+    }
+}
+
+/// The error about data that cannot be found, with what can be done without them.
+fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
+    let folder = cache.display();
+    match decoded && error.way_out().is_none() {
+        true => error.hint(format!(
+            "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
+        )),
+        false => error,
     }
 }
 

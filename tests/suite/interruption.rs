@@ -2,8 +2,8 @@
 
 use crate::space::{Run, Space};
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
 fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
@@ -112,18 +112,38 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     space.same_results("cut", &space.results("whole"), "after a kill");
 }
 
-#[test]
-fn an_interrupt_ends_with_130_and_says_how_to_go_on() {
-    let space = Space::new();
-    let command = "run small.toml --set training.epochs=200";
+/// Starts a run, sends a signal once a path is there, and gives what the run came to; it has to end in good time.
+fn stopped(space: &Space, command: &str, signal: &str, once: &str) -> Run {
     let child = space.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    while !space.path("cache/stage1/checkpoint").exists() {
-        std::thread::sleep(Duration::from_millis(5));
+    let patience = Instant::now();
+    while !space.path(once).exists() {
+        assert!(patience.elapsed() < Duration::from_secs(60), "`{once}` never came");
+        std::thread::sleep(Duration::from_millis(2));
     }
     let second = space.run(command);
     second.fails(1, &["is in use by process", &child.id().to_string(), "hint:"]);
-    let kill = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(kill.success());
+    let sent = Instant::now();
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     let run = Run::of(child.wait_with_output().unwrap());
-    run.fails(130, &["the same command goes on"]);
+    assert!(sent.elapsed() < Duration::from_secs(2), "it took {:?} to end", sent.elapsed());
+    run.fails(130, &["the same command goes on", command])
+}
+
+#[test]
+fn a_run_that_is_stopped_says_how_to_go_on_whatever_it_does() {
+    let slow_images = "run small.toml --set data.size=512 --set data.train_images=2000";
+    stopped(&Space::new(), slow_images, "-INT", "cache/stage0/train/features/c");
+    let training = "run small.toml --set training.epochs=200";
+    stopped(&Space::new(), training, "-TERM", "cache/stage1/checkpoint");
+    let extraction = "run small.toml --set data.train_images=3000 --set stage.1.training.epochs=1 \
+                      --set stage.2.training.epochs=1000 --set network.width=64";
+    stopped(&Space::new(), extraction, "-INT", "cache/stage1/train/features/c");
+}
+
+#[test]
+fn what_does_not_stop_by_itself_is_ended() {
+    // One batch takes longer than anybody waits for.
+    let space = Space::new();
+    let heavy = "run small.toml --set network.width=512 --set auxiliary.width=512 --set training.batch=300";
+    stopped(&space, heavy, "-TERM", "cache/stage1/record.json");
 }

@@ -1,5 +1,6 @@
 //! Tests of the library and of the program, one module a theme.
 
+mod faults;
 mod flips;
 mod imports;
 mod interruption;
@@ -8,5 +9,6 @@ mod operations;
 mod pipelines;
 mod program;
 mod space;
+mod staleness;
 mod training_step;
 mod zarr;
