@@ -12,11 +12,11 @@ mod shard;
 mod small;
 mod writer;
 
-pub use array::{Layout, Subset, stage_group};
-pub use decoding::{Decoded, decode, note_skipped};
+pub use array::{Files, Layout, Subset, group_files, write_files};
+pub use decoding::{Decoded, Redecoding, decode, note_skipped};
 pub use encoding::{decode_values, encode_values};
 pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};
 pub use reader::Reader;
-pub use small::{read_labels, read_logits, write_labels, write_logits};
+pub use small::{label_files, logit_files, read_labels, read_logits};
 pub use writer::{ShardSum, Written};

@@ -1,25 +1,24 @@
 //! Small arrays of a stage, one chunk each: labels and logits.
 
-use super::array::{Subset, open_with_zarrs};
-use crate::disk;
+use super::array::{Files, Subset, open_with_zarrs};
 use crate::error::{Error, Result};
 use std::path::Path;
 use std::sync::Arc;
 use zarrs::array::codec::Crc32cCodec;
 use zarrs::array::{Array, ArrayBuilder, DataType, ElementOwned, FillValue, IntoArrayBytes, data_type};
 use zarrs::storage::store::MemoryStore;
-use zarrs::storage::{ListableStorageTraits, ReadableStorageTraits};
+use zarrs::storage::{ListableStorageTraits, ReadableStorageTraits, StoreKey};
 
 /// Values of an array of ours at most: a hostile file may claim any size.
 const MOST_VALUES: u64 = 1 << 32;
 
-/// Writes the labels of a subset: u32 \[sample\].
+/// The files of a subset's labels: u32 \[sample\].
 ///
 /// # Errors
-/// When the disk refuses.
-pub fn write_labels(stage: &Path, subset: Subset, labels: &[u32]) -> Result<()> {
-    let folder = subset.array(stage, "labels");
-    write(&folder, &[labels.len()], &["sample"], (data_type::uint32(), u32::MAX.into()), labels.to_vec())
+/// When they cannot be encoded.
+pub fn label_files(subset: Subset, labels: &[u32]) -> Result<Files> {
+    let dtype = (data_type::uint32(), u32::MAX.into());
+    encode(&format!("{}/labels", subset.name()), &[labels.len()], &["sample"], dtype, labels.to_vec())
 }
 
 /// Reads the labels of a subset.
@@ -30,14 +29,14 @@ pub fn read_labels(stage: &Path, subset: Subset) -> Result<Vec<u32>> {
     Ok(read(&subset.array(stage, "labels"), 1)?.1)
 }
 
-/// Writes the logits of a stage's auxiliary classifier: f32 \[sample, class\].
+/// The files of the logits of a stage's auxiliary classifier: f32 \[sample, class\].
 ///
 /// # Errors
-/// When the disk refuses.
-pub fn write_logits(stage: &Path, subset: Subset, logits: &[f32], classes: usize) -> Result<()> {
-    let folder = subset.array(stage, "logits");
+/// When they cannot be encoded.
+pub fn logit_files(subset: Subset, logits: &[f32], classes: usize) -> Result<Files> {
+    let dtype = (data_type::float32(), f32::NAN.into());
     let shape = [logits.len() / classes, classes];
-    write(&folder, &shape, &["sample", "class"], (data_type::float32(), f32::NAN.into()), logits.to_vec())
+    encode(&format!("{}/logits", subset.name()), &shape, &["sample", "class"], dtype, logits.to_vec())
 }
 
 /// Reads logits and the number of classes.
@@ -49,31 +48,29 @@ pub fn read_logits(stage: &Path, subset: Subset) -> Result<(Vec<f32>, usize)> {
     Ok((logits, shape[1] as usize))
 }
 
-/// Encodes in memory through zarrs, then puts the files on the disk whole.
-fn write<'a>(
-    folder: &Path,
+/// The files of an array of one chunk, encoded through zarrs.
+fn encode<'a>(
+    name: &str,
     shape: &[usize],
-    names: &[&str],
+    dimensions: &[&str],
     (dtype, fill): (DataType, FillValue),
     values: impl IntoArrayBytes<'a>,
-) -> Result<()> {
-    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot encode `{}`: {e}", folder.display()));
+) -> Result<Files> {
+    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot encode `{name}`: {e}"));
     let shape: Vec<u64> = shape.iter().map(|&length| length as u64).collect();
     let store = Arc::new(MemoryStore::new());
     let array: Array<MemoryStore> = ArrayBuilder::new(shape.clone(), shape.clone(), dtype, fill)
         .bytes_to_bytes_codecs(vec![Arc::new(Crc32cCodec::new())])
-        .dimension_names(names.iter().copied().into())
+        .dimension_names(dimensions.iter().copied().into())
         .build(Arc::clone(&store), "/")
         .map_err(|e| fault(&e))?;
     array.store_metadata().map_err(|e| fault(&e))?;
     array.store_chunk(&vec![0; shape.len()], values).map_err(|e| fault(&e))?;
-    for key in store.list().map_err(|e| fault(&e))? {
+    let file = |key: StoreKey| {
         let bytes = store.get(&key).map_err(|e| fault(&e))?.unwrap_or_default();
-        let path = folder.join(key.as_str());
-        path.parent().map_or(Ok(()), disk::create_folder)?;
-        disk::write(&path, &bytes)?;
-    }
-    Ok(())
+        Ok((format!("{name}/{}", key.as_str()), bytes.to_vec()))
+    };
+    store.list().map_err(|e| fault(&e))?.into_iter().map(file).collect()
 }
 
 fn read<T: ElementOwned>(folder: &Path, dimensions: usize) -> Result<(Vec<u64>, Vec<T>)> {

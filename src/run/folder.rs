@@ -142,6 +142,16 @@ impl StageFolder {
         Ok(path.to_string_lossy().into_owned())
     }
 
+    /// Whether a path in a stage's folder has a name that this program gives.
+    pub(super) fn may_hold(name: &Path) -> bool {
+        let mut parts = name.components().map(|part| part.as_os_str().to_string_lossy());
+        match (parts.next().as_deref(), parts.next()) {
+            (Some("train" | "val"), Some(below)) => SUBSET_CONTENTS.contains(&&*below),
+            (Some(first), _) => CONTENTS.contains(&first),
+            _ => false,
+        }
+    }
+
     /// Removes everything that this program has put here.
     ///
     /// # Errors

@@ -1,18 +1,16 @@
 //! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
 
+use super::cache;
 use super::execute::{Source, Work};
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
-use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::fingerprint;
 use crate::lock::Lock;
 use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
@@ -183,7 +181,7 @@ impl Project {
             }
             progress.check()?;
             if let Some(cache) = &self.cache {
-                tag_cache(cache)?;
+                cache::tag(cache)?;
             }
             let _lock = Lock::take(self.folders[at].path())?;
             // Another run may have come first while this one waited or worked: under the lock, look again.
@@ -262,18 +260,6 @@ fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
             Err(Error::usage(format!("`{folder}` holds stage {other}, and stage {number} would overwrite it"))
                 .hint("name another folder with `--to DIR`"))
         }
-        _ => Ok(()),
-    }
-}
-
-/// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
-fn tag_cache(cache: &Path) -> Result<()> {
-    disk::create_folder(cache)?;
-    let path = cache.join("CACHEDIR.TAG");
-    let text = b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
-    // Two runs may begin at once: the first of them makes the file.
-    match File::create_new(&path).and_then(|mut tag| tag.write_all(text)) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("write", &path, &e)),
         _ => Ok(()),
     }
 }

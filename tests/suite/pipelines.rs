@@ -179,7 +179,9 @@ fn every_ingredient_is_in_the_right_manifests() {
     let mut untouched: BTreeSet<String> = manifests(&[]).iter().flat_map(names).collect();
     for (setting, _) in all {
         for (old, new) in manifests(&[]).iter().zip(&manifests(&[setting])) {
-            old.changes(new).iter().for_each(|(name, ..)| drop(untouched.remove(name)));
+            for (name, ..) in old.changes(new) {
+                untouched.remove(&name);
+            }
         }
     }
     let own: BTreeSet<String> = ["decoding", "training", "stage", "data.files"].map(String::from).into();
