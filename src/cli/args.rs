@@ -44,6 +44,11 @@ pub(super) enum Command {
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
     #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
     Inspect(InspectArgs),
+    /// Hold every file of a stage, or of all stages, against the sums in its record
+    #[command(
+        after_help = "Examples:\n  greedy verify cache\n  greedy verify cache/stage2 --repair\n\nFeatures, images, labels, logits and metadata can be made again, just where they are broken; weights cannot.\nExit code 1 where something is missing, damaged or foreign and was not repaired."
+    )]
+    Verify(VerifyArgs),
     /// Run the validation images through the whole trained network
     #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
     Evaluate(EvaluateArgs),
@@ -142,6 +147,27 @@ pub(super) struct InspectArgs {
     #[arg(long, requires = "json")]
     pub values: bool,
     /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The folder of a stage, or of all stages
+    #[arg(default_value = "cache")]
+    pub folder: PathBuf,
+    /// Make what is missing or damaged again, from the stage before or the images, with the bytes that it had
+    #[arg(long)]
+    pub repair: bool,
+    /// With `--repair`: say what would be made again, and do nothing
+    #[arg(long, requires = "repair")]
+    pub dry_run: bool,
+    /// Override a recorded setting, such as data.path=/new/place
+    #[arg(long, value_name = "KEY=VALUE", requires = "repair")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the table as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -10,6 +10,7 @@ mod progress;
 mod run;
 mod status;
 mod table;
+mod verify;
 mod wording;
 
 use crate::error::{Error, Kind, Result};
@@ -59,6 +60,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Inspect(args) => inspect::inspect(args, &mut output),
+        Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &mut output),
         Command::Completions { shell } => {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How often a plain line is printed while a task runs.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// A bar and what stands beside it; what does not fit the terminal is cut off at the end.
-const BAR: &str = "  {prefix:<14} [{bar:12}] {pos}/{len}  {rate}  {eta} left  {wide_msg}";
+const BAR: &str = "  {prefix:<14} [{bar:12}] {done}  {rate}  {eta} left  {wide_msg}";
 
 /// Speaks to the user on the standard error stream.
 pub(super) struct Terminal {
@@ -44,14 +44,56 @@ impl Terminal {
     }
 }
 
-impl Progress for Terminal {
-    fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
+/// What a task counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    Images,
+    Bytes,
+}
+
+impl Unit {
+    /// So many of them, without the word.
+    fn count(self, count: u64) -> String {
+        match self {
+            Self::Images => count.to_string(),
+            Self::Bytes => wording::bytes(count),
+        }
+    }
+
+    fn rate(self, rate: f64) -> String {
+        match self {
+            Self::Images => format!("{rate:.0} images/s"),
+            Self::Bytes => format!("{}/s", wording::bytes(rate as u64)),
+        }
+    }
+
+    /// The word after a count.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Images => " images",
+            Self::Bytes => "",
+        }
+    }
+}
+
+impl Terminal {
+    fn show(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task> {
         if self.style == Style::Nothing {
             return Box::new(Silent);
         }
-        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total));
+        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total, unit));
         *locked(&self.bar) = bar.clone();
-        Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total)) })
+        Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total, unit)) })
+    }
+}
+
+impl Progress for Terminal {
+    fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
+        self.show(name, total, Unit::Images)
+    }
+
+    fn start_bytes(&self, name: &str, total: u64) -> Box<dyn Task> {
+        self.show(name, total, Unit::Bytes)
     }
 
     fn say(&self, line: &str) {
@@ -71,12 +113,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn draw_bar(name: &str, total: u64) -> ProgressBar {
+fn draw_bar(name: &str, total: u64, unit: Unit) -> ProgressBar {
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // A writer that refuses is indicatif's to report.
-        let _ = write!(out, "{:.0} images/s", state.per_sec());
-    });
+    // A writer that refuses is indicatif's to report.
+    let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = out.write_str(&unit.rate(state.per_sec()));
+    };
+    let done = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{}/{}", unit.count(state.pos()), unit.count(total));
+    };
+    let style = style.with_key("rate", rate).with_key("done", done);
     let bar = ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -91,6 +137,7 @@ struct Shown {
 
 /// How far a task is.
 struct Count {
+    unit: Unit,
     total: u64,
     done: u64,
     /// What of it an earlier run has done.
@@ -101,14 +148,15 @@ struct Count {
 }
 
 impl Count {
-    fn new(total: u64) -> Self {
+    fn new(total: u64, unit: Unit) -> Self {
         let now = Instant::now();
-        Self { total, done: 0, skipped: 0, started: now, printed: now, text: String::new() }
+        Self { unit, total, done: 0, skipped: 0, started: now, printed: now, text: String::new() }
     }
 
     fn line(&self, name: &str) -> String {
+        let (unit, total) = (self.unit, format!("{}{}", self.unit.count(self.total), self.unit.word()));
         if self.skipped == self.total {
-            return format!("  {name}: {} images, already there", self.total);
+            return format!("  {name}: {total}, already there");
         }
         let elapsed = self.started.elapsed().as_secs_f64();
         let rate = (self.done - self.skipped) as f64 / elapsed.max(1e-9);
@@ -118,7 +166,7 @@ impl Count {
             _ => String::new(),
         };
         let text = if self.text.is_empty() { String::new() } else { format!(", {}", self.text) };
-        format!("  {name}: {}/{} images, {rate:.0} images/s{time}{text}", self.done, self.total)
+        format!("  {name}: {}/{total}, {}{time}{text}", unit.count(self.done), unit.rate(rate))
     }
 }
 

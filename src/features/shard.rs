@@ -65,11 +65,28 @@ impl ShardWriter {
 
     /// Writes the index and puts the shard in its place; gives its length and BLAKE3 hash.
     pub fn finish(mut self) -> Result<(u64, blake3::Hash)> {
+        let sum = self.put_index()?;
+        self.file.finish()?;
+        Ok(sum)
+    }
+
+    /// The same for a shard that is written again.
+    ///
+    /// # Errors
+    /// When its length or hash is another one than before. The file in its place then stays as it is.
+    pub fn finish_as(mut self, (bytes, blake3): (u64, &str)) -> Result<()> {
+        let (found, hash) = self.put_index()?;
+        if (found, hash.to_hex().as_str()) != (bytes, blake3) {
+            return Err(Error::failed("it came out with other bytes than the recorded ones"));
+        }
+        self.file.finish()
+    }
+
+    fn put_index(&mut self) -> Result<(u64, blake3::Hash)> {
         let mut index = std::mem::take(&mut self.index);
         index.resize(self.capacity * 16, 0xff);
         index.extend(crc32c::crc32c(&index).to_le_bytes());
         self.put(&index)?;
-        self.file.finish()?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
     }
 }

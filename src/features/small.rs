@@ -1,6 +1,6 @@
 //! Small arrays of a stage, one chunk each: labels and logits.
 
-use super::array::{Subset, without_notes};
+use super::array::{Files, Subset, without_notes};
 use crate::disk;
 use crate::error::{Error, Result};
 use serde_json::Value;
@@ -40,12 +40,12 @@ const LOGITS: Kind = Kind {
     dtype: || (data_type::float32(), f32::NAN.into()),
 };
 
-/// Writes the labels of a subset: u32 \[sample\].
+/// The files of a subset's labels: u32 \[sample\].
 ///
 /// # Errors
-/// When the disk refuses.
-pub fn write_labels(stage: &Path, subset: Subset, labels: &[u32]) -> Result<()> {
-    LABELS.write(&subset.array(stage, LABELS.name), &[labels.len() as u64], labels.to_vec())
+/// When they cannot be encoded.
+pub fn label_files(subset: Subset, labels: &[u32]) -> Result<Files> {
+    LABELS.encode(subset, &[labels.len() as u64], labels.to_vec())
 }
 
 /// Reads the labels of a subset.
@@ -56,13 +56,12 @@ pub fn read_labels(stage: &Path, subset: Subset) -> Result<Vec<u32>> {
     Ok(LABELS.read(&subset.array(stage, LABELS.name))?.1)
 }
 
-/// Writes the logits of a stage's auxiliary classifier: f32 \[sample, class\].
+/// The files of the logits of a stage's auxiliary classifier: f32 \[sample, class\].
 ///
 /// # Errors
-/// When the disk refuses.
-pub fn write_logits(stage: &Path, subset: Subset, logits: &[f32], classes: usize) -> Result<()> {
-    let shape = [logits.len() / classes, classes].map(|length| length as u64);
-    LOGITS.write(&subset.array(stage, LOGITS.name), &shape, logits.to_vec())
+/// When they cannot be encoded.
+pub fn logit_files(subset: Subset, logits: &[f32], classes: usize) -> Result<Files> {
+    LOGITS.encode(subset, &[logits.len() / classes, classes].map(|length| length as u64), logits.to_vec())
 }
 
 /// Whether there are logits, be they whole or not.
@@ -93,22 +92,21 @@ impl Kind {
         Ok((array, store))
     }
 
-    /// Encodes in memory through zarrs, then puts the files on the disk whole.
-    fn write<'a>(&self, folder: &Path, shape: &[u64], values: impl IntoArrayBytes<'a>) -> Result<()> {
-        let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot encode `{}`: {e}", folder.display()));
+    /// Its files, encoded through zarrs.
+    fn encode<'a>(&self, subset: Subset, shape: &[u64], values: impl IntoArrayBytes<'a>) -> Result<Files> {
+        let name = format!("{}/{}", subset.name(), self.name);
+        let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot encode `{name}`: {e}"));
         let (array, store) = self.in_memory(shape).map_err(|e| fault(&e))?;
         array.store_metadata().map_err(|e| fault(&e))?;
         array.store_chunk(&vec![0; shape.len()], values).map_err(|e| fault(&e))?;
-        for key in store.list().map_err(|e| fault(&e))? {
+        let file = |key: StoreKey| {
             let bytes = store.get(&key).map_err(|e| fault(&e))?.unwrap_or_default();
-            let path = folder.join(key.as_str());
-            path.parent().map_or(Ok(()), disk::create_folder)?;
-            disk::write(&path, &bytes)?;
-        }
-        Ok(())
+            Ok((format!("{name}/{}", key.as_str()), bytes.to_vec()))
+        };
+        store.list().map_err(|e| fault(&e))?.into_iter().map(file).collect()
     }
 
-    /// Shape and values, if the array is just what [`write`](Self::write) writes.
+    /// Shape and values, if the array is just what [`encode`](Self::encode) makes.
     fn read<T: ElementOwned>(&self, folder: &Path) -> Result<(Vec<u64>, Vec<T>)> {
         let metadata = disk::read_text(&folder.join("zarr.json"))?;
         let chunk = disk::read(&folder.join(self.chunk))?;

@@ -6,7 +6,7 @@ use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{self, Loader, Subset, stage_group};
+use crate::features::{self, Loader, Subset};
 use crate::images::ImageSet;
 use crate::lock::Lock;
 use crate::network::{StageNetwork, save_bytes};
@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 use candle_core::Device;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::time::Instant;
 
 /// One stage that is to be done.
@@ -71,7 +71,7 @@ impl Work<'_> {
             Verdict::Partial(_) => {
                 let old = self.folder.record()?;
                 let state = if self.folder.holds_weights(&old) { State::Trained } else { State::Begun };
-                Record { state, made_on: fresh.made_on, ..old }
+                Record { format: fresh.format, state, made_on: fresh.made_on, ..old }
             }
             Verdict::Restore(_) => {
                 let old = self.folder.record()?;
@@ -151,7 +151,8 @@ impl Work<'_> {
             disk::write(&self.folder.path().join(name), &bytes)?;
             record.weights.insert(name.into(), (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string()));
         }
-        features::write_logits(self.folder.path(), Subset::Val, &outcome.logits, record.classes.len())?;
+        let logits = features::logit_files(Subset::Val, &outcome.logits, record.classes.len())?;
+        features::write_files(self.folder.path(), &logits)?;
         let together = earlier_logits(parent, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
             score(&ensemble(&logits), inputs.val.labels()).top1
@@ -175,7 +176,8 @@ impl Work<'_> {
             return Ok(());
         }
         let logits = training::classify(network, &inputs.val, stage.training.batch, self.device, self.progress)?;
-        features::write_logits(self.folder.path(), Subset::Val, &logits, inputs.classes.len())
+        let files = features::logit_files(Subset::Val, &logits, inputs.classes.len())?;
+        features::write_files(self.folder.path(), &files)
     }
 
     fn write_features(
@@ -205,16 +207,7 @@ impl Work<'_> {
     /// Removes the checkpoints, writes the group's metadata and, last of all, the record that makes the stage count.
     fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
-        let mut attributes = Map::new();
-        let parent = record.parent.as_ref().map(|parent| parent.output.as_str());
-        attributes.insert(
-            "greedy".into(),
-            json!({
-                "format": record.format, "pipeline": record.pipeline, "stage": record.stage, "key": record.key,
-                "parent": parent, "classes": record.classes,
-            }),
-        );
-        stage_group(self.folder.path(), attributes)?;
+        features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
         record.files = self.folder.sum_small_files(record.stage)?;
         record.output = Some(self.output(record)?);
         record.state = State::Finished;
@@ -267,7 +260,18 @@ impl Inputs {
     }
 }
 
-fn array_name(subset: Subset) -> String {
+/// What the metadata of a stage's group say of it.
+pub(super) fn attributes(record: &Record) -> Map<String, Value> {
+    let parent = record.parent.as_ref().map(|parent| parent.output.as_str());
+    let greedy = json!({
+        "format": record.format, "pipeline": record.pipeline, "stage": record.stage, "key": record.key,
+        "parent": parent, "classes": record.classes,
+    });
+    Map::from_iter([("greedy".to_string(), greedy)])
+}
+
+/// The name of a subset's features in a record.
+pub(super) fn array_name(subset: Subset) -> String {
     format!("{}/features", subset.name())
 }
 

@@ -41,7 +41,8 @@ struct Experiment {
 
 impl Experiment {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        // No power is cut here: a disk in memory will do, where there is one.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         for (split, count) in [("train", 20), ("val", 6)] {
             for number in 0..count {
                 let path = folder.path().join(format!("images/{split}/{}/{number:02}.pgm", number % 2));
@@ -125,12 +126,9 @@ fn every_fault_is_survived_and_leaves_no_trace() {
     let operations = experiment.survives(Fault::Short, usize::MAX);
     assert!(operations > 300, "{operations}");
     let step = if std::env::var("GREEDY_FAULTS").is_ok_and(|form| form == "all") { 1 } else { 23 };
-    let mut injected = 0;
     for fault in [Fault::Full, Fault::Broken, Fault::Short] {
         for at in (1..=operations).step_by(step) {
             experiment.survives(fault, at);
-            injected += 1;
         }
     }
-    println!("{injected} faults, {operations} operations");
 }

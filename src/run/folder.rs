@@ -131,15 +131,24 @@ impl StageFolder {
 
     /// Whether all small files of a finished stage are here: metadata with their recorded bytes, the others with their
     /// recorded lengths.
-    pub(super) fn holds_small_files(&self, record: &Record) -> bool {
-        let whole = |(name, (length, hash)): (&String, &(u64, String))| {
+    ///
+    /// # Errors
+    /// When metadata are there but cannot be read.
+    pub(super) fn holds_small_files(&self, record: &Record) -> Result<bool> {
+        if !self.small_files(record.stage).iter().all(|name| record.files.contains_key(name)) {
+            return Ok(false);
+        }
+        for (name, (length, hash)) in &record.files {
             let path = self.path.join(name);
-            let long = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length);
+            if !std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length) {
+                return Ok(false);
+            }
             let checked = *length <= MOST_METADATA && name.ends_with("zarr.json");
-            long && (!checked || disk::read(&path).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == hash))
-        };
-        let recorded = self.small_files(record.stage).iter().all(|name| record.files.contains_key(name));
-        recorded && record.files.iter().all(whole)
+            if checked && blake3::hash(&disk::read(&path)?).to_hex().as_str() != hash {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The path of another stage's folder as a record names it: from here where both lie side by side.
@@ -151,6 +160,16 @@ impl StageFolder {
             _ => other,
         };
         Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Whether a path in a stage's folder has a name that this program gives.
+    pub(super) fn may_hold(name: &Path) -> bool {
+        let mut parts = name.components().map(|part| part.as_os_str().to_string_lossy());
+        match (parts.next().as_deref(), parts.next()) {
+            (Some("train" | "val"), Some(below)) => SUBSET_CONTENTS.contains(&&*below),
+            (Some(first), _) => CONTENTS.contains(&first),
+            _ => false,
+        }
     }
 
     /// Removes everything that this program has put here.

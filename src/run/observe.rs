@@ -19,13 +19,13 @@ pub struct Observation {
 /// Looks at one stage. Features are looked at by the names and lengths of their shards, not by their contents.
 ///
 /// # Errors
-/// When its record is damaged.
+/// When its record is damaged, or metadata cannot be read.
 pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     let Some(record) = Record::read(folder.path())? else { return Ok(None) };
     let trained = record.stage == 0 || folder.holds_weights(&record);
     let (present, all) = shards(folder, &record);
     let finished = record.state == State::Finished;
-    let whole = trained && finished && present == all && folder.holds_small_files(&record);
+    let whole = trained && finished && present == all && folder.holds_small_files(&record)?;
     let progress = match (record.state, trained) {
         (State::Finished, true) if present < all => format!("{present} of {all} shards"),
         (State::Finished, true) => "small files are missing or damaged".into(),

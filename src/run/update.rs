@@ -1,10 +1,10 @@
 //! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
 
+use super::cache;
 use super::execute::{Source, Work};
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
-use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::fingerprint;
 use crate::lock::Lock;
@@ -181,7 +181,7 @@ impl Project {
             }
             progress.check()?;
             if let Some(cache) = &self.cache {
-                tag_cache(cache)?;
+                cache::tag(cache)?;
             }
             let _lock = Lock::take(self.folders[at].path())?;
             // Another run may have come first while this one waited or worked: under the lock, look again.
@@ -262,13 +262,6 @@ fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
-fn tag_cache(cache: &Path) -> Result<()> {
-    disk::create_folder(cache)?;
-    let text = b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
-    disk::ensure(&cache.join("CACHEDIR.TAG"), text)
 }
 
 /// What an update did.

@@ -16,7 +16,7 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("inspect", &["run", "features", "pipeline"]),
     ("cli", &["inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
-const BASE: [&str; 6] = ["disk", "error", "lock", "progress", "random", "room"];
+const BASE: [&str; 7] = ["disk", "error", "lock", "progress", "random", "room", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

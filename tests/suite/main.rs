@@ -11,4 +11,5 @@ mod program;
 mod space;
 mod staleness;
 mod training_step;
+mod verification;
 mod zarr;
