@@ -3,15 +3,15 @@
 use super::checkpoint::{Checkpoints, Epoch, Position};
 use super::metrics::{Score, score};
 use super::sgd::Sgd;
-use crate::error::{Error, Result};
+use super::sums::Sums;
+use crate::error::{Error, Kind, Result};
 use crate::features::{Batch, Draw, Loader};
 use crate::network::{StageNetwork, Variables};
 use crate::ops::cross_entropy;
 use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::{D, DType, Device, Tensor};
-use std::collections::HashMap;
+use candle_core::{Device, Tensor};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -75,16 +75,14 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     task.skip(behind as u64);
     let mut logits = None;
     while learner.position.epoch() < training.epochs {
-        let mut result = learner.train_epoch(job, &*task, progress)?;
-        if training.evaluates_at(learner.position.epoch()) {
-            let found = classify(&learner.network, job.val, training.batch, job.device, progress)?;
-            let score = score(&found, job.val.labels());
-            refuse_divergence(score.loss, result.epoch)?;
-            result.accuracy = Some(score.top1);
-            logits = Some(found);
+        let done = learner.epoch(job, &*task, progress);
+        if done.as_ref().is_err_and(|error| error.kind() == Kind::Interrupted) {
+            learner.save()?;
         }
+        let (result, found) = done?;
         task.tell(&describe(&result));
         learner.end_epoch(result, job.device)?;
+        logits = found.or(logits);
     }
     drop(task);
     let Learner { network, position, .. } = learner;
@@ -131,7 +129,21 @@ impl<'a> Learner<'a> {
         (self.position.step * job.stage.training.batch).min(job.train.len())
     }
 
-    /// What is left of the epoch at hand.
+    /// What is left of the epoch at hand, and the logits of the validation samples where it ends with a look at them.
+    fn epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<(Epoch, Option<Vec<f32>>)> {
+        let training = &job.stage.training;
+        let mut result = self.train_epoch(job, task, progress)?;
+        if !training.evaluates_at(self.position.epoch()) {
+            return Ok((result, None));
+        }
+        let logits = classify(&self.network, job.val, training.batch, job.device, progress)?;
+        let score = score(&logits, job.val.labels());
+        refuse_divergence(score.loss, result.epoch)?;
+        result.accuracy = Some(score.top1);
+        Ok((result, Some(logits)))
+    }
+
+    /// The training that is left of the epoch at hand.
     fn train_epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<Epoch> {
         let training = &job.stage.training;
         let (stage, epoch) = (job.stage.number, self.position.epoch());
@@ -155,6 +167,7 @@ impl<'a> Learner<'a> {
                 self.sgd.step(&self.network.gradients(&pass, &loss.gradient)?, rate)?;
                 self.sums.add(&logits, &labels, &loss.mean, count)?;
                 self.position.step += 1;
+                self.position.seconds = spent + started.elapsed().as_secs_f64();
                 task.advance(count as u64);
                 if told.elapsed() > READ_BACK {
                     let (loss, accuracy) = self.sums.read(self.samples_met(job))?;
@@ -166,7 +179,6 @@ impl<'a> Learner<'a> {
                     told = Instant::now();
                 }
                 if self.saved.elapsed() >= training.checkpoint_every {
-                    self.position.seconds = spent + started.elapsed().as_secs_f64();
                     self.save()?;
                 }
                 Ok(())
@@ -174,7 +186,7 @@ impl<'a> Learner<'a> {
         )?;
         let (loss, train_accuracy) = self.sums.read(job.train.len())?;
         refuse_divergence(loss, epoch + 1)?;
-        let seconds = spent + started.elapsed().as_secs_f64();
+        let seconds = self.position.seconds;
         Ok(Epoch { epoch: epoch + 1, learning_rate: rate, loss, train_accuracy, accuracy: None, seconds })
     }
 
@@ -243,44 +255,4 @@ pub fn classify(
         Ok(())
     })?;
     Ok(logits)
-}
-
-/// Sums over the batches of an epoch, kept on the device so that no step waits for them.
-struct Sums {
-    loss: Tensor,
-    right: Tensor,
-}
-
-impl Sums {
-    fn new(device: &Device) -> Result<Self> {
-        let zero = Tensor::zeros((), DType::F32, device)?;
-        Ok(Self { loss: zero.clone(), right: zero })
-    }
-
-    fn add(&mut self, logits: &Tensor, labels: &Tensor, loss: &Tensor, count: usize) -> Result<()> {
-        let right = logits.detach().argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?.sum_all()?;
-        self.right = (&self.right + right)?;
-        self.loss = (&self.loss + (loss.detach() * count as f64)?)?;
-        Ok(())
-    }
-
-    /// Mean loss and percentage of right answers over so many samples.
-    fn read(&self, count: usize) -> Result<(f64, f64)> {
-        let count = count.max(1) as f64;
-        let value = |sum: &Tensor| Ok::<_, candle_core::Error>(f64::from(sum.to_scalar::<f32>()?) / count);
-        Ok((value(&self.loss)?, 100.0 * value(&self.right)?))
-    }
-
-    /// The sums, as `sums.…`.
-    fn state(&self) -> [(String, Tensor); 2] {
-        [("sums.loss".into(), self.loss.clone()), ("sums.right".into(), self.right.clone())]
-    }
-
-    /// Takes the sums from tensors that [`state`](Self::state) gave. Says whether both were there.
-    fn set_state(&mut self, tensors: &HashMap<String, Tensor>) -> bool {
-        let find = |name| tensors.get(name).filter(|sum| sum.rank() == 0).cloned();
-        let (Some(loss), Some(right)) = (find("sums.loss"), find("sums.right")) else { return false };
-        *self = Self { loss, right };
-        true
-    }
 }

@@ -141,6 +141,26 @@ fn a_run_that_is_stopped_says_how_to_go_on_whatever_it_does() {
 }
 
 #[test]
+fn training_that_is_stopped_goes_on_at_the_same_step() {
+    // The next checkpoint is minutes away: only the stop itself writes one.
+    let space = Space::new();
+    let long = "run small.toml --set data.train_images=3000 --set training.batch=2 --set network.blocks=1";
+    let child = space.command(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !space.path("cache/stage1/record.json").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(Run::of(child.wait_with_output().unwrap()).code, 130);
+    let checkpoints = std::fs::read_dir(space.path("cache/stage1/checkpoint")).unwrap();
+    let names: Vec<String> = checkpoints.map(|entry| entry.unwrap().file_name().display().to_string()).collect();
+    assert!(
+        names.iter().any(|name| name.starts_with("epoch-000000-step-") && !name.contains("-00000000")),
+        "{names:?}"
+    );
+}
+
+#[test]
 fn what_does_not_stop_by_itself_is_ended() {
     // One batch takes longer than anybody waits for.
     let space = Space::new();
