@@ -25,6 +25,8 @@ pub mod run;
 
 pub mod inspect;
 
+pub mod bench;
+
 pub mod cli;
 
 pub mod disk;

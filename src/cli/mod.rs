@@ -1,6 +1,7 @@
 //! SAY: the command line, bars, tables and wording. The only folder that prints.
 
 mod args;
+mod bench;
 mod evaluate;
 mod inspect;
 mod interruption;
@@ -63,6 +64,7 @@ fn dispatch(cli: &Cli) -> Result<()> {
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &mut output),
+        Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "greedy", &mut script);

@@ -17,7 +17,7 @@ const CHECKSUM: usize = 4;
 const ABSENT: u64 = u64::MAX;
 
 /// Writes a shard from its first sample to its last, in bounded memory.
-pub(super) struct ShardWriter {
+pub struct ShardWriter {
     file: NewFile,
     hasher: blake3::Hasher,
     sample_bytes: usize,
@@ -28,7 +28,7 @@ pub(super) struct ShardWriter {
 
 impl ShardWriter {
     /// Begins the shard of `capacity` samples at a path.
-    pub fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
         let file = NewFile::create(path)?;
         let index = Vec::with_capacity(capacity * 16 + CHECKSUM);
         Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index, written: 0 })
@@ -40,6 +40,9 @@ impl ShardWriter {
     }
 
     /// Appends whole samples.
+    ///
+    /// # Errors
+    /// When the disk refuses.
     pub fn append(&mut self, samples: &[u8]) -> Result<()> {
         let stored = self.sample_bytes + CHECKSUM;
         let count = samples.len() / self.sample_bytes;

@@ -66,23 +66,52 @@ impl<T: Terms<N, K>, const N: usize, const K: usize, const C: usize> WithSimd fo
         let pixels = self.arrays[0].len() / channels;
         for first in (0..channels).step_by(S::F32_LANES) {
             let many = S::F32_LANES.min(channels - first);
-            let load = |values: &[f32], at: usize| simd.partial_load_f32s(&values[at..at + many]);
-            let constants = self.constants.map(|constants| load(constants, first));
+            let mut constants = [simd.splat_f32s(0.0); C];
+            for at in 0..C {
+                constants[at] = simd.partial_load_f32s(&self.constants[at][first..first + many]);
+            }
             let mut chains = [[simd.splat_f32s(0.0); K]; CHAINS];
             for pixel in (0..pixels).step_by(CHAINS) {
                 for (sums, pixel) in chains.iter_mut().zip(pixel..pixels) {
-                    let values = self.arrays.map(|array| load(array, pixel * channels + first));
+                    let mut values = [simd.splat_f32s(0.0); N];
+                    for at in 0..N {
+                        values[at] = load(simd, &self.arrays[at][pixel * channels + first..][..many]);
+                    }
                     let terms = T::terms(simd, values, &constants);
-                    sums.iter_mut().zip(terms).for_each(|(sum, term)| *sum = simd.add_f32s(*sum, term));
+                    for at in 0..K {
+                        sums[at] = simd.add_f32s(sums[at], terms[at]);
+                    }
                 }
             }
-            let zero = [simd.splat_f32s(0.0); K];
-            let total = chains
-                .iter()
-                .fold(zero, |total, chain| std::array::from_fn(|term| simd.add_f32s(total[term], chain[term])));
-            for (sums, total) in self.sums.iter_mut().zip(total) {
-                simd.partial_store_f32s(&mut sums[first..first + many], total);
+            for at in 0..K {
+                let mut total = simd.splat_f32s(0.0);
+                for sums in &chains {
+                    total = simd.add_f32s(total, sums[at]);
+                }
+                simd.partial_store_f32s(&mut self.sums[at][first..first + many], total);
             }
         }
+    }
+}
+
+/// The values of a slice that is no longer than a vector; zeros beyond.
+#[inline(always)]
+pub(super) fn load<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
+    if values.len() == S::F32_LANES {
+        // SAFETY: the slice is as long as the vector.
+        unsafe { values.as_ptr().cast::<S::f32s>().read_unaligned() }
+    } else {
+        simd.partial_load_f32s(values)
+    }
+}
+
+/// Stores the first values of a vector into a slice that is no longer.
+#[inline(always)]
+pub(super) fn store<S: Simd>(simd: S, out: &mut [f32], values: S::f32s) {
+    if out.len() == S::F32_LANES {
+        // SAFETY: the slice is as long as the vector.
+        unsafe { out.as_mut_ptr().cast::<S::f32s>().write_unaligned(values) }
+    } else {
+        simd.partial_store_f32s(out, values);
     }
 }

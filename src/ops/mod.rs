@@ -5,6 +5,9 @@
 //! knows which gradients it needs, and no other is computed. On the CPU, in f32, they are our own code; elsewhere they
 //! are put together from candle's operations.
 
+// Closures and iterators would not be compiled for the vectors of the machine.
+#![allow(clippy::needless_range_loop)]
+
 mod batch_norm;
 mod channels;
 mod convolution;
@@ -16,6 +19,7 @@ mod matrix;
 mod panels;
 mod pooling;
 mod relu;
+mod tiles;
 mod transforms;
 mod unfolding;
 mod winograd;

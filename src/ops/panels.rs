@@ -139,22 +139,23 @@ unsafe fn in_registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
     let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
     // SAFETY: the caller vouches for `ROWS` rows, all columns of `a`, and the blocks that `VECTORS` vectors fill.
     unsafe {
-        let vector = |at: usize| (at / in_block) * b.block_stride + at % in_block * S::F32_LANES;
         for k in 0..a.columns {
             let mut row = [simd.splat_f32s(0.0); VECTORS];
-            for (at, values) in row.iter_mut().enumerate() {
-                *values = right.add(k * b.row_stride + vector(at)).cast::<S::f32s>().read_unaligned();
+            for at in 0..VECTORS {
+                let place = k * b.row_stride + at / in_block * b.block_stride + at % in_block * S::F32_LANES;
+                row[at] = right.add(place).cast::<S::f32s>().read_unaligned();
             }
-            for (at, sums) in sums.iter_mut().enumerate() {
+            for at in 0..ROWS {
                 let factor = simd.splat_f32s(*left.add(at * a.row_stride + k * a.column_stride));
-                for (sum, &values) in sums.iter_mut().zip(&row) {
-                    *sum = simd.mul_add_e_f32s(factor, values, *sum);
+                for vector in 0..VECTORS {
+                    sums[at][vector] = simd.mul_add_e_f32s(factor, row[vector], sums[at][vector]);
                 }
             }
         }
-        for (row, sums) in sums.iter().enumerate() {
-            for (at, &sum) in sums.iter().enumerate() {
-                let out = out.add(row * stride + at * S::F32_LANES).cast::<S::f32s>();
+        for at in 0..ROWS {
+            for vector in 0..VECTORS {
+                let out = out.add(at * stride + vector * S::F32_LANES).cast::<S::f32s>();
+                let sum = sums[at][vector];
                 out.write_unaligned(if add { simd.add_f32s(out.read_unaligned(), sum) } else { sum });
             }
         }

@@ -1,0 +1,61 @@
+//! `greedy bench`.
+
+use super::args::{BenchArgs, BenchPart};
+use super::output::Output;
+use super::progress::Terminal;
+use super::table::Table;
+use crate::bench::{self, Measurement, Setting};
+use crate::error::Result;
+use crate::progress::Progress;
+use crate::run;
+use serde_json::json;
+use std::time::Duration;
+
+/// `greedy bench [PART]...`
+pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let device = run::device(&args.device.device)?;
+    let setting = Setting { least: Duration::from_secs_f64(args.seconds), device };
+    let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
+    let mut all = Vec::new();
+    for part in args.parts() {
+        let each = |measurement: Measurement| {
+            terminal.check()?;
+            terminal.say(&line(&measurement));
+            all.push(measurement);
+            Ok(())
+        };
+        match part {
+            BenchPart::Operations => bench::operations(&setting, each)?,
+            BenchPart::Steps => bench::steps(&setting, each)?,
+            BenchPart::Cache => bench::cache(&setting, &folder, each)?,
+            BenchPart::Decoding => bench::decoding(&setting, args.images.as_deref(), each)?,
+        }
+    }
+    if args.json {
+        let all: Vec<_> = all.iter().map(fields).collect();
+        return output.json(&json!({ "threads": rayon::current_num_threads(), "measurements": all }));
+    }
+    let mut table = Table::new(&["what", "on", "median", "", ""]);
+    for measurement in &all {
+        let Measurement { name, case, value, unit, .. } = measurement;
+        table.row([name.clone(), case.clone(), format!("{value:.0}"), (*unit).to_string(), share(measurement)]);
+    }
+    output.text(&table.text())
+}
+
+fn line(measurement: &Measurement) -> String {
+    let Measurement { name, case, value, unit, .. } = measurement;
+    format!("{name}, {case}: {value:.0} {unit} {}", share(measurement)).trim_end().to_string()
+}
+
+fn share(measurement: &Measurement) -> String {
+    measurement
+        .beside
+        .map_or_else(String::new, |(beside, what)| format!("{:.0} % {what}", 100.0 * measurement.value / beside))
+}
+
+fn fields(measurement: &Measurement) -> serde_json::Value {
+    let Measurement { name, case, value, unit, beside } = measurement;
+    let beside = beside.map(|(value, what)| json!({ "value": value, "what": what }));
+    json!({ "what": name, "on": case, "median": value, "unit": unit, "beside": beside })
+}
