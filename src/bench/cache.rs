@@ -1,14 +1,15 @@
 //! The feature cache: features written, samples read at random, batches decoded, and a whole extraction.
 
-use super::{Measurement, Setting};
+use super::Bench;
 use crate::disk;
 use crate::error::Result;
 use crate::features::{Draw, Extraction, Layout, Loader, Reader, Subset, decode, write_array};
 use crate::images::ImageSet;
-use crate::network::Block;
-use crate::pipeline::{Features, Pipeline};
+use crate::network::{Block, FrozenBlock};
+use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
+use candle_core::Device;
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -20,106 +21,91 @@ const BATCH: usize = 256;
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn cache(setting: &Setting, folder: &Path, mut each: impl FnMut(Measurement) -> Result<()>) -> Result<()> {
+pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
     let scratch = Scratch::new(folder)?;
     let pipeline = Pipeline::parse("bench", "bench", PIPELINE, &[])?;
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
-    let first = scratch.0.join("stage0");
+    let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
     decode(&first, Subset::Train, &images.train, &pipeline, &Silent)?;
     let input = Loader::open(&first, Subset::Train, &pipeline, images.classes.len())?;
-    let second = scratch.0.join("stage1");
-    extract(setting, &pipeline, 1, (&input, &second))?;
+    extract(bench, &pipeline, 1, (&input, &second))?;
+    let input = Loader::open(&second, Subset::Train, &pipeline, images.classes.len())?;
+    let features = Reader::open(&Subset::Train.array(&second, "features"))?;
+    writing(bench, &scratch.0, features.layout())?;
+    reading(bench, &features, &input)?;
+    extraction(bench, &pipeline, &input, &third)
+}
 
-    let features = Subset::Train.array(&second, "features");
-    let layout = *Reader::open(&features)?.layout();
+/// What a measurement of an array is called, and its size.
+fn of_array(layout: &Layout) -> (String, (f64, &'static str)) {
     let case = format!("{} samples of {} KiB", layout.samples, layout.sample_bytes() / 1024);
-    let megabytes = (layout.samples * layout.sample_bytes()) as f64 / 1e6;
-    let mut report = |name: &str, seconds: f64, beside| {
-        let value = megabytes / seconds;
-        each(Measurement { name: name.into(), case: case.clone(), value, unit: "MB/s", beside })
-    };
-    let plain = plain_file(setting, &scratch.0, &layout)?;
-    let beside = Some((megabytes / plain, "of a plain synced file"));
-    report("writing features", writing(setting, &scratch.0, &layout)?, beside)?;
-    report("reading at random", reading(setting, &features)?, None)?;
-    let output = Loader::open(&second, Subset::Train, &pipeline, images.classes.len())?;
-    report("decoded batches", batches(setting, &output)?, None)?;
-    extraction(setting, &pipeline, &output, &scratch.0.join("stage2"), &mut each)
+    (case, ((layout.samples * layout.sample_bytes()) as f64 / 1e6, "MB/s"))
 }
 
-/// Extraction from cached features, beside the bare forward pass.
-fn extraction(
-    setting: &Setting,
-    pipeline: &Pipeline,
-    input: &Loader,
-    to: &Path,
-    each: &mut impl FnMut(Measurement) -> Result<()>,
-) -> Result<()> {
-    let stage = &pipeline.stages[1];
-    let block = Block::new(&stage.block, &mut Stream::new(Purpose::Bench, 0, (0, 0)), &setting.device)?.frozen()?;
-    let shape = stage.block.input;
-    let x = setting.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
-    let bare = setting.seconds(|| Ok(block.forward(&x).map(drop)?))? / BATCH as f64;
-    let seconds = setting.seconds(|| {
-        disk::remove(to)?;
-        extract(setting, pipeline, 2, (input, to))
-    })?;
-    each(Measurement {
-        name: "extraction".into(),
-        case: format!(
-            "{} -> {} channels, {} x {}",
-            shape.channels, stage.block.output.channels, shape.size, shape.size
-        ),
-        value: input.len() as f64 / seconds,
-        unit: "images/s",
-        beside: Some((1.0 / bare, "of the bare forward pass")),
-    })
-}
-
-fn extract(setting: &Setting, pipeline: &Pipeline, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
-    let stage = &pipeline.stages[number - 1];
-    let block = Block::new(&stage.block, &mut Stream::new(Purpose::Bench, 0, (0, 0)), &setting.device)?.frozen()?;
-    let features = &Features { ..pipeline.features };
-    let (output, device, progress) = (stage.block.output, &setting.device, &Silent as &dyn Progress);
-    Extraction { stage: to, block: &block, output, features, device, progress }.write(Subset::Train, input).map(drop)
-}
-
-/// Seconds to write the bytes of all samples into one file and sync it.
-fn plain_file(setting: &Setting, folder: &Path, layout: &Layout) -> Result<f64> {
+/// Writes as many bytes as the array has into one file that is synced, and as a feature array.
+fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> {
+    let (case, size) = of_array(layout);
     let bytes = vec![0x3c; layout.samples * layout.sample_bytes()];
-    setting.seconds(|| disk::write(&folder.join("plain"), &bytes))
-}
-
-/// Seconds to write the same samples as a feature array.
-fn writing(setting: &Setting, folder: &Path, layout: &Layout) -> Result<f64> {
-    let samples = vec![0x3c; BATCH * layout.sample_bytes()];
+    let plain = size.0 / bench.seconds(|| disk::write(&folder.join("plain"), &bytes))?;
     let array = folder.join("written");
-    setting.seconds(|| {
+    bench.measure(("writing features", &case), size, Some((plain, "of a plain synced file")), || {
         disk::remove(&array)?;
         let task = Silent.start("", 0);
         let written = write_array(&array, layout, &*task, |_, range, shard| {
-            range.step_by(BATCH).try_for_each(|first| {
-                let count = BATCH.min(layout.samples - first).min(shard.room());
-                shard.append(&samples[..count * layout.sample_bytes()])
-            })
+            let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
+            samples.chunks(BATCH * layout.sample_bytes()).try_for_each(|batch| shard.append(batch))
         });
         written.map(drop)
     })
 }
 
-/// Seconds to read all samples once, in random order, on all threads.
-fn reading(setting: &Setting, array: &Path) -> Result<f64> {
-    let reader = Reader::open(array)?;
-    let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(reader.layout().samples);
-    setting.seconds(|| {
-        order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| reader.read(0, sample as usize, buffer))
+/// Reads all samples once in random order: as stored, and as batches that a network takes.
+fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<()> {
+    let (case, size) = of_array(features.layout());
+    let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(loader.len());
+    bench.measure(("random samples", &case), size, None, || {
+        order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer))
+    })?;
+    bench.measure(("random batches", &case), size, None, || {
+        loader.for_each_batch(&order, BATCH, Draw::View(0), |_| Ok(()))
     })
 }
 
-/// Seconds to read all samples once as batches that a network takes.
-fn batches(setting: &Setting, loader: &Loader) -> Result<f64> {
-    let order = Stream::new(Purpose::Bench, 2, (0, 0)).permutation(loader.len());
-    setting.seconds(|| loader.for_each_batch(&order, BATCH, Draw::View(0), |_| Ok(())))
+/// Extraction from cached features, beside the bare forward pass.
+fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &Path) -> Result<()> {
+    let block = block(bench, pipeline, 2)?;
+    let shape = input.shape();
+    let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
+    let bare = BATCH as f64 / bench.seconds(|| Ok(block.forward(&x).map(drop)?))?;
+    let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
+    let images = (input.len() as f64, "images/s");
+    let name = "extraction";
+    let (device, beside) = (bench.device.clone(), Some((bare, "of the bare forward pass")));
+    bench.measure((name, &case), images, beside, || {
+        disk::remove(to)?;
+        write(&device, pipeline, 2, &block, (input, to))
+    })
+}
+
+fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loader, &Path)) -> Result<()> {
+    write(&bench.device, pipeline, number, &block(bench, pipeline, number)?, paths)
+}
+
+/// The block of a stage, with random weights.
+fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<FrozenBlock> {
+    let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+    Ok(Block::new(&pipeline.stages[number - 1].block, &mut draw, &bench.device)?.frozen()?)
+}
+
+fn write(
+    device: &Device,
+    pipeline: &Pipeline,
+    number: usize,
+    block: &FrozenBlock,
+    (input, stage): (&Loader, &Path),
+) -> Result<()> {
+    let (output, features) = (pipeline.stages[number - 1].block.output, &pipeline.features);
+    Extraction { stage, block, output, features, device, progress: &Silent }.write(Subset::Train, input).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.

@@ -1,6 +1,6 @@
 //! Decoding images, from the built-in set or from a folder of one's own.
 
-use super::{Measurement, Setting};
+use super::Bench;
 use crate::error::{Error, Result};
 use crate::images::{ImageSet, Split, decode_file};
 use crate::pipeline::{Data, Pipeline};
@@ -16,28 +16,20 @@ const IMAGES: usize = 64;
 ///
 /// # Errors
 /// When the folder holds no images, or one of them is damaged.
-pub fn decoding(
-    setting: &Setting,
-    folder: Option<&Path>,
-    mut each: impl FnMut(Measurement) -> Result<()>,
-) -> Result<()> {
-    let (case, seconds) = match folder {
-        Some(folder) => {
-            let data = data(&format!("source = \"folder\"\npath = {:?}", folder.display().to_string()))?;
-            let images = ImageSet::open(&data, 0)?.train;
-            let count = images.len().min(IMAGES);
-            let seconds = setting.seconds(|| decode_spread(&images, count, &data))?;
-            (format!("{count} images of `{}`", folder.display()), seconds / count as f64)
-        }
-        None => {
-            let data = data("source = \"builtin\"")?;
-            let file = photograph(&data)?;
-            let decode = |_: usize| decode_file(&file, &data, &mut vec![0; planes(&data)]);
-            let seconds = setting.seconds(|| (0..IMAGES).into_par_iter().try_for_each(decode))?;
-            (format!("a JPEG of 500 x 375, {} KiB", file.len() / 1024), seconds / IMAGES as f64)
-        }
+pub fn decoding(bench: &mut Bench<'_>, folder: Option<&Path>) -> Result<()> {
+    let Some(folder) = folder else {
+        let data = data("source = \"builtin\"")?;
+        let file = photograph(&data)?;
+        let case = format!("a JPEG of 500 x 375, {} KiB", file.len() / 1024);
+        let decode = |_: usize| decode_file(&file, &data, &mut vec![0; planes(&data)]);
+        let images = (IMAGES as f64, "images/s");
+        return bench.measure(("decoding", &case), images, None, || (0..IMAGES).into_par_iter().try_for_each(decode));
     };
-    each(Measurement { name: "decoding".into(), case, value: 1.0 / seconds, unit: "images/s", beside: None })
+    let data = data(&format!("source = \"folder\"\npath = {:?}", folder.display().to_string()))?;
+    let images = ImageSet::open(&data, 0)?.train;
+    let count = images.len().min(IMAGES);
+    let case = format!("{count} images of `{}`", folder.display());
+    bench.measure(("decoding", &case), (count as f64, "images/s"), None, || decode_spread(&images, count, &data))
 }
 
 /// Decodes images that are spread evenly over a split.

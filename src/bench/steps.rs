@@ -1,6 +1,6 @@
 //! Whole training steps, and passes of a frozen block, of SimCNN's stages.
 
-use super::{Measurement, Setting};
+use super::Bench;
 use crate::error::Result;
 use crate::network::StageNetwork;
 use crate::ops::cross_entropy;
@@ -20,38 +20,30 @@ const CLASSES: usize = 10;
 ///
 /// # Errors
 /// When the device has no memory.
-pub fn steps(setting: &Setting, mut each: impl FnMut(Measurement) -> Result<()>) -> Result<()> {
+pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
     for (channels, size, batch) in STAGES {
         let case = format!("{channels} channels, {size} x {size}, batch {batch}");
-        let mut report = |name: String, seconds: f64| {
-            let value = batch as f64 / seconds;
-            each(Measurement { name, case: case.clone(), value, unit: "images/s", beside: None })
-        };
+        let images = (batch as f64, "images/s");
+        let x = bench.noise(&[batch, size, size, channels], 1)?;
+        let labels: Vec<u32> = (0..batch).map(|at| (at % CLASSES) as u32).collect();
+        let labels = Tensor::from_vec(labels, batch, &bench.device)?;
         for k in 1..=3 {
-            report(format!("training step, k = {k}"), step(setting, k, channels, size, batch)?)?;
+            let network = network(bench, k, channels, size)?;
+            let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
+            bench.measure((&format!("training step, k = {k}"), &case), images, None, || {
+                let (logits, pass) = network.train(&x)?;
+                let loss = cross_entropy(&logits, &labels)?;
+                Ok(sgd.step(&network.gradients(&pass, &loss.gradient)?, 0.01)?)
+            })?;
         }
-        let x = setting.noise(&[batch, size, size, channels], 1)?;
-        let block = network(setting, 1, channels, size)?.block.frozen()?;
-        report("frozen block".into(), setting.seconds(|| Ok(block.forward(&x).map(drop)?))?)?;
+        let block = network(bench, 1, channels, size)?.block.frozen()?;
+        bench.measure(("frozen block", &case), images, None, || Ok(block.forward(&x).map(drop)?))?;
     }
     Ok(())
 }
 
-fn step(setting: &Setting, k: usize, channels: usize, size: usize, batch: usize) -> Result<f64> {
-    let network = network(setting, k, channels, size)?;
-    let mut sgd = Sgd::new(&network.variables(), 0.9, 5e-4)?;
-    let x = setting.noise(&[batch, size, size, channels], 1)?;
-    let labels: Vec<u32> = (0..batch).map(|at| (at % CLASSES) as u32).collect();
-    let labels = Tensor::from_vec(labels, batch, &setting.device)?;
-    setting.seconds(|| {
-        let (logits, pass) = network.train(&x)?;
-        let loss = cross_entropy(&logits, &labels)?;
-        Ok(sgd.step(&network.gradients(&pass, &loss.gradient)?, 0.01)?)
-    })
-}
-
 /// A stage in the middle of SimCNN: as many channels out as in, an auxiliary classifier as wide.
-fn network(setting: &Setting, k: usize, channels: usize, size: usize) -> Result<StageNetwork> {
+fn network(bench: &Bench<'_>, k: usize, channels: usize, size: usize) -> Result<StageNetwork> {
     let shape = Shape { channels, size };
     let stage = Stage {
         number: 2,
@@ -60,5 +52,5 @@ fn network(setting: &Setting, k: usize, channels: usize, size: usize) -> Result<
         training: Pipeline::parse("bench", "bench", "[data]\nsource = \"builtin\"\n", &[])?.stages[0].training,
     };
     let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    Ok(StageNetwork::new(&stage, CLASSES, &mut draw, &setting.device)?)
+    Ok(StageNetwork::new(&stage, CLASSES, &mut draw, &bench.device)?)
 }

@@ -232,6 +232,9 @@ pub(super) struct BenchArgs {
     /// The least time that each measurement takes
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     pub seconds: f64,
+    /// Measure only what has this text in its name or sizes, such as "k = 2, 32 channels"
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
     /// Where to write features for a moment [default: the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     pub folder: Option<PathBuf>,

@@ -4,7 +4,7 @@ use super::args::{BenchArgs, BenchPart};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;
-use crate::bench::{self, Measurement, Setting};
+use crate::bench::{self, Bench, Measurement};
 use crate::error::Result;
 use crate::progress::Progress;
 use crate::run;
@@ -14,21 +14,22 @@ use std::time::Duration;
 /// `greedy bench [PART]...`
 pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let device = run::device(&args.device.device)?;
-    let setting = Setting { least: Duration::from_secs_f64(args.seconds), device };
+    let least = Duration::from_secs_f64(args.seconds);
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let mut all = Vec::new();
+    let report = &mut |measurement: Measurement| {
+        terminal.check()?;
+        terminal.say(&line(&measurement));
+        all.push(measurement);
+        Ok(())
+    };
+    let mut bench = Bench { least, device, only: args.only.clone(), report };
     for part in args.parts() {
-        let each = |measurement: Measurement| {
-            terminal.check()?;
-            terminal.say(&line(&measurement));
-            all.push(measurement);
-            Ok(())
-        };
         match part {
-            BenchPart::Operations => bench::operations(&setting, each)?,
-            BenchPart::Steps => bench::steps(&setting, each)?,
-            BenchPart::Cache => bench::cache(&setting, &folder, each)?,
-            BenchPart::Decoding => bench::decoding(&setting, args.images.as_deref(), each)?,
+            BenchPart::Operations => bench::operations(&mut bench)?,
+            BenchPart::Steps => bench::steps(&mut bench)?,
+            BenchPart::Cache => bench::cache(&mut bench, &folder)?,
+            BenchPart::Decoding => bench::decoding(&mut bench, args.images.as_deref())?,
         }
     }
     if args.json {

@@ -1,8 +1,8 @@
 //! Batch norm in training mode with a ReLU in the same pass, and its gradients.
 
 use super::Activation;
-use super::channels::{Terms, channel_sums};
-use super::cpu::{build, is_ours, with_values};
+use super::channels::{Terms, channel_map, channel_sums};
+use super::cpu::{is_ours, with_values};
 use candle_core::{Result, Tensor, Var, bail};
 use pulp::Simd;
 
@@ -55,8 +55,9 @@ impl BatchNorm<'_> {
             variance: Tensor::from_vec(variance, channels, x.device())?,
         };
         let line = self.line(&statistics)?;
-        let values = with_values([x], |[x]| {
-            by_pixels(x.len(), channels, |first, out| line.apply(&x[first..][..out.len()], self.activation, out))
+        let values = with_values([x], |[x]| match self.activation {
+            Activation::Identity => channel_map(Normalised, [x], channels, line.constants()),
+            Activation::Relu => channel_map(NormalisedRelu, [x], channels, line.constants()),
         })?;
         Ok((Tensor::from_vec(values, x.shape(), x.device())?, statistics))
     }
@@ -74,20 +75,20 @@ impl BatchNorm<'_> {
             return self.gradients_by_candle(x, grad);
         }
         let line = self.line(statistics)?;
-        let relu = self.activation == Activation::Relu;
         let [x_grad, gamma, beta] = with_values([x, grad], |[x, grad]| {
-            let constants = [line.mean.as_slice(), &line.scale, &line.shift];
-            let [plain, weighted] = match relu {
-                true => channel_sums(ThroughRelu, [x, grad], channels, constants),
-                false => channel_sums(Through, [x, grad], channels, constants),
+            let [plain, weighted] = match self.activation {
+                Activation::Identity => channel_sums(Through, [x, grad], channels, line.constants()),
+                Activation::Relu => channel_sums(ThroughRelu, [x, grad], channels, line.constants()),
             };
             let count = (x.len() / channels.max(1)) as f64;
+            let mean: Vec<f32> = plain.iter().map(|&sum| (sum / count) as f32).collect();
             let slope = line.slope(&weighted, count);
-            let mean = plain.iter().map(|&sum| (sum / count) as f32).collect();
-            let x_grad = by_pixels(x.len(), channels, |first, out| {
-                let (x, grad) = (&x[first..][..out.len()], &grad[first..][..out.len()]);
-                line.input_gradient(x, grad, (&mean, &slope), relu, out);
-            });
+            let [centre, scale, shift] = line.constants();
+            let constants = [centre, scale, shift, &mean, &slope];
+            let x_grad = match self.activation {
+                Activation::Identity => channel_map(InputGradient, [x, grad], channels, constants),
+                Activation::Relu => channel_map(InputGradientRelu, [x, grad], channels, constants),
+            };
             let gamma = weighted.iter().zip(&line.inverse).map(|(&sum, &inverse)| (sum * f64::from(inverse)) as f32);
             [x_grad, gamma.collect(), plain.iter().map(|&sum| sum as f32).collect::<Vec<f32>>()]
         })?;
@@ -150,16 +151,9 @@ struct Line {
 }
 
 impl Line {
-    fn apply(&self, x: &[f32], activation: Activation, out: &mut [f32]) {
-        let least = if activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
-        let channels = self.mean.len();
-        let constants = (&self.mean[..], &self.scale[..channels], &self.shift[..channels]);
-        for (out, x) in out.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
-            for at in 0..channels {
-                let y = (x[at] - constants.0[at]) * constants.1[at] + constants.2[at];
-                out[at] = if y < least { least } else { y };
-            }
-        }
+    /// Mean, scale and shift.
+    fn constants(&self) -> [&[f32]; 3] {
+        [&self.mean, &self.scale, &self.shift]
     }
 
     /// How the input's gradient falls with the distance from the mean.
@@ -167,30 +161,6 @@ impl Line {
         let squared = self.inverse.iter().map(|&inverse| f64::from(inverse).powi(2));
         weighted.iter().zip(squared).map(|(&sum, squared)| (sum / count * squared) as f32).collect()
     }
-
-    fn input_gradient(&self, x: &[f32], grad: &[f32], means: (&Vec<f32>, &Vec<f32>), relu: bool, out: &mut [f32]) {
-        let channels = self.mean.len();
-        let (mean, scale, shift) = (&self.mean[..channels], &self.scale[..channels], &self.shift[..channels]);
-        let (plain, slope) = (&means.0[..channels], &means.1[..channels]);
-        // Without a ReLU every result lets its gradient through.
-        let least = if relu { 0.0 } else { f32::NEG_INFINITY };
-        let pixels = x.chunks_exact(channels).zip(grad.chunks_exact(channels));
-        for (out, (x, grad)) in out.chunks_exact_mut(channels).zip(pixels) {
-            for at in 0..channels {
-                let centred = x[at] - mean[at];
-                let passed = if centred * scale[at] + shift[at] > least { grad[at] } else { 0.0 };
-                out[at] = scale[at] * (passed - plain[at] - centred * slope[at]);
-            }
-        }
-    }
-}
-
-/// Builds values \[pixel, channel\] from whole pixels, in parallel; `f` gets the place of the first value.
-pub(super) fn by_pixels(length: usize, channels: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    /// Values of a part: 64 KiB.
-    const PART: usize = 1 << 14;
-    let part = (PART / channels.max(1)).max(1) * channels;
-    build(length, part, |at, out| pulp::Arch::new().dispatch(|| f(at * part, out)))
 }
 
 /// Mean and biased variance of each channel of `x` \[pixel, channel\].
@@ -210,9 +180,9 @@ fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
 /// The values themselves.
 struct Plain;
 
-impl Terms<1, 1> for Plain {
+impl Terms<1, 0, 1> for Plain {
     #[inline(always)]
-    fn terms<S: Simd>(_: S, [x]: [S::f32s; 1], _: &[S::f32s]) -> [S::f32s; 1] {
+    fn terms<S: Simd>(_: S, [x]: [S::f32s; 1], _: [S::f32s; 0]) -> [S::f32s; 1] {
         [x]
     }
 }
@@ -220,34 +190,83 @@ impl Terms<1, 1> for Plain {
 /// Squared distances from a constant.
 struct Squares;
 
-impl Terms<1, 1> for Squares {
+impl Terms<1, 1, 1> for Squares {
     #[inline(always)]
-    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], constants: &[S::f32s]) -> [S::f32s; 1] {
-        let distance = simd.sub_f32s(x, constants[0]);
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [centre]: [S::f32s; 1]) -> [S::f32s; 1] {
+        let distance = simd.sub_f32s(x, centre);
         [simd.mul_f32s(distance, distance)]
+    }
+}
+
+/// The line.
+struct Normalised;
+
+impl Terms<1, 3, 1> for Normalised {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [mean, scale, shift]: [S::f32s; 3]) -> [S::f32s; 1] {
+        [simd.mul_add_e_f32s(simd.sub_f32s(x, mean), scale, shift)]
+    }
+}
+
+/// The line where it is positive.
+struct NormalisedRelu;
+
+impl Terms<1, 3, 1> for NormalisedRelu {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, x: [S::f32s; 1], constants: [S::f32s; 3]) -> [S::f32s; 1] {
+        let [y] = Normalised::terms(simd, x, constants);
+        let zero = simd.splat_f32s(0.0);
+        [simd.select_f32s(simd.less_than_f32s(y, zero), zero, y)]
     }
 }
 
 /// The gradient, and the gradient times the distance from the mean.
 struct Through;
 
-impl Terms<2, 2> for Through {
+impl Terms<2, 3, 2> for Through {
     #[inline(always)]
-    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: &[S::f32s]) -> [S::f32s; 2] {
-        [grad, simd.mul_f32s(grad, simd.sub_f32s(x, constants[0]))]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], [mean, _, _]: [S::f32s; 3]) -> [S::f32s; 2] {
+        [grad, simd.mul_f32s(grad, simd.sub_f32s(x, mean))]
     }
 }
 
 /// The same where the result is positive.
 struct ThroughRelu;
 
-impl Terms<2, 2> for ThroughRelu {
+impl Terms<2, 3, 2> for ThroughRelu {
     #[inline(always)]
-    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: &[S::f32s]) -> [S::f32s; 2] {
-        let centred = simd.sub_f32s(x, constants[0]);
-        let y = simd.add_f32s(simd.mul_f32s(centred, constants[1]), constants[2]);
-        let zero = simd.splat_f32s(0.0);
-        let passed = simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero);
-        [passed, simd.mul_f32s(passed, centred)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 3]) -> [S::f32s; 2] {
+        Through::terms(simd, [x, where_positive(simd, x, grad, constants)], constants)
     }
+}
+
+/// The gradient of the input, with the means that it is freed of.
+struct InputGradient;
+
+impl Terms<2, 5, 1> for InputGradient {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 5]) -> [S::f32s; 1] {
+        let [mean, scale, _, plain, slope] = constants;
+        let sloping = simd.mul_f32s(simd.sub_f32s(x, mean), slope);
+        [simd.mul_f32s(scale, simd.sub_f32s(simd.sub_f32s(grad, plain), sloping))]
+    }
+}
+
+/// The same where the result is positive.
+struct InputGradientRelu;
+
+impl Terms<2, 5, 1> for InputGradientRelu {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 5]) -> [S::f32s; 1] {
+        let [mean, scale, shift, ..] = constants;
+        InputGradient::terms(simd, [x, where_positive(simd, x, grad, [mean, scale, shift])], constants)
+    }
+}
+
+/// The gradient where the line is positive, 0 elsewhere.
+#[inline(always)]
+fn where_positive<S: Simd>(simd: S, x: S::f32s, grad: S::f32s, constants: [S::f32s; 3]) -> S::f32s {
+    let [y] = Normalised::terms(simd, [x], constants);
+    let zero = simd.splat_f32s(0.0);
+    simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero)
 }

@@ -1,7 +1,9 @@
-//! Sums over all pixels of each channel, of values \[pixel, channel\].
+//! Functions of each value \[pixel, channel\] with constants of its channel, as they are or summed over all pixels.
 
+use super::cpu::build;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::marker::PhantomData;
 
 /// Values of one part: 128 KiB, so that it stays in the cache while channel after channel is summed.
 const PART: usize = 1 << 15;
@@ -9,34 +11,82 @@ const PART: usize = 1 << 15;
 /// Vectors that are summed side by side, because an addition must wait for the one before it.
 const CHAINS: usize = 4;
 
-/// Terms whose sums over all pixels are wanted: `K` of them, made of the values of `N` arrays.
-pub(super) trait Terms<const N: usize, const K: usize>: Sync {
-    /// The terms of one pixel, for a vector of channels whose constants `constants` holds.
-    fn terms<S: Simd>(simd: S, values: [S::f32s; N], constants: &[S::f32s]) -> [S::f32s; K];
+/// `K` functions of the values of `N` arrays and `C` constants of their channel.
+///
+/// They are a type and not a closure because only functions that are always inlined are compiled for the vectors of the
+/// machine.
+pub(super) trait Terms<const N: usize, const C: usize, const K: usize>: Sync {
+    /// The terms of one pixel, for a vector of channels.
+    fn terms<S: Simd>(simd: S, values: [S::f32s; N], constants: [S::f32s; C]) -> [S::f32s; K];
+}
+
+/// A function of all values: an array like the others.
+///
+/// `constants` are lists of one value a channel.
+pub(super) fn channel_map<T: Terms<N, C, 1>, const N: usize, const C: usize>(
+    _: T,
+    arrays: [&[f32]; N],
+    channels: usize,
+    constants: [&[f32]; C],
+) -> Vec<f32> {
+    let length = part_length(channels);
+    build(arrays[0].len(), length, |at, out| {
+        let arrays = arrays.map(|array| &array[at * length..][..out.len()]);
+        Arch::new().dispatch(Mapped::<T, N, C> { arrays, channels, constants, out, terms: PhantomData });
+    })
+}
+
+/// Values of a part: whole pixels.
+fn part_length(channels: usize) -> usize {
+    (PART / channels.max(1)).max(1) * channels
+}
+
+struct Mapped<'a, T, const N: usize, const C: usize> {
+    arrays: [&'a [f32]; N],
+    channels: usize,
+    constants: [&'a [f32]; C],
+    out: &'a mut [f32],
+    terms: PhantomData<T>,
+}
+
+impl<T: Terms<N, C, 1>, const N: usize, const C: usize> WithSimd for Mapped<'_, T, N, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let channels = self.channels;
+        for (pixel, out) in self.out.chunks_exact_mut(channels.max(1)).enumerate() {
+            for first in (0..channels).step_by(S::F32_LANES) {
+                let many = S::F32_LANES.min(channels - first);
+                let (mut values, mut constants) = ([simd.splat_f32s(0.0); N], [simd.splat_f32s(0.0); C]);
+                for at in 0..N {
+                    values[at] = load(simd, &self.arrays[at][pixel * channels + first..][..many]);
+                }
+                for at in 0..C {
+                    constants[at] = load(simd, &self.constants[at][first..][..many]);
+                }
+                store(simd, &mut out[first..][..many], T::terms(simd, values, constants)[0]);
+            }
+        }
+    }
 }
 
 /// Sums terms over all pixels: for each term, the sum of each channel.
 ///
 /// `constants` are lists of one value a channel. Parts are summed in f32 and added in f64 in a fixed order, so that the
 /// result does not depend on the number of threads.
-pub(super) fn channel_sums<T: Terms<N, K>, const N: usize, const K: usize, const C: usize>(
+pub(super) fn channel_sums<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize>(
     _: T,
     arrays: [&[f32]; N],
     channels: usize,
     constants: [&[f32]; C],
 ) -> [Vec<f64>; K] {
-    let part = (PART / channels.max(1)).max(1) * channels;
+    let part = part_length(channels);
     let parts = arrays[0].len().div_ceil(part.max(1));
     let sum_part = |at: usize| {
         let arrays = arrays.map(|array| &array[at * part..((at + 1) * part).min(array.len())]);
         let mut sums = std::array::from_fn(|_| vec![0.0; channels]);
-        Arch::new().dispatch(Part::<T, N, K, C> {
-            arrays,
-            channels,
-            constants,
-            sums: &mut sums,
-            terms: Default::default(),
-        });
+        Arch::new().dispatch(Part::<T, N, C, K> { arrays, channels, constants, sums: &mut sums, terms: PhantomData });
         sums
     };
     let parts: Vec<[Vec<f32>; K]> = (0..parts).into_par_iter().map(sum_part).collect();
@@ -49,15 +99,15 @@ pub(super) fn channel_sums<T: Terms<N, K>, const N: usize, const K: usize, const
     })
 }
 
-struct Part<'a, T, const N: usize, const K: usize, const C: usize> {
+struct Part<'a, T, const N: usize, const C: usize, const K: usize> {
     arrays: [&'a [f32]; N],
     channels: usize,
     constants: [&'a [f32]; C],
     sums: &'a mut [Vec<f32>; K],
-    terms: std::marker::PhantomData<T>,
+    terms: PhantomData<T>,
 }
 
-impl<T: Terms<N, K>, const N: usize, const K: usize, const C: usize> WithSimd for Part<'_, T, N, K, C> {
+impl<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize> WithSimd for Part<'_, T, N, C, K> {
     type Output = ();
 
     #[inline(always)]
@@ -77,7 +127,7 @@ impl<T: Terms<N, K>, const N: usize, const K: usize, const C: usize> WithSimd fo
                     for at in 0..N {
                         values[at] = load(simd, &self.arrays[at][pixel * channels + first..][..many]);
                     }
-                    let terms = T::terms(simd, values, &constants);
+                    let terms = T::terms(simd, values, constants);
                     for at in 0..K {
                         sums[at] = simd.add_f32s(sums[at], terms[at]);
                     }

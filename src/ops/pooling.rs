@@ -1,6 +1,5 @@
 //! Average pooling to a fixed size with its gradient, and 2x2 space-to-depth.
 
-use super::batch_norm::by_pixels;
 use super::cpu::{build, is_ours, with_values};
 use super::{to_nchw, to_nhwc};
 use candle_core::{Result, Tensor, bail};
@@ -107,11 +106,10 @@ pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
         return to_nhwc(&squares.reshape((batch, 4 * channels, height / 2, width / 2))?);
     }
     let values = with_values([x], |[x]| {
-        by_pixels(x.len(), 4 * channels, |first, out| {
-            let first = first / (4 * channels).max(1);
-            for (out, pixel) in out.chunks_exact_mut((4 * channels).max(1)).zip(first..) {
-                // Rows of squares follow each other over all images, since the height is even.
-                let (row, column) = (pixel / (width / 2), pixel % (width / 2));
+        let row = width / 2 * 4 * channels;
+        // Rows of squares follow each other over all images, since the height is even.
+        build(x.len(), row, |row, out| {
+            for (column, out) in out.chunks_exact_mut((4 * channels).max(1)).enumerate() {
                 for (at, (dy, dx)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
                     let pixel = &x[((2 * row + dy) * width + 2 * column + dx) * channels..][..channels];
                     pixel.iter().zip(out[at..].iter_mut().step_by(4)).for_each(|(&value, out)| *out = value);

@@ -1,7 +1,7 @@
 //! The gradient through a bias and a ReLU, where there is no batch norm.
 
-use super::channels::{Terms, channel_sums};
-use super::cpu::{build, is_ours, with_values};
+use super::channels::{Terms, channel_map, channel_sums};
+use super::cpu::{is_ours, with_values};
 use candle_core::{Result, Tensor, bail};
 use pulp::Simd;
 
@@ -21,11 +21,7 @@ pub fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)
         return Ok((passed, bias));
     }
     let (passed, bias) = with_values([y, grad], |[y, grad]| {
-        let passed = build(y.len(), 1 << 14, |part, out| {
-            let first = part << 14;
-            let values = y[first..][..out.len()].iter().zip(&grad[first..]);
-            out.iter_mut().zip(values).for_each(|(out, (&y, &grad))| *out = if y > 0.0 { grad } else { 0.0 });
-        });
+        let passed = channel_map(Passed, [y, grad], channels, []);
         let [bias] = channel_sums(Passed, [y, grad], channels, []);
         (passed, bias.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>())
     })?;
@@ -35,9 +31,9 @@ pub fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)
 /// The gradient where the result is positive.
 struct Passed;
 
-impl Terms<2, 1> for Passed {
+impl Terms<2, 0, 1> for Passed {
     #[inline(always)]
-    fn terms<S: Simd>(simd: S, [y, grad]: [S::f32s; 2], _: &[S::f32s]) -> [S::f32s; 1] {
+    fn terms<S: Simd>(simd: S, [y, grad]: [S::f32s; 2], _: [S::f32s; 0]) -> [S::f32s; 1] {
         let zero = simd.splat_f32s(0.0);
         [simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero)]
     }
