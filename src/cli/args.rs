@@ -49,6 +49,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy verify cache\n  greedy verify cache/stage2 --repair\n\nFeatures, images, labels, logits and metadata can be made again, just where they are broken; weights cannot.\nExit code 1 where something is missing, damaged or foreign and was not repaired."
     )]
     Verify(VerifyArgs),
+    /// Remove from the cache what none of the pipelines named here needs
+    #[command(
+        after_help = "Examples:\n  greedy clean pipelines/demo.toml --dry-run\n  greedy clean pipelines/demo.toml pipelines/cifar10-quick.toml --yes\n\nWhat goes: stages that would be made anew, stages that none of the pipelines has, and what runs that were cut off\nhave left over. All pipelines that share a cache are to be named together. Links are not followed."
+    )]
+    Clean(CleanArgs),
     /// Run the validation images through the whole trained network
     #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
     Evaluate(EvaluateArgs),
@@ -74,6 +79,9 @@ pub(super) struct PipelineArgs {
     /// The folder of the stages [default: `cache` in the file]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// Look at every image file, not only at the times of their folders: some may have been rewritten in place
+    #[arg(long)]
+    pub look_again: bool,
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +179,28 @@ pub(super) struct VerifyArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CleanArgs {
+    /// The files of all pipelines whose stages are to be kept
+    #[arg(required = true, value_name = "PIPELINE")]
+    pub pipelines: Vec<PathBuf>,
+    /// The folder of the stages [default: `cache` in the files]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Override a setting of all the pipelines, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Say what would be removed, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -20,6 +20,8 @@ const BAR: &str = "  {prefix:<14} [{bar:12}] {done}  {rate}  {eta} left  {wide_m
 pub(super) struct Terminal {
     style: Style,
     stop: Arc<AtomicBool>,
+    /// When the program began.
+    started: Instant,
     /// The bar on the screen, if there is one.
     bar: Mutex<Option<ProgressBar>>,
 }
@@ -33,14 +35,14 @@ enum Style {
 
 impl Terminal {
     /// Chooses how to speak, and listens for the user's wish to stop.
-    pub fn new(quiet: bool) -> Result<Self> {
+    pub fn new(quiet: bool, started: Instant) -> Result<Self> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, _) => Style::Nothing,
             (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
-        Ok(Self { style, stop: interruption::listen()?, bar: Mutex::new(None) })
+        Ok(Self { style, stop: interruption::listen()?, started, bar: Mutex::new(None) })
     }
 }
 
@@ -77,6 +79,11 @@ impl Unit {
 }
 
 impl Terminal {
+    /// The time since the program began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     fn show(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task> {
         if self.style == Style::Nothing {
             return Box::new(Silent);

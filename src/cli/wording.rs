@@ -20,7 +20,7 @@ pub(super) fn percent(value: Option<f64>) -> String {
 
 /// A verdict in one word and the reasons behind it; `first` is the number of the graph's first stage.
 pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<String>) {
-    let reason = |reason: &Reason| reason_text(reason, first);
+    let reason = |one: &Reason| reason(one, first);
     match verdict {
         Verdict::Current => ("current", Vec::new()),
         Verdict::Missing => ("missing", Vec::new()),
@@ -31,7 +31,7 @@ pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<Str
     }
 }
 
-fn reason_text(reason: &Reason, first: usize) -> String {
+pub(super) fn reason(reason: &Reason, first: usize) -> String {
     match reason {
         Reason::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
         Reason::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),

@@ -93,6 +93,6 @@ impl Reader {
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {
         Error::failed(format!("shard `{}` is damaged: {fault}", self.path(place).display()))
-            .hint("remove that file; `greedy run` then writes just this shard again")
+            .hint("`greedy verify --repair` makes just this shard again")
     }
 }

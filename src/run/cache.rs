@@ -12,10 +12,18 @@ const TAG: &str = "CACHEDIR.TAG";
 const TAG_TEXT: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
 
+/// The file that remembers what the images looked like.
+pub(super) const SEEN: &str = "images.seen";
+
 /// Marks a folder as a cache.
 pub(super) fn tag(cache: &Path) -> Result<()> {
     disk::create_folder(cache)?;
     disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
+}
+
+/// Whether a folder was marked by this program.
+pub(super) fn is_tagged(cache: &Path) -> bool {
+    disk::read_text(&cache.join(TAG)).is_ok_and(|text| text.as_deref() == Some(TAG_TEXT))
 }
 
 /// The folders of stages that a path names, stages that others are made of first: itself, or those in a cache.
@@ -40,7 +48,7 @@ pub fn stages(path: &Path) -> Result<Vec<StageFolder>> {
 
 impl StageFolder {
     /// Whether it holds a stage, be it one that has lost its record.
-    fn is_stage(&self) -> bool {
+    pub(super) fn is_stage(&self) -> bool {
         let holds = |name: &str| self.path().join(name).symlink_metadata().is_ok();
         holds(record::NAME) || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
     }

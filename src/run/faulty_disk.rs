@@ -65,7 +65,7 @@ impl Experiment {
 
     fn run(&self) -> Result<()> {
         let pipeline = open_pipeline(&self.folder.path().join("p.toml"), &[])?;
-        Project::open(pipeline, &self.cache()).update(&Device::Cpu, &Silent, |_, _| {}).map(|_| ())
+        Project::open(pipeline, &self.cache(), false).update(&Device::Cpu, &Silent, |_, _| {}).map(|_| ())
     }
 
     /// All files, with records that say nothing of time.
@@ -125,6 +125,7 @@ fn every_fault_is_survived_and_leaves_no_trace() {
     let experiment = Experiment::new();
     let operations = experiment.survives(Fault::Short, usize::MAX);
     assert!(operations > 300, "{operations}");
+
     let step = if std::env::var("GREEDY_FAULTS").is_ok_and(|form| form == "all") { 1 } else { 23 };
     for fault in [Fault::Full, Fault::Broken, Fault::Short] {
         for at in (1..=operations).step_by(step) {

@@ -1,6 +1,7 @@
 //! DO: look at the disk, plan, run the stages, record what was done.
 
 mod cache;
+mod clean;
 mod device;
 mod execute;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod update;
 mod verify;
 
 pub use cache::stages;
+pub use clean::{Rubbish, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};

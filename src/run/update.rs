@@ -6,9 +6,9 @@ use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::images::fingerprint;
+use crate::images::{Memory, Sight, look};
 use crate::lock::Lock;
-use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
+use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,8 @@ pub struct Project {
     /// What hinders each stage from being looked at.
     troubles: Vec<Option<Error>>,
     verdicts: Vec<Verdict>,
+    /// What may be remembered of the images.
+    memory: Option<Memory>,
 }
 
 /// A stage as it was seen.
@@ -46,26 +48,50 @@ pub struct Look<'a> {
 impl Project {
     /// Looks at a pipeline's data and at its stages in a cache. What cannot be looked at is no error here, but
     /// [trouble](Look::trouble) of its stage.
-    pub fn open(pipeline: Pipeline, cache: &Path) -> Self {
-        let decoded = StageFolder::in_cache(cache, 0);
-        let (files, trouble) = match fingerprint(&pipeline.data.source) {
-            Ok(files) => (files, None),
-            // Where the data have gone, all else about the stages can still be judged.
-            Err(e) => {
-                let record = decoded.record().ok();
-                let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
-                (files.unwrap_or_else(|| "unknown".into()), Some(without_data(e, record.is_some(), cache)))
-            }
+    ///
+    /// A large folder of images that was seen by an earlier run is taken as it was then, where the times of its
+    /// folders and of some of its files are the same; with `again` every file is looked at.
+    pub fn open(pipeline: Pipeline, cache: &Path, again: bool) -> Self {
+        let known = match &pipeline.data.source {
+            Images::Folder(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
+            _ => None,
         };
+        let recalled = known.is_some();
+        let (sight, trouble) = match known.map(|fingerprint| Ok(Sight { fingerprint, memory: None })) {
+            Some(known) => Self::seen(known, cache),
+            None => Self::seen(look(&pipeline.data.source), cache),
+        };
+        let mut project = Self::build(pipeline, cache, &sight.fingerprint);
+        if recalled && project.verdicts[0] != Verdict::Current {
+            // Images that are to be decoded are all looked at.
+            return Self::open(project.pipeline, cache, true);
+        }
+        project.memory = sight.memory;
+        project.troubles[0] = trouble.or_else(|| project.troubles[0].take());
+        project
+    }
+
+    /// What was seen of the images. Where they have gone, all else about the stages can still be judged.
+    fn seen(sight: Result<Sight>, cache: &Path) -> (Sight, Option<Error>) {
+        match sight {
+            Ok(sight) => (sight, None),
+            Err(e) => {
+                let record = StageFolder::in_cache(cache, 0).record().ok();
+                let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
+                let fingerprint = files.unwrap_or_else(|| "unknown".into());
+                (Sight { fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
+            }
+        }
+    }
+
+    fn build(pipeline: Pipeline, cache: &Path, files: &str) -> Self {
         let mut graph = Graph::default();
-        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, &files));
+        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, files));
         for stage in &pipeline.stages {
             last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
         }
         let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
-        let mut project = Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders);
-        project.troubles[0] = trouble.or_else(|| project.troubles[0].take());
-        project
+        Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders)
     }
 
     /// A stage and the one before it, which lies in `from` and is taken as it is.
@@ -111,7 +137,9 @@ impl Project {
             observations.push(found);
             troubles.push(trouble);
         }
-        let mut project = Self { pipeline, first, cache, graph, folders, observations, troubles, verdicts: Vec::new() };
+        let verdicts = Vec::new();
+        let mut project =
+            Self { pipeline, first, cache, graph, folders, observations, troubles, verdicts, memory: None };
         project.judge();
         project
     }
@@ -125,6 +153,11 @@ impl Project {
     /// The pipeline.
     pub fn pipeline(&self) -> &Pipeline {
         &self.pipeline
+    }
+
+    /// The folder of all its stages, where they have one.
+    pub fn cache(&self) -> Option<&Path> {
+        self.cache.as_deref()
     }
 
     /// The number of the first stage here: verdicts count from it.
@@ -193,6 +226,10 @@ impl Project {
             self.execute(at, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
             self.observe_again(at)?;
             done.push(number);
+        }
+        if let (Some(cache), Some(memory)) = (&self.cache, self.memory.take()) {
+            // What cannot be remembered is looked at again: that is no fault.
+            let _ = memory.write(&cache.join(cache::SEEN));
         }
         let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
         Ok(Update { done, records })

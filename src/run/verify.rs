@@ -169,7 +169,7 @@ fn hash(path: &Path, task: &dyn Task, progress: &dyn Progress) -> Result<blake3:
 }
 
 /// The record of a stage, and the files that should not be there.
-fn survey(folder: &StageFolder) -> Verified {
+pub(super) fn survey(folder: &StageFolder) -> Verified {
     let mut findings = Vec::new();
     let (record, trouble) = match Record::read(folder.path()) {
         Ok(Some(record)) => (Some(record), None),

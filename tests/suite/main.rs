@@ -1,5 +1,6 @@
 //! Tests of the library and of the program, one module a theme.
 
+mod cleaning;
 mod faults;
 mod flips;
 mod imports;

@@ -61,6 +61,33 @@ fn files_of_any_time_are_taken_as_they_are() {
 }
 
 #[test]
+fn a_large_folder_is_remembered_and_can_be_looked_at_again() {
+    let space = Space::with_photos();
+    let image = space.path("photos/val/a/5.png");
+    let odd = space.path("photos/train/a/00001.png");
+    fs::copy(&image, &odd).unwrap();
+    (2..2200)
+        .chain([0])
+        .for_each(|at| fs::hard_link(&image, space.path(&format!("photos/train/a/{at:05}.png"))).unwrap());
+    // Times of folders are trusted once they are two seconds old.
+    std::thread::sleep(Duration::from_millis(2050));
+    let few = "photos.toml --set data.train_images=4 --set data.val_images=2";
+    space.run(&format!("run {few}")).ok();
+    assert!(space.path("cache/images.seen").exists());
+    // One file of many (the first of them is looked at each time), rewritten in place, is what the times of folders do not tell.
+    fs::write(&odd, "no image any more").unwrap();
+    assert_eq!(space.states(few), ["current"; 3]);
+    assert_eq!(space.states(&format!("{few} --look-again")), ["stale", "waiting", "waiting"]);
+    // A new file they do tell.
+    fs::hard_link(&image, space.path("photos/train/b/7.png")).unwrap();
+    assert_eq!(space.states(few), ["stale", "waiting", "waiting"]);
+    // Whatever else makes the images stale, they are looked at in full before they are decoded.
+    fs::remove_file(space.path("photos/train/b/7.png")).unwrap();
+    let why = space.run(&format!("status {few} --set data.size=9")).ok().stdout;
+    assert!(why.contains("stage 0: data.files:") && why.contains("stage 0: data.size: 8 -> 9"), "{why}");
+}
+
+#[test]
 fn device_threads_and_places_change_nothing_but_are_recorded() {
     let space = Space::with_photos();
     space.run("run photos.toml").ok();

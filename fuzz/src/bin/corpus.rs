@@ -61,7 +61,7 @@ fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Records, weights and arrays.
 fn add_run(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let pipeline = Pipeline::parse("small", "small", SMALL, &[]).map_err(greedy::error::Error::from)?;
-    Project::open(pipeline, folder()).update(&Device::Cpu, &Silent, |_, _| {})?;
+    Project::open(pipeline, folder(), false).update(&Device::Cpu, &Silent, |_, _| {})?;
     for stage in ["stage0", "stage1"].map(|stage| folder().join(stage)) {
         corpus.add("record", &fs::read(stage.join("record.json"))?)?;
         for subset in ["train", "val"].map(|subset| stage.join(subset)) {
