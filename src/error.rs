@@ -1,6 +1,8 @@
 //! The one error type of the program: what failed, and the way out where there is one.
 
+use crate::room;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// `Result` with the program's error.
@@ -41,9 +43,14 @@ impl Error {
         Self { kind: Kind::Interrupted, ..Self::failed("interrupted") }
     }
 
-    /// An operation on a file failed: `cannot read `path`: no such file or directory`.
+    /// An operation on a file failed: `cannot read `path`: no such file or directory`. Where the disk is at fault
+    /// there is a hint.
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
-        Self::failed(format!("cannot {verb} `{}`: {}", path.display(), reason(error)))
+        let failed = Self::failed(format!("cannot {verb} `{}`: {}", path.display(), reason(error)));
+        match way_out(path, error) {
+            Some(hint) => failed.hint(hint),
+            None => failed,
+        }
     }
 
     /// Adds the way out.
@@ -77,6 +84,20 @@ fn reason(error: &std::io::Error) -> String {
     letters.next().map_or_else(String::new, |first| first.to_lowercase().chain(letters).collect())
 }
 
+/// What a user can do about a fault of the disk.
+fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
+    Some(match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            let free = room::free(path).map_or_else(String::new, |free| format!(" ({} are free)", room::words(free)));
+            format!("make room on that disk{free}; the same command then goes on where it stopped")
+        }
+        ErrorKind::ReadOnlyFilesystem => "that disk cannot be written; name a folder on another one".into(),
+        ErrorKind::PermissionDenied => "this user may not do that; see the owner and the mode of that place".into(),
+        ErrorKind::NotADirectory => "a file lies where a folder should be; move it away or name another place".into(),
+        _ => return None,
+    })
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -89,5 +110,28 @@ impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
         Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_full_disk_is_named_with_what_is_free() {
+        let full = Path::new("/dev/full");
+        let mut file = std::fs::File::options().write(true).open(full).unwrap();
+        let error = Error::io("write", full, &file.write_all(b"x").unwrap_err());
+        assert_eq!(error.to_string(), "cannot write `/dev/full`: no space left on device");
+        assert!(error.way_out().unwrap().contains("are free"), "{error:?}");
+    }
+
+    #[test]
+    fn a_file_in_place_of_a_folder_gets_a_hint() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let below = file.path().join("stage1");
+        let error = Error::io("read", &below, &std::fs::read(&below).unwrap_err());
+        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! The modules, in the order in which they are best read: what is wanted, where images come from, what is trained, how
 //! features are kept between stages, how a stage learns, how stages are run, and how the program talks. Each may
-//! import those above it, but none below, and all may use the four at the end; a test holds that.
+//! import those above it, but none below, and all may use the six at the end; a test holds that.
 
 pub mod pipeline;
 
@@ -31,5 +31,9 @@ pub mod cli;
 
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod faults;
+pub mod lock;
 pub mod progress;
 pub mod random;
+pub mod room;

@@ -7,6 +7,11 @@ pub trait Progress: Sync {
     /// Starts a task over `total` images, or the samples made of them; it ends when the returned value is dropped.
     fn start(&self, name: &str, total: u64) -> Box<dyn Task>;
 
+    /// Starts a task over `total` bytes.
+    fn start_bytes(&self, name: &str, total: u64) -> Box<dyn Task> {
+        self.start(name, total)
+    }
+
     /// One line about something that has happened.
     fn say(&self, line: &str);
 
@@ -21,7 +26,7 @@ pub trait Progress: Sync {
 
 /// One task under way.
 pub trait Task: Send + Sync {
-    /// Counts images more as done.
+    /// Counts images (or bytes) more as done.
     fn advance(&self, images: u64);
 
     /// Counts images that an earlier run has done: they say nothing about the rate.

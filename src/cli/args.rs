@@ -37,11 +37,23 @@ pub(super) enum Command {
     )]
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
-    #[command(after_help = "Example:\n  greedy status pipelines/demo.toml")]
+    #[command(
+        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8"
+    )]
     Status(StatusArgs),
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
     #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
     Inspect(InspectArgs),
+    /// Hold every file of a stage, or of all stages, against the sums in its record
+    #[command(
+        after_help = "Examples:\n  greedy verify cache\n  greedy verify cache/stage2 --repair\n\nFeatures, images, labels, logits and metadata can be made again, just where they are broken; weights cannot.\nExit code 1 where something is missing, damaged or foreign and was not repaired."
+    )]
+    Verify(VerifyArgs),
+    /// Remove from the cache what none of the pipelines named here needs
+    #[command(
+        after_help = "Examples:\n  greedy clean pipelines/demo.toml --dry-run\n  greedy clean pipelines/demo.toml pipelines/cifar10-quick.toml --yes\n\nWhat goes: stages that would be made anew, stages that none of the pipelines has, and what runs that were cut off\nhave left over. All pipelines that share a cache are to be named together. Links are not followed."
+    )]
+    Clean(CleanArgs),
     /// Run the validation images through the whole trained network
     #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
     Evaluate(EvaluateArgs),
@@ -67,6 +79,9 @@ pub(super) struct PipelineArgs {
     /// The folder of the stages [default: `cache` in the file]
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
+    /// Look at every image file, not only at the times of their folders: some may have been rewritten in place
+    #[arg(long)]
+    pub look_again: bool,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +136,9 @@ pub(super) struct StageArgs {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
+    /// Explain every stage, also those that are current
+    #[arg(long)]
+    pub why: bool,
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -140,6 +158,49 @@ pub(super) struct InspectArgs {
     #[arg(long, requires = "json")]
     pub values: bool,
     /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The folder of a stage, or of all stages
+    #[arg(default_value = "cache")]
+    pub folder: PathBuf,
+    /// Make what is missing or damaged again, from the stage before or the images, with the bytes that it had
+    #[arg(long)]
+    pub repair: bool,
+    /// With `--repair`: say what would be made again, and do nothing
+    #[arg(long, requires = "repair")]
+    pub dry_run: bool,
+    /// Override a recorded setting, such as data.path=/new/place
+    #[arg(long, value_name = "KEY=VALUE", requires = "repair")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CleanArgs {
+    /// The files of all pipelines whose stages are to be kept
+    #[arg(required = true, value_name = "PIPELINE")]
+    pub pipelines: Vec<PathBuf>,
+    /// The folder of the stages [default: `cache` in the files]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Override a setting of all the pipelines, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Say what would be removed, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -2,14 +2,17 @@
 
 mod args;
 mod bench;
+mod clean;
 mod evaluate;
 mod inspect;
+mod interruption;
 mod output;
 mod predict;
 mod progress;
 mod run;
 mod status;
 mod table;
+mod verify;
 mod wording;
 
 use crate::error::{Error, Kind, Result};
@@ -20,10 +23,12 @@ use progress::Terminal;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Reads the command line, does what it says, and gives the exit code: 0 done, 1 failed, 2 bad usage or pipeline file,
 /// 130 interrupted.
 pub fn main() -> ExitCode {
+    let started = Instant::now();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => {
@@ -36,7 +41,7 @@ pub fn main() -> ExitCode {
     static FAULT: Mutex<String> = Mutex::new(String::new());
     let fault = || FAULT.lock().unwrap_or_else(PoisonError::into_inner);
     std::panic::set_hook(Box::new(move |panic| *fault() = panic.to_string()));
-    match catch_unwind(AssertUnwindSafe(|| dispatch(&cli))) {
+    match catch_unwind(AssertUnwindSafe(|| dispatch(&cli, started))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => report(&error),
         Err(_) => {
@@ -47,18 +52,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: &Cli) -> Result<()> {
+fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     if let Some(threads) = cli.threads {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().map_err(|e| Error::failed(format!("cannot start {threads} threads: {e}")))?;
     }
-    let terminal = Terminal::new(cli.quiet)?;
+    let terminal = Terminal::new(cli.quiet, started)?;
     let mut output = Output::new();
     match &cli.command {
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Inspect(args) => inspect::inspect(args, &mut output),
+        Command::Verify(args) => verify::verify(args, &terminal, &mut output),
+        Command::Clean(args) => clean::clean(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
@@ -73,8 +80,8 @@ fn dispatch(cli: &Cli) -> Result<()> {
 fn report(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
-            complain("interrupted; the same command goes on from here");
-            return ExitCode::from(130);
+            interruption::say_how_to_go_on();
+            return ExitCode::from(interruption::EXIT_CODE);
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),
     }

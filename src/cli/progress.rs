@@ -1,12 +1,11 @@
-//! Bars on a terminal, plain lines elsewhere, and the user's wish to stop.
+//! Bars on a terminal, plain lines elsewhere.
 
+use super::interruption;
 use super::output::complain;
 use super::wording;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::progress::{Progress, Silent, Task};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,12 +14,14 @@ use std::time::{Duration, Instant};
 /// How often a plain line is printed while a task runs.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// A bar and what stands beside it; what does not fit the terminal is cut off at the end.
-const BAR: &str = "  {prefix:<14} [{bar:12}] {pos}/{len}  {rate}  {eta} left  {wide_msg}";
+const BAR: &str = "  {prefix:<14} [{bar:12}] {done}  {rate}  {eta} left  {wide_msg}";
 
 /// Speaks to the user on the standard error stream.
 pub(super) struct Terminal {
     style: Style,
     stop: Arc<AtomicBool>,
+    /// When the program began.
+    started: Instant,
     /// The bar on the screen, if there is one.
     bar: Mutex<Option<ProgressBar>>,
 }
@@ -33,33 +34,73 @@ enum Style {
 }
 
 impl Terminal {
-    /// Chooses how to speak, and listens for Ctrl-C and SIGTERM: the first asks to stop, the second ends at once.
-    pub fn new(quiet: bool) -> Result<Self> {
+    /// Chooses how to speak, and listens for the user's wish to stop.
+    pub fn new(quiet: bool, started: Instant) -> Result<Self> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, _) => Style::Nothing,
             (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // Registered first, so that it acts from the second signal on.
-            flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))
-                .and_then(|_| flag::register(signal, Arc::clone(&stop)))
-                .map_err(|e| Error::failed(format!("cannot listen for Ctrl-C: {e}")))?;
+        Ok(Self { style, stop: interruption::listen()?, started, bar: Mutex::new(None) })
+    }
+}
+
+/// What a task counts.
+#[derive(Clone, Copy)]
+enum Unit {
+    Images,
+    Bytes,
+}
+
+impl Unit {
+    /// So many of them, without the word.
+    fn count(self, count: u64) -> String {
+        match self {
+            Self::Images => count.to_string(),
+            Self::Bytes => wording::bytes(count),
         }
-        Ok(Self { style, stop, bar: Mutex::new(None) })
+    }
+
+    fn rate(self, rate: f64) -> String {
+        match self {
+            Self::Images => format!("{rate:.0} images/s"),
+            Self::Bytes => format!("{}/s", wording::bytes(rate as u64)),
+        }
+    }
+
+    /// The word after a count.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Images => " images",
+            Self::Bytes => "",
+        }
+    }
+}
+
+impl Terminal {
+    /// The time since the program began.
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn show(&self, name: &str, total: u64, unit: Unit) -> Box<dyn Task> {
+        if self.style == Style::Nothing {
+            return Box::new(Silent);
+        }
+        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total, unit));
+        *locked(&self.bar) = bar.clone();
+        Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total, unit)) })
     }
 }
 
 impl Progress for Terminal {
     fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
-        if self.style == Style::Nothing {
-            return Box::new(Silent);
-        }
-        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total));
-        *locked(&self.bar) = bar.clone();
-        Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total)) })
+        self.show(name, total, Unit::Images)
+    }
+
+    fn start_bytes(&self, name: &str, total: u64) -> Box<dyn Task> {
+        self.show(name, total, Unit::Bytes)
     }
 
     fn say(&self, line: &str) {
@@ -79,12 +120,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn draw_bar(name: &str, total: u64) -> ProgressBar {
+fn draw_bar(name: &str, total: u64, unit: Unit) -> ProgressBar {
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // A writer that refuses is indicatif's to report.
-        let _ = write!(out, "{:.0} images/s", state.per_sec());
-    });
+    // A writer that refuses is indicatif's to report.
+    let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = out.write_str(&unit.rate(state.per_sec()));
+    };
+    let done = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        let _ = write!(out, "{}/{}", unit.count(state.pos()), unit.count(total));
+    };
+    let style = style.with_key("rate", rate).with_key("done", done);
     let bar = ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -99,6 +144,7 @@ struct Shown {
 
 /// How far a task is.
 struct Count {
+    unit: Unit,
     total: u64,
     done: u64,
     /// What of it an earlier run has done.
@@ -109,14 +155,15 @@ struct Count {
 }
 
 impl Count {
-    fn new(total: u64) -> Self {
+    fn new(total: u64, unit: Unit) -> Self {
         let now = Instant::now();
-        Self { total, done: 0, skipped: 0, started: now, printed: now, text: String::new() }
+        Self { unit, total, done: 0, skipped: 0, started: now, printed: now, text: String::new() }
     }
 
     fn line(&self, name: &str) -> String {
+        let (unit, total) = (self.unit, format!("{}{}", self.unit.count(self.total), self.unit.word()));
         if self.skipped == self.total {
-            return format!("  {name}: {} images, already there", self.total);
+            return format!("  {name}: {total}, already there");
         }
         let elapsed = self.started.elapsed().as_secs_f64();
         let rate = (self.done - self.skipped) as f64 / elapsed.max(1e-9);
@@ -126,7 +173,7 @@ impl Count {
             _ => String::new(),
         };
         let text = if self.text.is_empty() { String::new() } else { format!(", {}", self.text) };
-        format!("  {name}: {}/{} images, {rate:.0} images/s{time}{text}", self.done, self.total)
+        format!("  {name}: {}/{total}, {}{time}{text}", unit.count(self.done), unit.rate(rate))
     }
 }
 

@@ -8,7 +8,7 @@ use super::wording;
 use crate::error::{Error, Result};
 use crate::pipeline::{Pipeline, Verdict};
 use crate::progress::Progress;
-use crate::run::{self, Project, Record, StageFolder, Update, open_pipeline};
+use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<(Project, PathBuf)> {
     let pipeline = open_pipeline(&args.pipeline, overrides)?;
     let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
-    Ok((Project::open(pipeline, &cache)?, cache))
+    Ok((Project::open(pipeline, &cache, args.look_again), cache))
 }
 
 /// `greedy run PIPELINE`
@@ -25,7 +25,8 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     if args.work.dry_run {
         return dry_run(&project, args.work.json, output);
     }
-    let device = run::device(&args.work.device.device)?;
+    // Where nothing is to be computed, no device has to be woken.
+    let device = run::device(if project.is_current() { "cpu" } else { &args.work.device.device })?;
     let first = project.first();
     let update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     let pipeline = project.pipeline();
@@ -34,12 +35,14 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
             "pipeline": pipeline.name,
             "cache": cache,
             "done": update.done,
+            "elapsed_seconds": terminal.elapsed().as_secs_f64(),
             "images": update.records.first().map(stage_json),
             "stages": update.records.iter().skip(1).map(stage_json).collect::<Vec<_>>(),
         }));
     }
     if update.done.is_empty() {
-        terminal.say(&format!("nothing to be done: all {} stages are current", update.records.len()));
+        let (stages, time) = (update.records.len(), 1e3 * terminal.elapsed().as_secs_f64());
+        terminal.say(&format!("nothing to be done: all {stages} stages are current (looked at in {time:.1} ms)"));
     }
     output.text(&stage_table(pipeline, &update))?;
     list_skipped(&update, terminal);
@@ -89,18 +92,18 @@ fn announce(terminal: &Terminal, first: usize, number: usize, verdict: &Verdict)
 /// What would be done, without doing it.
 fn dry_run(project: &Project, json: bool, output: &mut Output) -> Result<()> {
     project.check()?;
-    let undone: Vec<_> = project.stages().filter(|(_, _, verdict, _)| **verdict != Verdict::Current).collect();
+    let undone: Vec<_> = project.stages().filter(|look| *look.verdict != Verdict::Current).collect();
     if json {
-        let stages = undone.iter().map(|(number, folder, verdict, _)| {
-            let (word, reasons) = wording::verdict(verdict, project.first());
-            json!({ "stage": number, "folder": folder.path(), "state": word, "why": reasons })
+        let stages = undone.iter().map(|look| {
+            let (word, reasons) = wording::verdict(look.verdict, project.first());
+            json!({ "stage": look.number, "folder": look.folder.path(), "state": word, "why": reasons })
         });
         return output.json(&json!({ "would_do": stages.collect::<Vec<_>>() }));
     }
     if undone.is_empty() {
         return output.line("nothing to be done: all stages are current");
     }
-    for (number, folder, verdict, _) in undone {
+    for Look { number, folder, verdict, .. } in undone {
         let (word, reasons) = wording::verdict(verdict, project.first());
         let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
         output.line(&format!("would make stage {number} in `{}` ({word}{reasons})", folder.path().display()))?;

@@ -6,35 +6,89 @@ use super::run::{project, stage_json};
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
+use crate::pipeline::Verdict;
+use crate::run::Look;
 use serde_json::{Value, json};
 
-/// `greedy status PIPELINE`
+/// `greedy status PIPELINE`: a stage in trouble has its row like the others.
 pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let (project, cache) = project(&args.pipeline, &args.set)?;
+    let first = project.first();
     if args.json {
-        let stages: Vec<Value> = project
-            .stages()
-            .map(|(number, folder, verdict, found)| {
-                let (word, reasons) = wording::verdict(verdict, project.first());
-                let record = found.map(|found| stage_json(&found.record));
-                json!({ "stage": number, "folder": folder.path(), "state": word, "why": reasons, "record": record })
-            })
-            .collect();
+        let stages: Vec<Value> = project.stages().map(|look| look_json(&look, first)).collect();
         return output.json(&json!({ "pipeline": project.pipeline().name, "cache": cache, "stages": stages }));
     }
     let mut table = Table::new(&["stage", "state", "accuracy", "on disk"]);
-    let mut reasons = Vec::new();
-    for (number, _, verdict, found) in project.stages() {
-        let (word, why) = wording::verdict(verdict, project.first());
-        let figures = found.and_then(|found| found.record.figures.as_ref());
+    let mut explained = Vec::new();
+    for look in project.stages() {
+        let record = look.found.map(|found| &found.record);
+        let figures = record.and_then(|record| record.figures.as_ref());
+        let (word, reasons) = state(&look, first);
         table.row([
-            number.to_string(),
+            look.number.to_string(),
             word.to_string(),
             wording::percent(figures.map(|figures| figures.accuracy)),
-            found.map_or("-".into(), |found| wording::bytes(found.record.stored_bytes())),
+            record.map_or("-".into(), |record| wording::bytes(record.stored_bytes())),
         ]);
-        reasons.extend(why.into_iter().map(|reason| format!("stage {number}: {reason}\n")));
+        if args.why {
+            explained.push(format!("stage {}: {word}\n", look.number));
+            let lines = reasons.into_iter().chain(background(&look));
+            explained.extend(lines.map(|line| format!("  {line}\n")));
+        } else {
+            explained.extend(reasons.into_iter().map(|reason| format!("stage {}: {reason}\n", look.number)));
+        }
     }
     output.text(&table.text())?;
-    if reasons.is_empty() { Ok(()) } else { output.text(&format!("\n{}", reasons.concat())) }
+    if explained.is_empty() { Ok(()) } else { output.text(&format!("\n{}", explained.concat())) }
+}
+
+fn look_json(look: &Look<'_>, first: usize) -> Value {
+    let (word, reasons) = state(look, first);
+    json!({
+        "stage": look.number,
+        "folder": look.folder.path(),
+        "state": word,
+        "why": reasons,
+        "record": look.found.map(|found| stage_json(&found.record)),
+    })
+}
+
+/// The state of a stage in one word, and the reasons behind it.
+fn state(look: &Look<'_>, first: usize) -> (&'static str, Vec<String>) {
+    match look.trouble {
+        Some(trouble) => {
+            let hint = trouble.way_out().map(|hint| format!("hint: {hint}"));
+            ("trouble", std::iter::once(trouble.to_string()).chain(hint).collect())
+        }
+        None => wording::verdict(look.verdict, first),
+    }
+}
+
+/// What `--why` adds: what the state rests on, where no reason says it.
+fn background(look: &Look<'_>) -> Vec<String> {
+    let folder = look.folder.path().display();
+    let Some(record) = look.found.map(|found| &found.record) else {
+        return match look.trouble {
+            Some(_) => Vec::new(),
+            None => vec![format!("there is no `{folder}/record.json`")],
+        };
+    };
+    let settings = record.manifest.len();
+    let mut lines = match look.verdict {
+        Verdict::Current if look.trouble.is_none() => vec![
+            format!("the {settings} values it depends on are those it was made with (key {:.12})", record.key),
+            "all its files are there, with their recorded lengths".into(),
+        ],
+        Verdict::Waiting(_) => vec!["whether it then is current depends on what comes out there".into()],
+        _ => Vec::new(),
+    };
+    if let Some(parent) = &record.parent {
+        lines.push(format!("made of the output {:.12} of `{}`", parent.output, parent.folder));
+    }
+    if let Some(output) = &record.output {
+        lines.push(format!("its own output is {output:.12}"));
+    }
+    let made = &record.made_on;
+    lines.push(format!("made on {} with {} threads by greedy {}", made.device, made.threads, made.version));
+    lines
 }

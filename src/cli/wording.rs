@@ -1,18 +1,7 @@
 //! How numbers and verdicts are said.
 
 use crate::pipeline::{Reason, Verdict};
-
-/// Bytes in binary units, such as `1.5 MiB`.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
+pub(super) use crate::room::words as bytes;
 
 /// Seconds as a person would say them, such as `3 min 20 s`.
 pub(super) fn seconds(value: f64) -> String {
@@ -31,7 +20,7 @@ pub(super) fn percent(value: Option<f64>) -> String {
 
 /// A verdict in one word and the reasons behind it; `first` is the number of the graph's first stage.
 pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<String>) {
-    let reason = |reason: &Reason| reason_text(reason, first);
+    let reason = |one: &Reason| reason(one, first);
     match verdict {
         Verdict::Current => ("current", Vec::new()),
         Verdict::Missing => ("missing", Vec::new()),
@@ -42,7 +31,7 @@ pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<Str
     }
 }
 
-fn reason_text(reason: &Reason, first: usize) -> String {
+pub(super) fn reason(reason: &Reason, first: usize) -> String {
     match reason {
         Reason::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
         Reason::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),
@@ -56,9 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_sizes_and_times_as_people_do() {
-        assert_eq!(bytes(1000), "1000 B");
-        assert_eq!(bytes(3 << 19), "1.5 MiB");
+    fn says_times_as_people_do() {
         assert_eq!(seconds(200.2), "3 min 20 s");
         assert_eq!(seconds(7260.0), "2 h 01 min");
     }

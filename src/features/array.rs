@@ -13,10 +13,11 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Dtype, Shape};
 use serde_json::{Map, Value};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zarrs::array::codec::{Crc32cCodec, ShardingCodecBuilder};
-use zarrs::array::{Array, ArrayBuilder, ArrayMetadata, DataType, FillValue, data_type};
+use zarrs::array::{ArrayBuilder, DataType, FillValue, data_type};
 use zarrs::group::GroupBuilder;
 use zarrs::storage::store::MemoryStore;
 
@@ -87,6 +88,11 @@ impl Layout {
         (0..self.views).flat_map(move |view| (0..in_view).map(move |at| (view, at)))
     }
 
+    /// The samples that belong into a shard of a view.
+    pub(super) fn samples_of(&self, at: usize) -> Range<usize> {
+        at * self.samples_in_shard..((at + 1) * self.samples_in_shard).min(self.samples)
+    }
+
     /// The key of a shard below the array's folder.
     pub fn shard_key(view: usize, at: usize) -> String {
         format!("c/{view}/{at}/0/0/0")
@@ -109,6 +115,11 @@ impl Layout {
                 .build(Arc::new(MemoryStore::new()), "/array")
                 .map_err(|e| Error::failed(format!("cannot describe a feature array: {e}")))?;
         Ok(array.metadata().to_string_pretty())
+    }
+
+    /// The metadata file of a subset's features.
+    pub(super) fn file(&self, subset: Subset) -> Result<(String, Vec<u8>)> {
+        Ok((format!("{}/features/zarr.json", subset.name()), self.metadata()?.into_bytes()))
     }
 
     /// Reads the layout of an array back from its `zarr.json`.
@@ -152,7 +163,7 @@ impl Layout {
 }
 
 /// The metadata without what says nothing about the values: attributes, and notes of the writing library.
-fn without_notes(mut metadata: Value) -> Value {
+pub(super) fn without_notes(mut metadata: Value) -> Value {
     if let Some(fields) = metadata.as_object_mut() {
         fields.retain(|name, _| name != "attributes" && !name.starts_with('_'));
     }
@@ -170,33 +181,37 @@ fn zarr_type(dtype: Dtype) -> (DataType, FillValue) {
     }
 }
 
-/// Writes the metadata of a stage's group and of the groups in it.
+/// Files by their path in a stage's folder.
+pub type Files = Vec<(String, Vec<u8>)>;
+
+/// Puts files into a stage's folder.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn stage_group(stage: &Path, attributes: Map<String, Value>) -> Result<()> {
-    write_group(stage, attributes)?;
-    Subset::BOTH.iter().try_for_each(|subset| write_group(&stage.join(subset.name()), Map::new()))
+pub fn write_files(stage: &Path, files: &Files) -> Result<()> {
+    files.iter().try_for_each(|(name, bytes)| {
+        let path = stage.join(name);
+        path.parent().map_or(Ok(()), disk::create_folder)?;
+        disk::write(&path, bytes)
+    })
 }
 
-fn write_group(folder: &Path, attributes: Map<String, Value>) -> Result<()> {
+/// The metadata of a stage's group and of the groups in it.
+///
+/// # Errors
+/// When the attributes cannot be stored.
+pub fn group_files(attributes: Map<String, Value>) -> Result<Files> {
+    let mut files = vec![("zarr.json".to_string(), group_metadata(attributes)?)];
+    for subset in Subset::BOTH {
+        files.push((format!("{}/zarr.json", subset.name()), group_metadata(Map::new())?));
+    }
+    Ok(files)
+}
+
+fn group_metadata(attributes: Map<String, Value>) -> Result<Vec<u8>> {
+    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot describe a group: {e}"));
     let mut group = GroupBuilder::new();
     group.attributes(attributes);
-    let group = group
-        .build(Arc::new(MemoryStore::new()), "/")
-        .map_err(|e| Error::failed(format!("cannot describe `{}`: {e}", folder.display())))?;
-    let text = serde_json::to_string_pretty(group.metadata()).map_err(|e| Error::failed(e.to_string()))?;
-    disk::create_folder(folder)?;
-    disk::write(&folder.join("zarr.json"), text.as_bytes())
-}
-
-/// Opens an array with zarrs itself: for what is small, and to check what is not.
-pub(super) fn open_with_zarrs(array: &Path) -> Result<Array<zarrs::filesystem::FilesystemStore>> {
-    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot open array `{}`: {e}", array.display()));
-    let store = zarrs::filesystem::FilesystemStore::new(array).map_err(|e| fault(&e))?;
-    let array = Array::open(Arc::new(store), "/").map_err(|e| fault(&e))?;
-    match array.metadata() {
-        ArrayMetadata::V3(_) => Ok(array),
-        ArrayMetadata::V2(_) => Err(fault(&"it is a Zarr v2 array")),
-    }
+    let group = group.build(Arc::new(MemoryStore::new()), "/").map_err(|e| fault(&e))?;
+    serde_json::to_vec_pretty(group.metadata()).map_err(|e| fault(&e))
 }

@@ -1,16 +1,17 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
-use super::array::{Layout, Subset};
+use super::array::{Files, Layout, Subset, write_files};
 use super::shard::ShardWriter;
-use super::small::write_labels;
-use super::writer::{Written, begin_shard, describe, finish_shard, whole_shard};
+use super::small::label_files;
+use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::Split;
 use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
 use crate::progress::{Progress, Task};
 use rayon::prelude::*;
-use std::path::Path;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 /// Images that are decoded at once at most.
 const BATCH: usize = 256;
@@ -39,11 +40,10 @@ pub fn decode(
     pipeline: &Pipeline,
     progress: &dyn Progress,
 ) -> Result<Decoded> {
-    let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
-    let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
-    let layout = Layout { views: 1, samples: images.len(), shape, dtype: Dtype::U8, samples_in_shard };
+    let layout = layout(images, pipeline);
+    let samples_in_shard = layout.samples_in_shard;
     let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
-    let list = stage.join(subset.name()).join("skipped.json");
+    let list = skipped_list(stage, subset);
     disk::create_folder(&stage.join(subset.name()))?;
     let decoder = Decoder { images, layout, on_bad_image: pipeline.data.on_bad_image, task: &*task, progress };
     let array = subset.array(stage, "features");
@@ -52,8 +52,8 @@ pub fn decode(
     let mut shards = Vec::new();
     for at in 0.. {
         let first = at * samples_in_shard;
-        let candidates = decoder.candidates(&skipped);
-        let Some(candidates) = candidates.get(first..).filter(|rest| !rest.is_empty()) else { break };
+        let good = candidates(images, &skipped);
+        let Some(candidates) = good.get(first..).filter(|rest| !rest.is_empty()) else { break };
         let count = candidates.len().min(samples_in_shard);
         if let Some(shard) = whole_shard(&array, &layout, (0, at), count)? {
             task.skip(count as u64);
@@ -69,16 +69,75 @@ pub fn decode(
         write_list(&list, &skipped)?;
         shards.push(finish_shard(writer, (0, at))?);
     }
-    let kept = decoder.candidates(&skipped);
+    let kept = candidates(images, &skipped);
     if kept.is_empty() {
         return Err(Error::failed(format!("no {} image could be decoded", subset.name())));
     }
-    let labels: Vec<u32> = kept.iter().map(|&index| images.label(index)).collect();
     let layout = Layout { samples: kept.len(), ..layout };
-    describe(&array, &layout)?;
-    write_labels(stage, subset, &labels)?;
+    write_files(stage, &decoded_files(subset, images, &layout, &kept)?)?;
     let skipped = skipped.into_iter().map(|(index, fault)| (images.name(index), fault)).collect();
     Ok(Decoded { written: Written { layout, shards }, skipped })
+}
+
+/// What all images of a split would take, were all of them good.
+fn layout(images: &Split, pipeline: &Pipeline) -> Layout {
+    let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
+    let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
+    Layout { views: 1, samples: images.len(), shape, dtype: Dtype::U8, samples_in_shard }
+}
+
+/// The small files of a subset: metadata and labels.
+fn decoded_files(subset: Subset, images: &Split, layout: &Layout, kept: &[usize]) -> Result<Files> {
+    let labels: Vec<u32> = kept.iter().map(|&index| images.label(index)).collect();
+    let mut files = label_files(subset, &labels)?;
+    files.push(layout.file(subset)?);
+    Ok(files)
+}
+
+/// A subset that was decoded before, of which parts are made again.
+pub struct Redecoding<'a> {
+    stage: &'a Path,
+    subset: Subset,
+    images: &'a Split,
+    layout: Layout,
+    /// The images that were good.
+    kept: Vec<usize>,
+}
+
+impl<'a> Redecoding<'a> {
+    /// Takes up a subset with the images that it was made of and the list of those that were left out.
+    ///
+    /// # Errors
+    /// When the list is damaged.
+    pub fn open(stage: &'a Path, subset: Subset, images: &'a Split, pipeline: &Pipeline) -> Result<Self> {
+        let skipped = read_list(&skipped_list(stage, subset))?;
+        let kept = candidates(images, &skipped);
+        let layout = Layout { samples: kept.len(), ..layout(images, pipeline) };
+        Ok(Self { stage, subset, images, layout, kept })
+    }
+
+    /// Metadata and labels.
+    ///
+    /// # Errors
+    /// When they cannot be encoded.
+    pub fn files(&self) -> Result<Files> {
+        decoded_files(self.subset, self.images, &self.layout, &self.kept)
+    }
+
+    /// Writes single shards again, so that their bytes are the recorded ones.
+    ///
+    /// # Errors
+    /// When an image is bad, other bytes come out, the disk refuses or the user interrupts; such a shard is left as it
+    /// is.
+    pub fn rewrite(&self, shards: &[ShardSum], progress: &dyn Progress) -> Result<()> {
+        let Self { stage, subset, images, layout, kept } = self;
+        let count = samples_in(layout, shards);
+        let task = progress.start(&format!("decode {}", subset.name()), count as u64);
+        let decoder = Decoder { images, layout: *layout, on_bad_image: BadImage::Fail, task: &*task, progress };
+        rewrite_shards(&subset.array(stage, "features"), layout, shards, |_, samples, shard| {
+            decoder.fill(shard, &kept[samples], &mut Vec::new())
+        })
+    }
 }
 
 struct Decoder<'a> {
@@ -90,12 +149,6 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// The images that are not known to be bad, in order.
-    fn candidates(&self, skipped: &[(usize, String)]) -> Vec<usize> {
-        let bad: std::collections::HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
-        (0..self.images.len()).filter(|index| !bad.contains(index)).collect()
-    }
-
     /// Decodes candidates until the shard is full or none is left; the bad ones go to `skipped`.
     fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
         let sample_bytes = self.layout.sample_bytes();
@@ -107,7 +160,13 @@ impl Decoder<'_> {
             rest = after;
             let mut pixels = vec![0; batch.len() * sample_bytes];
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-            let results: Vec<Result<()>> = slots.map(|(out, &index)| self.images.decode(index, out)).collect();
+            // A batch of large images takes seconds: a wish to stop is granted between any two of them.
+            let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
+                true => Err(Error::interrupted()),
+                false => self.images.decode(index, out),
+            };
+            let results: Vec<Result<()>> = slots.map(decode).collect();
+            self.progress.check()?;
             let mut good = 0;
             for (at, result) in results.into_iter().enumerate() {
                 match result {
@@ -132,6 +191,28 @@ impl Decoder<'_> {
             error.hint("`data.on_bad_image = \"skip\"` leaves bad images out")
         }
     }
+}
+
+/// The images that are not known to be bad, in order.
+fn candidates(images: &Split, skipped: &[(usize, String)]) -> Vec<usize> {
+    let bad: HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
+    (0..images.len()).filter(|index| !bad.contains(index)).collect()
+}
+
+/// Writes the list of images that were left out, given by name, as it was when they were decoded.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<()> {
+    let faults: HashMap<&str, &str> = skipped.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
+    let fault = |index: usize| faults.get(images.name(index).as_str()).map(|fault| (index, fault.to_string()));
+    let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
+    write_list(&skipped_list(stage, subset), &found)
+}
+
+/// The file that lists the images of a subset that were left out.
+fn skipped_list(stage: &Path, subset: Subset) -> PathBuf {
+    stage.join(subset.name()).join("skipped.json")
 }
 
 fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {

@@ -1,17 +1,19 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Layout, Subset};
+use super::array::{Layout, Subset, write_files};
 use super::encoding::encode_values;
 use super::loader::{Batch, Draw, Loader};
 use super::order::pixels_to_planes;
-use super::small::write_labels;
-use super::writer::{Written, write_array};
+use super::shard::ShardWriter;
+use super::small::label_files;
+use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::Result;
 use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
-use crate::progress::Progress;
+use crate::progress::{Progress, Task};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::path::Path;
 
 /// Samples that are run through the block at once at most. Results do not depend on it.
@@ -42,20 +44,54 @@ impl Extraction<'_> {
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
         let layout = self.layout(input);
-        write_labels(self.stage, subset, input.labels())?;
+        write_files(self.stage, &label_files(subset, input.labels())?)?;
         let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64);
-        let at_once = BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
-            let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
-            input.for_each_batch(&samples, at_once, draw, |batch| {
-                self.progress.check()?;
-                let count = batch.labels.len();
-                shard.append(&self.run(batch, input.shape(), layout.sample_bytes())?)?;
-                task.advance(count as u64);
-                Ok(())
-            })
+            self.fill(shard, input, (subset, view), samples, &*task)
         })
+    }
+
+    /// Writes single shards of a subset again, so that their bytes are the recorded ones.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and when other bytes come out; such a shard is left as it is.
+    pub fn rewrite(&self, subset: Subset, input: &Loader, shards: &[ShardSum]) -> Result<()> {
+        let layout = self.layout(input);
+        let count = samples_in(&layout, shards);
+        let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
+        rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
+            self.fill(shard, input, (subset, view), samples, &*task)
+        })
+    }
+
+    /// Appends the features of samples to a shard.
+    fn fill(
+        &self,
+        shard: &mut ShardWriter,
+        input: &Loader,
+        (subset, view): (Subset, usize),
+        samples: Range<usize>,
+        task: &dyn Task,
+    ) -> Result<()> {
+        let at_once = BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1);
+        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+        let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
+        let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
+        input.for_each_batch(&samples, at_once, draw, |batch| {
+            self.progress.check()?;
+            let count = batch.labels.len();
+            shard.append(&self.run(batch, input.shape(), sample_bytes)?)?;
+            task.advance(count as u64);
+            Ok(())
+        })
+    }
+
+    /// The metadata file of a subset's array.
+    ///
+    /// # Errors
+    /// When it cannot be described.
+    pub fn array_file(&self, subset: Subset, input: &Loader) -> Result<(String, Vec<u8>)> {
+        self.layout(input).file(subset)
     }
 
     fn layout(&self, input: &Loader) -> Layout {

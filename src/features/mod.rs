@@ -13,13 +13,13 @@ mod shard;
 mod small;
 mod writer;
 
-pub use array::{Layout, Subset, stage_group};
-pub use decoding::{Decoded, decode};
+pub use array::{Files, Layout, Subset, group_files, write_files};
+pub use decoding::{Decoded, Redecoding, decode, note_skipped};
 pub use encoding::{decode_values, encode_values};
 pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};
 pub use order::{pixels_to_planes, planes_to_pixels};
 pub use reader::Reader;
 pub use shard::ShardWriter;
-pub use small::{read_labels, read_logits, write_labels, write_logits};
+pub use small::{has_logits, label_files, logit_files, read_labels, read_logits};
 pub use writer::{ShardSum, Written, write_array};

@@ -4,6 +4,7 @@ use super::array::Layout;
 use super::shard::{read_index, read_sample};
 use crate::error::{Error, Result};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -68,7 +69,11 @@ impl Reader {
 
     fn open_shard(&self, place: (usize, usize)) -> Result<File> {
         let path = self.path(place);
-        File::open(&path).map_err(|e| Error::io("open shard", &path, &e))
+        File::open(&path).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::failed(format!("shard `{}` is missing", path.display()))
+                .hint("`greedy run` writes just this shard again"),
+            _ => Error::io("open shard", &path, &e),
+        })
     }
 
     fn shard(&self, (view, at): (usize, usize)) -> Result<&Shard> {
@@ -88,6 +93,6 @@ impl Reader {
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {
         Error::failed(format!("shard `{}` is damaged: {fault}", self.path(place).display()))
-            .hint("remove that file; `greedy run` then writes just this shard again")
+            .hint("`greedy verify --repair` makes just this shard again")
     }
 }

@@ -68,19 +68,36 @@ impl ShardWriter {
 
     /// Writes the index and puts the shard in its place; gives its length and BLAKE3 hash.
     pub fn finish(mut self) -> Result<(u64, blake3::Hash)> {
+        let sum = self.put_index()?;
+        self.file.finish()?;
+        Ok(sum)
+    }
+
+    /// The same for a shard that is written again.
+    ///
+    /// # Errors
+    /// When its length or hash is another one than before. The file in its place then stays as it is.
+    pub fn finish_as(mut self, (bytes, blake3): (u64, &str)) -> Result<()> {
+        let (found, hash) = self.put_index()?;
+        if (found, hash.to_hex().as_str()) != (bytes, blake3) {
+            return Err(Error::failed("it came out with other bytes than the recorded ones"));
+        }
+        self.file.finish()
+    }
+
+    fn put_index(&mut self) -> Result<(u64, blake3::Hash)> {
         let mut index = std::mem::take(&mut self.index);
         index.resize(self.capacity * 16, 0xff);
         index.extend(crc32c::crc32c(&index).to_le_bytes());
         self.put(&index)?;
-        self.file.finish()?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
     }
 }
 
-/// Reads and checks the index of a shard: the offset of each of its first `count` samples.
+/// Reads and checks the index of a shard that holds `count` samples: the offset of each.
 ///
 /// # Errors
-/// When the index is damaged, or a sample is missing or lies outside the file.
+/// When the index is damaged, a sample is missing or lies outside the file, or there are more samples.
 pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_bytes: usize) -> Result<Vec<u64>> {
     let length = capacity * 16 + CHECKSUM;
     let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
@@ -98,6 +115,9 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
         let whole = offset != ABSENT && length == stored && offset.checked_add(length).is_some_and(|end| end <= start);
         if whole { Ok(offset) } else { Err(Error::failed(format!("sample {at} of it is missing"))) }
     };
+    if index.chunks_exact(16).skip(count).any(|entry| number(&entry[..8]) != ABSENT) {
+        return Err(Error::failed(format!("it holds more than {count} samples")));
+    }
     index.chunks_exact(16).take(count).enumerate().map(place).collect()
 }
 

@@ -51,7 +51,7 @@ pub fn write_array(
     describe(array, layout)?;
     let mut shards = Vec::with_capacity(layout.views * layout.shards_in_view());
     for (view, at) in layout.shards() {
-        let samples = at * layout.samples_in_shard..((at + 1) * layout.samples_in_shard).min(layout.samples);
+        let samples = layout.samples_of(at);
         if let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
             task.skip(samples.len() as u64);
             shards.push(shard);
@@ -68,8 +68,42 @@ pub fn write_array(
     Ok(Written { layout: *layout, shards })
 }
 
+/// How many samples belong into some shards.
+pub(super) fn samples_in(layout: &Layout, shards: &[ShardSum]) -> usize {
+    let wanted = |&(view, at): &(usize, usize)| {
+        let key = Layout::shard_key(view, at);
+        shards.iter().any(|shard| shard.key == key)
+    };
+    layout.shards().filter(wanted).map(|(_, at)| layout.samples_of(at).len()).sum()
+}
+
+/// Writes single shards of an array again; `fill` is as in [`write_array`].
+///
+/// # Errors
+/// When `fill` fails, the disk refuses, or a shard does not come out with the bytes that it had. It is left as it is
+/// then.
+pub(super) fn rewrite_shards(
+    array: &Path,
+    layout: &Layout,
+    shards: &[ShardSum],
+    mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
+) -> Result<()> {
+    for shard in shards {
+        let place = layout.shards().find(|&(view, at)| Layout::shard_key(view, at) == shard.key);
+        let path = array.join(&shard.key);
+        let (view, at) =
+            place.ok_or_else(|| Error::failed(format!("`{}` is no shard of its array", path.display())))?;
+        let mut writer = begin_shard(array, layout, (view, at))?;
+        fill(view, layout.samples_of(at), &mut writer)?;
+        writer
+            .finish_as((shard.bytes, &shard.blake3))
+            .map_err(|e| e.context(format_args!("cannot make `{}` again", path.display())))?;
+    }
+    Ok(())
+}
+
 /// Writes the metadata of the array.
-pub(super) fn describe(array: &Path, layout: &Layout) -> Result<()> {
+fn describe(array: &Path, layout: &Layout) -> Result<()> {
     disk::create_folder(array)?;
     disk::write(&array.join("zarr.json"), layout.metadata()?.as_bytes())
 }

@@ -1,51 +1,66 @@
 //! What the files of a source look like from outside, so that a change of the data is noticed without reading them.
 
-use super::{builtin, cifar, folder, idx};
+use super::folder::{self, Outside};
+use super::memory::Memory;
+use super::{builtin, cifar, idx};
 use crate::error::{Error, Result};
 use crate::pipeline::Source;
-use std::fs::{self, Metadata};
-use std::path::PathBuf;
-use std::time::UNIX_EPOCH;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
-/// Says how many files a source has, their bytes, and a hash of their names, sizes and times of change.
-///
-/// Names count from the source's folder: moving it changes nothing. No file is opened.
+/// What was seen of a source.
+#[derive(Clone, Debug)]
+pub struct Sight {
+    /// How many files it has, their bytes, and a hash of their names, sizes and times of change.
+    pub fingerprint: String,
+    /// What may be remembered of it.
+    pub memory: Option<Memory>,
+}
+
+/// Looks at all files of a source. Names count from the source's folder: moving it changes nothing. No file is opened.
 ///
 /// # Errors
 /// When the files are missing or cannot be looked at.
-pub fn fingerprint(source: &Source) -> Result<String> {
-    let files = match source {
-        Source::Builtin => return Ok(builtin::VERSION.into()),
-        Source::Folder(path) => folder::images(path)?,
+pub fn look(source: &Source) -> Result<Sight> {
+    let mut files = match source {
+        Source::Builtin => return Ok(Sight { fingerprint: builtin::VERSION.into(), memory: None }),
+        Source::Folder(path) => return look_at_folder(path),
         Source::Tar(path) => look_at(vec![path.clone()])?,
         Source::Cifar10(path) => look_at(cifar::files(path, &cifar::CIFAR10)?)?,
         Source::Cifar100(path) => look_at(cifar::files(path, &cifar::CIFAR100)?)?,
         Source::Idx(path) => look_at(idx::files(path)?)?,
     };
-    Ok(summary(files))
+    Ok(Sight { fingerprint: summary(&mut files), memory: None })
+}
+
+fn look_at_folder(root: &Path) -> Result<Sight> {
+    let began = SystemTime::now();
+    let mut survey = folder::survey(root)?;
+    let fingerprint = summary(&mut survey.images);
+    Ok(Sight { memory: Memory::of(root, &survey, &fingerprint, began), fingerprint })
 }
 
 /// The names of files without their folders, and what the system knows of them.
-fn look_at(paths: Vec<PathBuf>) -> Result<Vec<(PathBuf, Metadata)>> {
+fn look_at(paths: Vec<PathBuf>) -> Result<Vec<(PathBuf, Outside)>> {
     let look = |path: PathBuf| {
         let found = fs::metadata(&path).map_err(|e| Error::io("read", &path, &e))?;
-        Ok((path.file_name().unwrap_or_default().into(), found))
+        Ok((path.file_name().unwrap_or_default().into(), Outside::of(&found, false)))
     };
     paths.into_iter().map(look).collect()
 }
 
-fn summary(mut files: Vec<(PathBuf, Metadata)>) -> String {
+fn summary(files: &mut [(PathBuf, Outside)]) -> String {
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
     let mut hasher = blake3::Hasher::new();
-    for (name, found) in &files {
-        let changed = found.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    for (name, found) in files.iter() {
         hasher.update(name.as_os_str().as_encoded_bytes());
         // A zero ends the name: no name holds one.
         hasher.update(&[0]);
-        hasher.update(&found.len().to_le_bytes());
-        hasher.update(&changed.as_nanos().to_le_bytes());
+        hasher.update(&found.bytes.to_le_bytes());
+        hasher.update(&found.modified.to_le_bytes());
     }
-    let bytes: u64 = files.iter().map(|(_, found)| found.len()).sum();
+    let bytes: u64 = files.iter().map(|(_, found)| found.bytes).sum();
     let hash = hasher.finalize().to_hex();
     format!("{} files, {bytes} bytes, names and times {}", files.len(), &hash[..32])
 }
@@ -55,7 +70,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::path::Path;
-    use std::time::{Duration, SystemTime};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     fn write(path: &Path, bytes: &[u8], time: SystemTime) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -67,7 +82,7 @@ mod tests {
     fn names_sizes_and_times_count_but_not_the_folder() {
         let root = tempfile::tempdir().unwrap();
         let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let print = |folder: &str| fingerprint(&Source::Folder(root.path().join(folder))).unwrap();
+        let print = |folder: &str| look(&Source::Folder(root.path().join(folder))).unwrap().fingerprint;
         for folder in ["a", "b", "c", "d", "e"] {
             write(&root.path().join(folder).join("train/cat/1.jpg"), b"cat", time);
         }

@@ -5,6 +5,7 @@ use super::layout::{self, ImageFile};
 use super::{Content, Found, Store};
 use crate::error::{Error, Result};
 use std::fs::{self, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Folders below one another that are looked into; deeper ones are taken for a mistake.
@@ -12,28 +13,54 @@ const DEEPEST: usize = 16;
 
 /// Finds the images of a folder.
 pub(super) fn open(root: &Path) -> Result<Found> {
-    let images = images(root)?.into_iter().map(|(path, _)| (path, ())).collect();
+    let images = survey(root)?.images.into_iter().map(|(path, _)| (path, ())).collect();
     let listing = layout::arrange(root, images)?;
     let store = |images| Box::new(Folder { root: root.to_path_buf(), images });
     Ok(Found { classes: listing.classes, train: store(listing.train), val: store(listing.val) })
 }
 
-/// All image files at any depth of a folder, with their paths from it, in no particular order.
+/// What a folder holds at any depth, in no particular order. Paths count from it.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// All image files.
+    pub images: Vec<(PathBuf, Outside)>,
+    /// All folders that were looked into, as they were before.
+    pub folders: Vec<(PathBuf, Metadata)>,
+}
+
+/// What a file looks like from outside.
+#[derive(Clone, Copy)]
+pub(super) struct Outside {
+    pub bytes: u64,
+    /// Nanoseconds since 1970 of the last change of its contents; a wrong clock may have dated it before.
+    pub modified: i128,
+    /// Whether the file is reached by a link.
+    pub is_link: bool,
+}
+
+impl Outside {
+    pub fn of(found: &Metadata, is_link: bool) -> Self {
+        let modified = i128::from(found.mtime()) * 1_000_000_000 + i128::from(found.mtime_nsec());
+        Self { bytes: found.len(), modified, is_link }
+    }
+}
+
+/// Looks at everything below a folder.
 ///
 /// # Errors
 /// When the folder cannot be read, or folders contain themselves by links.
-pub(super) fn images(root: &Path) -> Result<Vec<(PathBuf, Metadata)>> {
+pub(super) fn survey(root: &Path) -> Result<Survey> {
     if root.is_file() {
         return Err(Error::failed(format!("`{}` is a file, not a folder of images", root.display()))
             .hint("an archive is read with `source = \"tar\"`"));
     }
-    let mut images = Vec::new();
-    walk(root, root, &mut Vec::new(), &mut images)?;
-    Ok(images)
+    let mut all = Survey::default();
+    walk(root, root, &mut Vec::new(), &mut all)?;
+    Ok(all)
 }
 
-/// Collects the images below `folder`, which lies in `root`; `above` are the real paths of the folders between.
-fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, images: &mut Vec<(PathBuf, Metadata)>) -> Result<()> {
+/// Collects what lies below `folder`, which lies in `root`; `above` are the real paths of the folders between.
+fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, all: &mut Survey) -> Result<()> {
     let failed = |error| Error::io("read folder", folder, &error);
     let real = fs::canonicalize(folder).map_err(failed)?;
     if above.contains(&real) || above.len() == DEEPEST {
@@ -41,20 +68,24 @@ fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, images: &mut Vec<(
         return Err(Error::failed(format!("`{}` {fault}", folder.display())));
     }
     above.push(real);
+    let from_root = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_path_buf();
+    all.folders.push((from_root(folder), fs::metadata(folder).map_err(failed)?));
     for entry in fs::read_dir(folder).map_err(failed)? {
-        let path = entry.map_err(failed)?.path();
-        let below = path.strip_prefix(root).unwrap_or(&path);
-        let image = layout::is_image(below);
+        let entry = entry.map_err(failed)?;
+        let path = entry.path();
+        let below = from_root(&path);
+        let is_image = layout::is_image(&below);
+        let is_link = entry.file_type().map_err(failed)?.is_symlink();
         let found = match fs::metadata(&path) {
             Ok(found) => found,
             // A link that leads nowhere is a bad image, which only some pipelines leave out.
-            Err(error) if image => fs::symlink_metadata(&path).map_err(|_| Error::io("read", &path, &error))?,
+            Err(error) if is_image => fs::symlink_metadata(&path).map_err(|_| Error::io("read", &path, &error))?,
             Err(_) => continue,
         };
         if found.is_dir() && !path.file_name().is_some_and(layout::is_hidden) {
-            walk(root, &path, above, images)?;
-        } else if (found.is_file() || found.is_symlink()) && image {
-            images.push((below.to_path_buf(), found));
+            walk(root, &path, above, all)?;
+        } else if (found.is_file() || found.is_symlink()) && is_image {
+            all.images.push((below, Outside::of(&found, is_link)));
         }
     }
     above.pop();

@@ -9,13 +9,15 @@ mod fingerprint;
 mod folder;
 mod idx;
 mod layout;
+mod memory;
 mod resample;
 mod shapes;
 mod tar;
 
 pub use augment::Augmenter;
 pub use decode::decode_file;
-pub use fingerprint::fingerprint;
+pub use fingerprint::{Sight, look};
+pub use memory::Memory;
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Data, Source};

@@ -26,7 +26,8 @@ impl Manifest {
         self.entries.push((name.into(), value.to_string()));
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    /// The value of a name.
+    pub fn value(&self, name: &str) -> Option<&str> {
         self.entries().find(|(mine, _)| *mine == name).map(|(_, value)| value)
     }
 

@@ -32,6 +32,14 @@ pub struct Block {
     pub batch_norm: bool,
 }
 
+impl Block {
+    /// Values of its weights and, where it has batch norm, of its running statistics.
+    pub fn weights(&self) -> usize {
+        let inputs = self.input.channels * if self.space_to_depth { 4 } else { 1 };
+        convolution_weights(inputs, self.output.channels, self.batch_norm)
+    }
+}
+
 /// The classifier that trains a block: (k-1) x \[3x3 convolution → batch norm → ReLU\] → average pooling to 2x2 →
 /// batch norm → linear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,25 @@ pub struct Auxiliary {
     pub width: usize,
     /// Batch norm after each convolution and after the pooling, or biases.
     pub batch_norm: bool,
+}
+
+impl Auxiliary {
+    /// Values of its weights and running statistics, for so many classes.
+    pub fn weights(&self, classes: usize) -> usize {
+        let mut channels = self.input.channels;
+        let mut all = 0;
+        for _ in 0..self.convolutions {
+            all += convolution_weights(channels, self.width, self.batch_norm);
+            channels = self.width;
+        }
+        let norm = if self.batch_norm { 4 * channels } else { 0 };
+        all + norm + (channels * POOLED * POOLED + 1) * classes
+    }
+}
+
+/// A 3x3 convolution with a bias for each channel, or with gain, shift, running mean and variance.
+fn convolution_weights(inputs: usize, outputs: usize, batch_norm: bool) -> usize {
+    outputs * (9 * inputs + if batch_norm { 4 } else { 1 })
 }
 
 /// The whole network, without its classifiers.

@@ -1,18 +1,21 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
+use super::forecast;
 use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
-use crate::disk::{self, Lock};
+use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{self, Loader, Subset, stage_group};
+use crate::features::{self, Loader, Subset};
 use crate::images::ImageSet;
+use crate::lock::Lock;
 use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
+use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 use candle_core::Device;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 use std::time::Instant;
 
 /// One stage that is to be done.
@@ -40,6 +43,9 @@ impl Work<'_> {
     pub fn execute(&self, verdict: &Verdict) -> Result<()> {
         let Some(source) = &self.source else {
             let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+            let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
+            let stored = Shape { channels: data.channels, size: data.size };
+            room::require(self.folder.path(), forecast::images(stored, count))?;
             let mut record = self.prepare(verdict)?;
             self.decode_images(&mut record, &images)?;
             return self.finish(&mut record);
@@ -47,6 +53,9 @@ impl Work<'_> {
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
         let _reading = Lock::share(source.folder.path())?;
         let inputs = Inputs::open(source, self.pipeline)?;
+        let counts = [inputs.train.len(), inputs.val.len()];
+        let bytes = forecast::stage(source.stage, &self.pipeline.features, counts, inputs.classes.len());
+        room::require(self.folder.path(), bytes)?;
         let mut record = self.prepare(verdict)?;
         self.train(&mut record, source, &inputs)?;
         let network = load_stage(self.folder, &record, source.stage, self.device)?;
@@ -62,7 +71,7 @@ impl Work<'_> {
             Verdict::Partial(_) => {
                 let old = self.folder.record()?;
                 let state = if self.folder.holds_weights(&old) { State::Trained } else { State::Begun };
-                Record { state, made_on: fresh.made_on, ..old }
+                Record { format: fresh.format, state, made_on: fresh.made_on, ..old }
             }
             Verdict::Restore(_) => {
                 let old = self.folder.record()?;
@@ -96,8 +105,12 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        record.skipped.clear();
+        let known = std::mem::take(&mut record.skipped);
         for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
+            // A finished stage knows what it left out: without the list every later image would move up.
+            if !known.is_empty() {
+                features::note_skipped(self.folder.path(), subset, split, &known)?;
+            }
             let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
             record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
             record.skipped.extend(decoded.skipped);
@@ -116,6 +129,7 @@ impl Work<'_> {
         let job = Job {
             stage: source.stage,
             seed: self.pipeline.seed,
+            manifest: self.manifest,
             train: &inputs.train,
             val: &inputs.val,
             classes: record.classes.len(),
@@ -137,8 +151,9 @@ impl Work<'_> {
             disk::write(&self.folder.path().join(name), &bytes)?;
             record.weights.insert(name.into(), (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string()));
         }
-        features::write_logits(self.folder.path(), Subset::Val, &outcome.logits, record.classes.len())?;
-        let together = earlier_logits(parent, &outcome.logits).map(|mut logits| {
+        let logits = features::logit_files(Subset::Val, &outcome.logits, record.classes.len())?;
+        features::write_files(self.folder.path(), &logits)?;
+        let together = earlier_logits(parent, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
             score(&ensemble(&logits), inputs.val.labels()).top1
         });
@@ -161,7 +176,8 @@ impl Work<'_> {
             return Ok(());
         }
         let logits = training::classify(network, &inputs.val, stage.training.batch, self.device, self.progress)?;
-        features::write_logits(self.folder.path(), Subset::Val, &logits, inputs.classes.len())
+        let files = features::logit_files(Subset::Val, &logits, inputs.classes.len())?;
+        features::write_files(self.folder.path(), &files)
     }
 
     fn write_features(
@@ -191,16 +207,8 @@ impl Work<'_> {
     /// Removes the checkpoints, writes the group's metadata and, last of all, the record that makes the stage count.
     fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
-        let mut attributes = Map::new();
-        let parent = record.parent.as_ref().map(|parent| parent.output.as_str());
-        attributes.insert(
-            "greedy".into(),
-            json!({
-                "format": record.format, "pipeline": record.pipeline, "stage": record.stage, "key": record.key,
-                "parent": parent, "classes": record.classes,
-            }),
-        );
-        stage_group(self.folder.path(), attributes)?;
+        features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
+        record.files = self.folder.sum_small_files(record.stage)?;
         record.output = Some(self.output(record)?);
         record.state = State::Finished;
         record.write(self.folder.path())
@@ -252,19 +260,36 @@ impl Inputs {
     }
 }
 
-fn array_name(subset: Subset) -> String {
+/// What the metadata of a stage's group say of it.
+pub(super) fn attributes(record: &Record) -> Map<String, Value> {
+    let parent = record.parent.as_ref().map(|parent| parent.output.as_str());
+    let greedy = json!({
+        "format": record.format, "pipeline": record.pipeline, "stage": record.stage, "key": record.key,
+        "parent": parent, "classes": record.classes,
+    });
+    Map::from_iter([("greedy".to_string(), greedy)])
+}
+
+/// The name of a subset's features in a record.
+pub(super) fn array_name(subset: Subset) -> String {
     format!("{}/features", subset.name())
 }
 
-/// The validation logits of a stage and all before it, first to last; nothing where one cannot be read.
-fn earlier_logits(last: &StageFolder, like: &[f32]) -> Option<Vec<Vec<f32>>> {
+/// The validation logits of a stage and all before it, first to last; nothing where one is no longer there.
+///
+/// # Errors
+/// When one is there but cannot be read: what is made of it must not depend on a fault of the disk.
+fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32>>>> {
     let mut all = Vec::new();
-    let (mut folder, mut record) = (last.clone(), last.record().ok()?);
-    while let Some(parent) = folder.parent(&record).ok()? {
-        let (logits, _) = features::read_logits(folder.path(), Subset::Val).ok()?;
-        all.push(logits);
+    let (mut folder, mut record) = (last.clone(), last.record()?);
+    while record.stage > 0 {
+        if !features::has_logits(folder.path(), Subset::Val) {
+            return Ok(None);
+        }
+        all.push(features::read_logits(folder.path(), Subset::Val)?.0);
+        let Some(parent) = folder.parent_if_there(&record)? else { return Ok(None) };
         (folder, record) = parent;
     }
     all.reverse();
-    all.iter().all(|logits| logits.len() == like.len()).then_some(all)
+    Ok(all.iter().all(|logits| logits.len() == like.len()).then_some(all))
 }

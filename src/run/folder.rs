@@ -4,6 +4,8 @@ use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
+use crate::lock::LOCK;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The folder of one stage.
@@ -19,6 +21,8 @@ pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
 /// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
 /// there, the folder is known for a stage's.
 const CONTENTS: [&str; 7] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "record.json"];
+/// Bytes of a `zarr.json` of ours at most.
+const MOST_METADATA: u64 = 1 << 20;
 /// All that it puts into the folder of a subset.
 const SUBSET_CONTENTS: [&str; 5] = ["zarr.json", "skipped.json", "features", "labels", "logits"];
 
@@ -64,17 +68,28 @@ impl StageFolder {
     /// # Errors
     /// When there is no such folder, or it does not hold the output that this stage was made of.
     pub fn parent(&self, record: &Record) -> Result<Option<(Self, Record)>> {
-        let Some(link) = &record.parent else { return Ok(None) };
-        let folder = match link.folder.strip_prefix("../") {
-            Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
-            _ => Self::new(self.path.join(&link.folder)),
-        };
+        let Some(folder) = self.parent_folder(record) else { return Ok(None) };
         let parent = folder.record()?;
         let whose = || format!("`{}` is not what `{}` was made of", folder.path.display(), self.path.display());
-        if parent.stage.checked_add(1) != Some(record.stage) || parent.output.as_ref() != Some(&link.output) {
+        if !record.follows(&parent) {
             return Err(Error::failed(whose()).hint("`greedy run` brings the stages up to date"));
         }
         Ok(Some((folder, parent)))
+    }
+
+    /// The same, but nothing where that folder is gone or holds another output by now.
+    pub(super) fn parent_if_there(&self, record: &Record) -> Result<Option<(Self, Record)>> {
+        let Some(folder) = self.parent_folder(record) else { return Ok(None) };
+        let parent = Record::read(&folder.path)?.filter(|parent| record.follows(parent));
+        Ok(parent.map(|parent| (folder, parent)))
+    }
+
+    fn parent_folder(&self, record: &Record) -> Option<Self> {
+        let link = record.parent.as_ref()?;
+        Some(match link.folder.strip_prefix("../") {
+            Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
+            _ => Self::new(self.path.join(&link.folder)),
+        })
     }
 
     /// Whether final weights are here, with their recorded lengths.
@@ -86,14 +101,54 @@ impl StageFolder {
         record.state != State::Begun && whole(BLOCK) && whole(AUXILIARY)
     }
 
-    /// Whether all small files of a finished stage are here.
-    pub(super) fn holds_small_files(&self, record: &Record) -> bool {
-        let logits: &[&str] = if record.stage == 0 { &[] } else { &["val/logits/zarr.json", "val/logits/c/0/0"] };
-        let groups = ["zarr.json", "train/zarr.json", "val/zarr.json"];
-        let arrays = ["features/zarr.json", "labels/zarr.json", "labels/c/0"];
-        let arrays = Subset::BOTH.iter().flat_map(|subset| arrays.map(|array| subset.array(&self.path, array)));
-        let others = groups.iter().chain(logits).map(|name| self.path.join(name));
-        arrays.chain(others).all(|path| path.is_file())
+    /// The paths in the folder of all files of a finished stage but for weights, shards and the record.
+    pub(super) fn small_files(&self, stage: usize) -> Vec<String> {
+        let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
+        for subset in Subset::BOTH.map(Subset::name) {
+            all.extend(["features/zarr.json", "labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
+            let skipped = format!("{subset}/skipped.json");
+            if stage == 0 && self.path.join(&skipped).exists() {
+                all.push(skipped);
+            }
+        }
+        if stage > 0 {
+            all.extend(["val/logits/zarr.json", "val/logits/c/0/0"].map(str::to_string));
+        }
+        all
+    }
+
+    /// Length and hash of all small files.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub(super) fn sum_small_files(&self, stage: usize) -> Result<BTreeMap<String, (u64, String)>> {
+        let sum = |name: String| {
+            let bytes = disk::read(&self.path.join(&name))?;
+            Ok((name, (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string())))
+        };
+        self.small_files(stage).into_iter().map(sum).collect()
+    }
+
+    /// Whether all small files of a finished stage are here: metadata with their recorded bytes, the others with their
+    /// recorded lengths.
+    ///
+    /// # Errors
+    /// When metadata are there but cannot be read.
+    pub(super) fn holds_small_files(&self, record: &Record) -> Result<bool> {
+        if !self.small_files(record.stage).iter().all(|name| record.files.contains_key(name)) {
+            return Ok(false);
+        }
+        for (name, (length, hash)) in &record.files {
+            let path = self.path.join(name);
+            if !std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length) {
+                return Ok(false);
+            }
+            let checked = *length <= MOST_METADATA && name.ends_with("zarr.json");
+            if checked && blake3::hash(&disk::read(&path)?).to_hex().as_str() != hash {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The path of another stage's folder as a record names it: from here where both lie side by side.
@@ -105,6 +160,16 @@ impl StageFolder {
             _ => other,
         };
         Ok(path.to_string_lossy().into_owned())
+    }
+
+    /// Whether a path in a stage's folder has a name that this program gives.
+    pub(super) fn may_hold(name: &Path) -> bool {
+        let mut parts = name.components().map(|part| part.as_os_str().to_string_lossy());
+        match (parts.next().as_deref(), parts.next()) {
+            (Some("train" | "val"), Some(below)) => SUBSET_CONTENTS.contains(&&*below),
+            (Some(first), _) => CONTENTS.contains(&first),
+            _ => false,
+        }
     }
 
     /// Removes everything that this program has put here.
@@ -150,6 +215,6 @@ fn first_foreign(folder: &Path, ours: &[&str]) -> Option<PathBuf> {
     let unfinished = format!(".{}", disk::UNFINISHED);
     entries.map(|entry| entry.path()).find(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name != disk::LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
+        name != LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
     })
 }

@@ -1,19 +1,30 @@
 //! DO: look at the disk, plan, run the stages, record what was done.
 
+mod cache;
+mod clean;
 mod device;
 mod execute;
+#[cfg(test)]
+mod faulty_disk;
 mod folder;
+mod forecast;
 mod network;
 mod observe;
 mod record;
+mod repair;
 mod update;
+mod verify;
 
+pub use cache::stages;
+pub use clean::{Rubbish, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
 pub use observe::{Observation, observe};
 pub use record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
-pub use update::{Project, Update};
+pub use repair::{Outcome, Repair, can_be_made_again};
+pub use update::{Look, Project, Update};
+pub use verify::{Finding, Flaw, Verified, verify};
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Pipeline};

@@ -11,8 +11,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-/// The version of the layout of a stage's folder.
-const FORMAT: u32 = 1;
+/// The version of the layout of a stage's folder. Records of version 1 had neither a seal nor sums of small files.
+const FORMAT: u32 = 2;
+/// The name of the file.
+pub(super) const NAME: &str = "record.json";
+/// The line after the first of a record: a BLAKE3 hash of all the others, so that a flipped bit is noticed.
+const SEAL: &str = "  \"blake3\": \"";
 
 /// How far a stage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,6 +132,9 @@ pub struct Record {
     pub weights: BTreeMap<String, (u64, String)>,
     /// The feature arrays, by their path in the folder.
     pub arrays: BTreeMap<String, ArrayRecord>,
+    /// Length and BLAKE3 hash of all other files but this one, by their path in the folder.
+    #[serde(default)]
+    pub files: BTreeMap<String, (u64, String)>,
     /// Images that were left out, and why.
     pub skipped: Vec<(String, String)>,
     /// Where it was made.
@@ -159,6 +166,7 @@ impl Record {
             seconds: BTreeMap::new(),
             weights: BTreeMap::new(),
             arrays: BTreeMap::new(),
+            files: BTreeMap::new(),
             skipped: Vec::new(),
             made_on,
         }
@@ -169,28 +177,36 @@ impl Record {
     /// # Errors
     /// When it is damaged or of another version.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join("record.json");
+        let path = folder.join(NAME);
         let Some(text) = disk::read_text(&path)? else { return Ok(None) };
         let damaged = |fault: &dyn std::fmt::Display| {
             Error::failed(format!("`{}` is no record of this program: {fault}", path.display()))
                 .hint(format!("if nothing in `{}` is needed any more, remove it", folder.display()))
         };
         let record: Self = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
-        if record.format != FORMAT {
-            return Err(damaged(&format!("its format is {}, not {FORMAT}", record.format)));
+        match record.format {
+            FORMAT if !is_sealed(&text) => Err(damaged(&"its hash is not that of its contents")),
+            FORMAT => Ok(Some(record)),
+            1 if !text.contains(SEAL) => Ok(Some(record)),
+            other => Err(damaged(&format!("its format is {other}, not {FORMAT}"))),
         }
-        Ok(Some(record))
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
-        disk::write(&folder.join("record.json"), text.as_bytes())
+        disk::write(&folder.join(NAME), sealed(&text).as_bytes())
     }
 
     /// What it depends on.
     pub fn manifest(&self) -> Manifest {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
         Manifest::new(self.manifest.iter().map(|(name, value)| (name.clone(), text(value))))
+    }
+
+    /// Whether it was made of the output of another stage as that is now.
+    pub(super) fn follows(&self, parent: &Self) -> bool {
+        let read = self.parent.as_ref().map(|parent| &parent.output);
+        parent.stage.checked_add(1) == Some(self.stage) && read.is_some() && read == parent.output.as_ref()
     }
 
     /// Adds to the seconds of a part of the work; a run that goes on has spent some already.
@@ -213,5 +229,34 @@ impl Record {
     /// Bytes of all its shards.
     pub fn stored_bytes(&self) -> u64 {
         self.arrays.values().map(|array| array.stored_bytes).sum()
+    }
+}
+
+/// The text with its seal.
+fn sealed(text: &str) -> String {
+    let hash = blake3::hash(text.as_bytes()).to_hex();
+    text.replacen("{\n", &format!("{{\n{SEAL}{hash}\",\n"), 1)
+}
+
+fn is_sealed(text: &str) -> bool {
+    let parts = text.split_once(SEAL).and_then(|(start, rest)| Some((start, rest.split_once("\",\n")?)));
+    parts.is_some_and(|(start, (hash, rest))| {
+        start == "{\n" && blake3::hash(format!("{start}{rest}").as_bytes()).to_hex().as_str() == hash
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_flipped_bit_breaks_the_seal() {
+        let text = sealed("{\n  \"stage\": 1,\n  \"seconds\": 0.25\n}");
+        assert!(is_sealed(&text) && serde_json::from_str::<Value>(&text).unwrap()["stage"] == 1);
+        for at in 0..text.len() {
+            let mut bytes = text.clone().into_bytes();
+            bytes[at] ^= 1;
+            assert!(!is_sealed(&String::from_utf8(bytes).unwrap()), "byte {at}");
+        }
     }
 }

@@ -1,17 +1,16 @@
 //! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
 
+use super::cache;
 use super::execute::{Source, Work};
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::Record;
-use crate::disk::{self, Lock};
 use crate::error::{Error, Result};
-use crate::images::fingerprint;
-use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Verdict, plan};
+use crate::images::{Memory, Sight, look};
+use crate::lock::Lock;
+use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
-use std::fs::File;
-use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
@@ -24,27 +23,70 @@ pub struct Project {
     graph: Graph,
     folders: Vec<StageFolder>,
     observations: Vec<Option<Observation>>,
+    /// What hinders each stage from being looked at.
+    troubles: Vec<Option<Error>>,
     verdicts: Vec<Verdict>,
+    /// What may be remembered of the images.
+    memory: Option<Memory>,
+}
+
+/// A stage as it was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// Its number.
+    pub number: usize,
+    /// Its folder.
+    pub folder: &'a StageFolder,
+    /// What is to be done about it; of no meaning where there is trouble.
+    pub verdict: &'a Verdict,
+    /// What was seen of it, if there is anything.
+    pub found: Option<&'a Observation>,
+    /// Why it could not be looked at: its record is damaged or the data are gone.
+    pub trouble: Option<&'a Error>,
 }
 
 impl Project {
-    /// Looks at a pipeline's data and at its stages in a cache.
+    /// Looks at a pipeline's data and at its stages in a cache. What cannot be looked at is no error here, but
+    /// [trouble](Look::trouble) of its stage.
     ///
-    /// # Errors
-    /// When the data cannot be found or a record is damaged.
-    pub fn open(pipeline: Pipeline, cache: &Path) -> Result<Self> {
-        let decoded = StageFolder::in_cache(cache, 0);
-        let files = fingerprint(&pipeline.data.source).map_err(|e| match decoded.record() {
-            Ok(_) if e.way_out().is_none() => {
-                let folder = cache.display();
-                e.hint(format!(
-                    "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
-                ))
+    /// A large folder of images that was seen by an earlier run is taken as it was then, where the times of its
+    /// folders and of some of its files are the same; with `again` every file is looked at.
+    pub fn open(pipeline: Pipeline, cache: &Path, again: bool) -> Self {
+        let known = match &pipeline.data.source {
+            Images::Folder(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
+            _ => None,
+        };
+        let recalled = known.is_some();
+        let (sight, trouble) = match known.map(|fingerprint| Ok(Sight { fingerprint, memory: None })) {
+            Some(known) => Self::seen(known, cache),
+            None => Self::seen(look(&pipeline.data.source), cache),
+        };
+        let mut project = Self::build(pipeline, cache, &sight.fingerprint);
+        if recalled && project.verdicts[0] != Verdict::Current {
+            // Images that are to be decoded are all looked at.
+            return Self::open(project.pipeline, cache, true);
+        }
+        project.memory = sight.memory;
+        project.troubles[0] = trouble.or_else(|| project.troubles[0].take());
+        project
+    }
+
+    /// What was seen of the images. Where they have gone, all else about the stages can still be judged.
+    fn seen(sight: Result<Sight>, cache: &Path) -> (Sight, Option<Error>) {
+        match sight {
+            Ok(sight) => (sight, None),
+            Err(e) => {
+                let record = StageFolder::in_cache(cache, 0).record().ok();
+                let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
+                let fingerprint = files.unwrap_or_else(|| "unknown".into());
+                (Sight { fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
             }
-            _ => e,
-        })?;
+        }
+    }
+
+    fn build(pipeline: Pipeline, cache: &Path, files: &str) -> Self {
         let mut graph = Graph::default();
-        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, &files));
+        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, files));
         for stage in &pipeline.stages {
             last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
         }
@@ -76,7 +118,8 @@ impl Project {
         let mut graph = Graph::default();
         let first = graph.add(Vec::new(), parent.manifest());
         graph.add(vec![first], Manifest::of_stage(&pipeline, stage));
-        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to])?;
+        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to]);
+        project.refuse_trouble()?;
         match &project.verdicts[0] {
             Verdict::Current => Ok(project),
             _ => Err(Error::failed(format!("`{}` is not finished", from.path().display()))
@@ -84,17 +127,21 @@ impl Project {
         }
     }
 
-    fn look(
-        pipeline: Pipeline,
-        first: usize,
-        cache: Option<PathBuf>,
-        graph: Graph,
-        folders: Vec<StageFolder>,
-    ) -> Result<Self> {
-        let observations = folders.iter().map(observe).collect::<Result<_>>()?;
-        let mut project = Self { pipeline, first, cache, graph, folders, observations, verdicts: Vec::new() };
+    fn look(pipeline: Pipeline, first: usize, cache: Option<PathBuf>, graph: Graph, folders: Vec<StageFolder>) -> Self {
+        let (mut observations, mut troubles) = (Vec::new(), Vec::new());
+        for folder in &folders {
+            let (found, trouble) = match observe(folder) {
+                Ok(found) => (found, None),
+                Err(e) => (None, Some(e)),
+            };
+            observations.push(found);
+            troubles.push(trouble);
+        }
+        let verdicts = Vec::new();
+        let mut project =
+            Self { pipeline, first, cache, graph, folders, observations, troubles, verdicts, memory: None };
         project.judge();
-        Ok(project)
+        project
     }
 
     fn judge(&mut self) {
@@ -108,24 +155,43 @@ impl Project {
         &self.pipeline
     }
 
+    /// The folder of all its stages, where they have one.
+    pub fn cache(&self) -> Option<&Path> {
+        self.cache.as_deref()
+    }
+
     /// The number of the first stage here: verdicts count from it.
     pub fn first(&self) -> usize {
         self.first
     }
 
-    /// Number, folder, verdict and observation of each stage.
-    pub fn stages(&self) -> impl Iterator<Item = (usize, &StageFolder, &Verdict, Option<&Observation>)> {
-        let seen = self.verdicts.iter().zip(&self.observations);
-        let stages = self.folders.iter().zip(seen).enumerate();
-        stages.map(move |(at, (folder, (verdict, found)))| (self.first + at, folder, verdict, found.as_ref()))
+    /// Each stage as it was seen.
+    pub fn stages(&self) -> impl Iterator<Item = Look<'_>> {
+        self.folders.iter().enumerate().map(|(at, folder)| Look {
+            number: self.first + at,
+            folder,
+            verdict: &self.verdicts[at],
+            found: self.observations[at].as_ref(),
+            trouble: self.troubles[at].as_ref(),
+        })
     }
 
     /// Fails where [`update`](Self::update) would refuse to begin.
     ///
     /// # Errors
-    /// When a stage that would be made anew belongs to another pipeline.
+    /// When a stage could not be looked at, or one that would be made anew belongs to another pipeline.
     pub fn check(&self) -> Result<()> {
+        self.refuse_trouble()?;
         (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
+    }
+
+    /// Whether all stages are current.
+    pub fn is_current(&self) -> bool {
+        self.verdicts.iter().all(|verdict| *verdict == Verdict::Current) && self.refuse_trouble().is_ok()
+    }
+
+    fn refuse_trouble(&self) -> Result<()> {
+        self.troubles.iter().flatten().next().map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
     /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
@@ -138,6 +204,7 @@ impl Project {
         progress: &dyn Progress,
         mut before: impl FnMut(usize, &Verdict),
     ) -> Result<Update> {
+        self.refuse_trouble()?;
         let mut done = Vec::new();
         while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
             let number = self.first + at;
@@ -147,7 +214,7 @@ impl Project {
             }
             progress.check()?;
             if let Some(cache) = &self.cache {
-                tag_cache(cache)?;
+                cache::tag(cache)?;
             }
             let _lock = Lock::take(self.folders[at].path())?;
             // Another run may have come first while this one waited or worked: under the lock, look again.
@@ -159,6 +226,10 @@ impl Project {
             self.execute(at, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
             self.observe_again(at)?;
             done.push(number);
+        }
+        if let (Some(cache), Some(memory)) = (&self.cache, self.memory.take()) {
+            // What cannot be remembered is looked at again: that is no fault.
+            let _ = memory.write(&cache.join(cache::SEEN));
         }
         let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
         Ok(Update { done, records })
@@ -207,6 +278,17 @@ impl Project {
     }
 }
 
+/// The error about data that cannot be found, with what can be done without them.
+fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
+    let folder = cache.display();
+    match decoded && error.way_out().is_none() {
+        true => error.hint(format!(
+            "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
+        )),
+        false => error,
+    }
+}
+
 /// A single stage is never written over a stage of another number, such as the one that it reads.
 fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
     match Record::read(to.path())? {
@@ -215,18 +297,6 @@ fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
             Err(Error::usage(format!("`{folder}` holds stage {other}, and stage {number} would overwrite it"))
                 .hint("name another folder with `--to DIR`"))
         }
-        _ => Ok(()),
-    }
-}
-
-/// Marks the folder of all stages as a cache, so that backups leave it out (bford.info/cachedir).
-fn tag_cache(cache: &Path) -> Result<()> {
-    disk::create_folder(cache)?;
-    let path = cache.join("CACHEDIR.TAG");
-    let text = b"Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
-    // Two runs may begin at once: the first of them makes the file.
-    match File::create_new(&path).and_then(|mut tag| tag.write_all(text)) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("write", &path, &e)),
         _ => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("bench", &["training", "features", "network", "ops", "images", "pipeline"]),
     ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
-const BASE: [&str; 4] = ["disk", "error", "progress", "random"];
+const BASE: [&str; 7] = ["disk", "error", "lock", "progress", "random", "room", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -1,10 +1,16 @@
 //! Tests of the library and of the program, one module a theme.
 
+mod cleaning;
+mod faults;
+mod flips;
 mod imports;
 mod interruption;
+mod kills;
 mod operations;
 mod pipelines;
 mod program;
 mod space;
+mod staleness;
 mod training_step;
+mod verification;
 mod zarr;

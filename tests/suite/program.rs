@@ -39,12 +39,8 @@ fn a_changed_setting_is_named_with_its_old_and_new_value() {
     space.run("run small.toml").ok();
     let status = space.run("status small.toml --set stage.2.training.learning_rate=0.05").ok();
     assert!(status.stdout.contains("stage 2: training.learning_rate: 0.1 -> 0.05"), "{}", status.stdout);
-    let status = space.run("status small.toml --set stage.2.auxiliary.width=9 --json").ok().json();
-    let states: Vec<&str> = status["stages"].as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
-    assert_eq!(states, ["current", "current", "stale"]);
-    let status = space.run("status small.toml --set network.width=7 --json").ok().json();
-    let states: Vec<&str> = status["stages"].as_array().unwrap().iter().map(|s| s["state"].as_str().unwrap()).collect();
-    assert_eq!(states, ["current", "stale", "stale"]);
+    assert_eq!(space.states("small.toml --set stage.2.auxiliary.width=9"), ["current", "current", "stale"]);
+    assert_eq!(space.states("small.toml --set network.width=7"), ["current", "stale", "stale"]);
 }
 
 #[test]
@@ -76,14 +72,7 @@ fn a_stage_is_made_from_the_folder_before_it_alone() {
 
 #[test]
 fn stages_outlive_the_data_they_were_made_of() {
-    let space = Space::new();
-    let image = std::fs::read(format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"))).unwrap();
-    for place in ["train/a/1.png", "train/a/2.png", "train/b/3.png", "val/a/4.png", "val/b/5.png"] {
-        space.write(&format!("photos/{place}"), &image);
-    }
-    let text = "[data]\nsource = \"folder\"\npath = \"photos\"\nsize = 8\n[network]\nblocks = 2\nwidth = 4\n\
-                [auxiliary]\nwidth = 4\n[training]\nepochs = 1\nbatch = 2\n";
-    space.write("photos.toml", text);
+    let space = Space::with_photos();
     space.run("run photos.toml --set network.blocks=1").ok();
     std::fs::remove_dir_all(space.path("photos")).unwrap();
     space.run("run photos.toml").fails(1, &["photos", "hint:", "greedy stage N --from cache/stage"]);

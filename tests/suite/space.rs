@@ -66,12 +66,71 @@ impl Space {
         Run::of(self.command(arguments).output().unwrap())
     }
 
+    /// A folder of six images in two classes, `photos`, and a pipeline of two stages for it, `photos.toml`.
+    pub fn with_photos() -> Self {
+        let space = Self::new();
+        let image = std::fs::read(format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        for place in ["train/a/1.png", "train/a/2.png", "train/b/3.png", "train/b/4.png", "val/a/5.png", "val/b/6.png"]
+        {
+            space.write(&format!("photos/{place}"), &image);
+        }
+        let text = "[data]\nsource = \"folder\"\npath = \"photos\"\nsize = 8\n[network]\nblocks = 2\nwidth = 4\n\
+                    [auxiliary]\nwidth = 4\n[training]\nepochs = 1\nbatch = 2\n";
+        space.write("photos.toml", text);
+        space
+    }
+
+    /// The states of all stages of a pipeline, as `status` says them.
+    #[track_caller]
+    pub fn states(&self, arguments: &str) -> Vec<String> {
+        let status = self.run(&format!("status {arguments} --json")).ok().json();
+        let stages = status["stages"].as_array().unwrap().iter();
+        stages.map(|stage| stage["state"].as_str().unwrap().to_string()).collect()
+    }
+
     /// Every file below a folder, with its bytes, but for locks.
     pub fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let mut all = Vec::new();
         collect(&self.path(name), &self.path(name), &mut all);
         all.sort();
         all
+    }
+
+    /// The same, with records that say nothing of time and have no seal.
+    pub fn results(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let timeless = |(path, bytes): (PathBuf, Vec<u8>)| {
+            if !path.ends_with("record.json") {
+                return (path, bytes);
+            }
+            let mut record: Value = serde_json::from_slice(&bytes).unwrap();
+            forget_times(&mut record);
+            record.as_object_mut().unwrap().remove("blake3");
+            (path, record.to_string().into_bytes())
+        };
+        self.files(name).into_iter().map(timeless).collect()
+    }
+
+    /// Fails unless a folder holds just these results.
+    #[track_caller]
+    pub fn same_results(&self, name: &str, expected: &[(PathBuf, Vec<u8>)], when: &str) {
+        let found = self.results(name);
+        let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found), names(expected), "{when}");
+        for ((path, found), (_, expected)) in found.iter().zip(expected) {
+            assert!(found == expected, "{} differs, {when}", path.display());
+        }
+    }
+}
+
+/// Removes what a record says of time, at any depth.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("seconds");
+            fields.values_mut().for_each(forget_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        _ => {}
     }
 }
 

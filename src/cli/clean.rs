@@ -1,0 +1,76 @@
+//! `greedy clean`.
+
+use super::args::CleanArgs;
+use super::output::{Output, complain};
+use super::wording;
+use crate::error::{Error, Result};
+use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// `greedy clean PIPELINE…`
+pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
+    let project = |file: &PathBuf| {
+        let pipeline = open_pipeline(file, &args.set)?;
+        let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
+        Ok(Project::open(pipeline, &cache, false))
+    };
+    let projects = args.pipelines.iter().map(project).collect::<Result<Vec<_>>>()?;
+    let rubbish = Rubbish::of(&projects)?;
+    for (path, fault) in &rubbish.left {
+        complain(&format!("`{}` is left: {fault}", path.display()));
+    }
+    let total = wording::bytes(rubbish.bytes());
+    if !args.json {
+        for one in &rubbish.unwanted {
+            output.line(&format!("{}: {}, {}", one.path.display(), wording::bytes(one.bytes), why(&one.why)))?;
+        }
+        output.line(&match rubbish.unwanted.len() {
+            0 => "nothing to remove".into(),
+            _ if args.dry_run => format!("{total} would be removed"),
+            _ => format!("{total} to be removed"),
+        })?;
+    }
+    if !args.dry_run && !rubbish.unwanted.is_empty() {
+        if !args.yes && !agreed(&total)? {
+            return Err(Error::failed("nothing was removed"));
+        }
+        rubbish.remove()?;
+    }
+    if args.json {
+        let list: Vec<Value> = rubbish.unwanted.iter().map(unwanted_json).collect();
+        let key = if args.dry_run { "would_remove" } else { "removed" };
+        output.json(&json!({ key: list, "bytes": rubbish.bytes() }))?;
+    }
+    Ok(())
+}
+
+/// Asks on a terminal.
+fn agreed(total: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        let error = Error::usage("nobody can be asked here, and nothing was removed");
+        return Err(error.hint("`--yes` removes without asking, `--dry-run` only says what would go"));
+    }
+    complain(&format!("remove {total}? [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).map_err(|e| Error::failed(format!("cannot read the answer: {e}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn unwanted_json(one: &Unwanted) -> Value {
+    json!({ "path": one.path, "bytes": one.bytes, "why": why(&one.why) })
+}
+
+fn why(why: &Unneeded) -> String {
+    match why {
+        Unneeded::Unnamed => "no pipeline named here has this stage".into(),
+        Unneeded::Of(other) => format!("of pipeline `{other}`"),
+        Unneeded::Leftover => "left over".into(),
+        // The graph of a whole pipeline begins with stage 0.
+        Unneeded::Stale(reasons) => {
+            let reasons: Vec<String> = reasons.iter().map(|reason| wording::reason(reason, 0)).collect();
+            format!("stale: {}", reasons.join("; "))
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The lock of a folder: one writer or any number of readers, held by the operating system.
+
+use crate::disk::create_folder;
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// The name of the file that a folder is locked by. It stays; the lock itself is the operating system's.
+pub const LOCK: &str = ".lock";
+
+/// How often a folder may be removed by another process while it is being locked.
+const ATTEMPTS: usize = 16;
+
+/// Keeps others out of a folder until it is dropped or its process ends, however that ends.
+pub struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of a folder for writing; the folder is created where it is missing.
+    ///
+    /// # Errors
+    /// When another process writes or reads there; the message gives its id.
+    pub fn take(folder: &Path) -> Result<Self> {
+        let path = folder.join(LOCK);
+        for _ in 0..ATTEMPTS {
+            create_folder(folder)?;
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = match open {
+                Err(e) if e.kind() == ErrorKind::NotFound => continue,
+                open => open.map_err(|e| Error::io("open", &path, &e))?,
+            };
+            acquired(file.try_lock(), folder, &file)?;
+            // The lock of a file that was removed meanwhile, with its folder, would keep nobody out.
+            if lies_at(&file, &path) {
+                note_holder(&mut file).map_err(|e| Error::io("write", &path, &e))?;
+                return Ok(Self { _file: file });
+            }
+        }
+        Err(Error::failed(format!("cannot lock `{}`: another process removes it again and again", folder.display())))
+    }
+
+    /// Keeps writers out of a folder that is being read. Where nobody has ever locked it, as on a disk that cannot be
+    /// written, there is nothing to keep out.
+    ///
+    /// # Errors
+    /// When another process writes there.
+    pub fn share(folder: &Path) -> Result<Option<Self>> {
+        let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
+        acquired(file.try_lock_shared(), folder, &file)?;
+        Ok(Some(Self { _file: file }))
+    }
+}
+
+fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file: &File) -> Result<()> {
+    match attempt {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(held(folder, file)),
+        Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
+    }
+}
+
+/// Whether a path leads to the file that is open.
+fn lies_at(file: &File, path: &Path) -> bool {
+    let place = |found: &std::fs::Metadata| (found.dev(), found.ino());
+    matches!((file.metadata(), std::fs::metadata(path)), (Ok(own), Ok(found)) if place(&own) == place(&found))
+}
+
+/// Leaves the id of this process in the file, for systems that do not tell who holds a lock.
+fn note_holder(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(std::process::id().to_string().as_bytes())
+}
+
+fn held(folder: &Path, file: &File) -> Error {
+    // Where a lock for reading can be had, nobody writes.
+    let only_read = file.try_lock_shared().is_ok();
+    let mut holders = holders(file).unwrap_or_default();
+    if holders.is_empty() && !only_read {
+        holders.extend(noted_holder(file));
+    }
+    let by = match &holders[..] {
+        [] => "another process".to_string(),
+        [one] => format!("process {one}"),
+        several => format!("processes {}", several.join(", ")),
+    };
+    let reads = if only_read { ", which reads it" } else { "" };
+    Error::failed(format!("`{}` is in use by {by}{reads}", folder.display()))
+        .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`")
+}
+
+/// The processes that the system lists as holders of the lock of a file, but for this one.
+fn holders(file: &File) -> Option<Vec<String>> {
+    let found = file.metadata().ok()?;
+    let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    let own = std::process::id().to_string();
+    let list = std::fs::read_to_string("/proc/locks").ok()?;
+    // As in `7: FLOCK  ADVISORY  WRITE 4711 fe:00:1835034 0 EOF`; processes that wait have an arrow after the number.
+    let holder = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [_, "FLOCK", _, _, process, file, ..] if file == place && process != own => Some(process.to_string()),
+        _ => None,
+    };
+    Some(list.lines().filter_map(holder).collect())
+}
+
+/// The process that last wrote its id into the file.
+fn noted_holder(mut file: &File) -> Option<String> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(20).read_to_string(&mut text)).ok()?;
+    text.parse::<u32>().ok().map(|id| id.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    #[test]
+    fn writers_keep_all_others_out_and_readers_only_writers() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Lock::take(folder.path()).unwrap();
+        assert!(Lock::take(folder.path()).is_err());
+        assert!(Lock::share(folder.path()).is_err());
+        drop(first);
+        let readers = (Lock::share(folder.path()).unwrap(), Lock::share(folder.path()).unwrap());
+        let error = Lock::take(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("which reads it"), "{error}");
+        drop(readers);
+        assert!(Lock::take(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn the_process_that_holds_it_is_named_not_the_last_that_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Lock::take(folder.path()).unwrap());
+        for how in ["--exclusive", "--shared"] {
+            let mut holder = Command::new("flock")
+                .args([how, "--no-fork", folder.path().join(LOCK).to_str().unwrap(), "sleep", "60"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            let error = loop {
+                if let Err(error) = Lock::take(folder.path()) {
+                    break error.to_string();
+                }
+                assert!(holder.try_wait().unwrap().is_none(), "`flock` has ended");
+            };
+            holder.kill().unwrap();
+            holder.wait().unwrap();
+            let known = error.contains(&format!("process {}", holder.id()));
+            assert!(known || !Path::new("/proc/locks").exists(), "{error}");
+            // Killed, it holds nothing any more.
+            assert!(Lock::take(folder.path()).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_lock_that_went_with_its_folder_is_taken_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = folder.path().join("stage");
+        let old = Lock::take(&stage).unwrap();
+        std::fs::remove_dir_all(&stage).unwrap();
+        let new = Lock::take(&stage).unwrap();
+        assert!(lies_at(&new._file, &stage.join(LOCK)) && !lies_at(&old._file, &stage.join(LOCK)));
+    }
+}

@@ -1,0 +1,89 @@
+//! The room on a disk: how much is free, how much is taken, and sizes as people say them.
+
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+/// Bytes in binary units, such as `1.5 MiB`.
+pub fn words(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Bytes that this user may still write to the disk of a path, or of the nearest folder above it that is there.
+/// Nothing where the system does not say.
+pub fn free(path: &Path) -> Option<u64> {
+    let absolute = std::path::absolute(path).ok()?;
+    let found = absolute.ancestors().find_map(|there| rustix::fs::statvfs(there).ok())?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+/// Bytes of all files below a path; links are not followed, and what cannot be read counts nothing.
+pub fn taken(path: &Path) -> u64 {
+    let Ok(found) = fs::symlink_metadata(path) else { return 0 };
+    if !found.is_dir() {
+        return found.len();
+    }
+    fs::read_dir(path).into_iter().flatten().flatten().map(|entry| taken(&entry.path())).sum()
+}
+
+/// Fails where what is to be written below a folder does not fit on its disk. What lies there already counts as
+/// written, or will be removed first.
+///
+/// # Errors
+/// With the bytes that are needed and the bytes that are free.
+pub fn require(folder: &Path, bytes: u64) -> Result<()> {
+    let needed = bytes.saturating_sub(taken(folder));
+    match free(folder) {
+        Some(free) if free < needed => Err(Error::failed(format!(
+            "not enough room for `{}`: {} more are needed ({needed} bytes), and {} are free ({free} bytes)",
+            folder.display(),
+            words(needed),
+            words(free)
+        ))
+        .hint("free some of that disk (`greedy clean` removes stages that no pipeline needs), or use another with `--cache DIR`")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_sizes_as_people_do() {
+        assert_eq!(words(1000), "1000 B");
+        assert_eq!(words(3 << 19), "1.5 MiB");
+        assert_eq!(words(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_sizes() {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = folder.path().join("not/there/yet");
+        let free = free(&stage).unwrap();
+        assert!(require(&stage, 0).is_ok());
+        let error = require(&stage, 1 << 60).unwrap_err();
+        assert!(error.to_string().contains("1024.0 PiB more"), "{error}");
+        assert!(error.to_string().contains("are free") && free < 1 << 60, "{error}");
+    }
+
+    #[test]
+    fn what_links_lead_to_is_not_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stage, other) = (folder.path().join("stage"), folder.path().join("other"));
+        fs::create_dir_all(stage.join("deep")).unwrap();
+        fs::create_dir_all(&other).unwrap();
+        fs::write(stage.join("deep/a"), [0; 100]).unwrap();
+        fs::write(other.join("b"), [0; 100_000]).unwrap();
+        std::os::unix::fs::symlink(&other, stage.join("link")).unwrap();
+        assert!((100..1000).contains(&taken(&stage)));
+        assert_eq!(taken(&folder.path().join("missing")), 0);
+    }
+}

@@ -1,0 +1,64 @@
+//! The folder of all stages.
+
+use super::folder::StageFolder;
+use super::record;
+use crate::disk;
+use crate::error::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+/// The file that marks a folder as a cache, so that backups leave it out (bford.info/cachedir).
+const TAG: &str = "CACHEDIR.TAG";
+const TAG_TEXT: &str =
+    "Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
+
+/// The file that remembers what the images looked like.
+pub(super) const SEEN: &str = "images.seen";
+
+/// Marks a folder as a cache.
+pub(super) fn tag(cache: &Path) -> Result<()> {
+    disk::create_folder(cache)?;
+    disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
+}
+
+/// Whether a folder was marked by this program.
+pub(super) fn is_tagged(cache: &Path) -> bool {
+    disk::read_text(&cache.join(TAG)).is_ok_and(|text| text.as_deref() == Some(TAG_TEXT))
+}
+
+/// The folders of stages that a path names, stages that others are made of first: itself, or those in a cache.
+///
+/// # Errors
+/// When there are none.
+pub fn stages(path: &Path) -> Result<Vec<StageFolder>> {
+    let own = StageFolder::new(path);
+    if own.is_stage() {
+        return Ok(vec![own]);
+    }
+    let entries = fs::read_dir(path).map_err(|e| Error::io("read folder", path, &e))?;
+    let folders = entries.flatten().map(|entry| StageFolder::new(entry.path()));
+    let mut stages: Vec<StageFolder> = folders.filter(StageFolder::is_stage).collect();
+    stages.sort_by_cached_key(|stage| (stage.number(), stage.path().to_path_buf()));
+    if stages.is_empty() {
+        return Err(Error::failed(format!("`{}` is neither a stage nor a cache with stages", path.display()))
+            .hint("name a folder such as `cache` or `cache/stage3`"));
+    }
+    Ok(stages)
+}
+
+impl StageFolder {
+    /// Whether it holds a stage, be it one that has lost its record.
+    pub(super) fn is_stage(&self) -> bool {
+        let holds = |name: &str| self.path().join(name).symlink_metadata().is_ok();
+        holds(record::NAME) || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
+    }
+
+    /// The number of its stage, by its record or else by its name.
+    fn number(&self) -> usize {
+        self.record().ok().map(|record| record.stage).or_else(|| self.named_number()).unwrap_or(usize::MAX)
+    }
+
+    fn named_number(&self) -> Option<usize> {
+        self.path().file_name()?.to_str()?.strip_prefix("stage")?.parse().ok()
+    }
+}

@@ -1,0 +1,57 @@
+//! What a stage will write at most, so that a disk without room for it is refused before anything begins.
+
+use crate::pipeline::{Dtype, Features, Shape, Stage};
+
+/// Bytes of a sample's checksum, of its place in the shard's index and of its label.
+const BESIDE_SAMPLE: u64 = 4 + 16 + 4;
+/// Bytes of an f32.
+const VALUE: u64 = 4;
+/// Checkpoints that lie side by side at most: two that are kept and one that is being written.
+const CHECKPOINTS: u64 = 3;
+
+/// Bytes of so many decoded images.
+pub(super) fn images(image: Shape, count: usize) -> u64 {
+    samples(image, Dtype::U8, count)
+}
+
+/// Bytes of a trained stage: features and labels of all samples, logits of the validation samples, weights, and the
+/// checkpoints, which hold the weights and a velocity for each.
+pub(super) fn stage(stage: &Stage, features: &Features, [train, val]: [usize; 2], classes: usize) -> u64 {
+    let logits = val as u64 * classes as u64 * VALUE;
+    let weights = (stage.block.weights() + stage.auxiliary.weights(classes)) as u64 * VALUE;
+    samples(stage.block.output, features.dtype, train + val) + logits + weights * (1 + 2 * CHECKPOINTS)
+}
+
+fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {
+    count as u64 * (shape.values() as u64 * dtype.bytes() as u64 + BESIDE_SAMPLE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::StageNetwork;
+    use crate::pipeline::Pipeline;
+    use crate::random::{Purpose, Stream};
+    use candle_core::Device;
+
+    #[test]
+    fn weights_are_counted_as_the_network_has_them() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nwidth = 5\nspace_to_depth = [1, 3]\n[auxiliary]\nwidth = 7\n\
+                    [stage.2.auxiliary]\nk = 1\n[stage.4.auxiliary]\nbatch_norm = false\nk = 4\n";
+        let pipeline = Pipeline::parse("p.toml", "p", text, &[]).unwrap();
+        for stage in &pipeline.stages {
+            let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
+            let network = StageNetwork::new(stage, 9, &mut draw, &Device::Cpu).unwrap();
+            let all: usize = network.variables().iter().map(|(_, variable)| variable.elem_count()).sum();
+            assert_eq!(stage.block.weights() + stage.auxiliary.weights(9), all, "stage {}", stage.number);
+        }
+    }
+
+    #[test]
+    fn the_papers_first_block_on_imagenet_takes_four_terabytes() {
+        let file = format!("{}/pipelines/imagenet-simcnn-k2.toml", env!("CARGO_MANIFEST_DIR"));
+        let pipeline = Pipeline::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &[]).unwrap();
+        let bytes = stage(&pipeline.stages[0], &pipeline.features, [1_281_167, 50_000], 1000);
+        assert!((4_000_000_000_000..4_500_000_000_000).contains(&bytes), "{bytes}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Makes broken files of a stage again, and only those: with the very bytes that they had.
+
+use super::execute::{array_name, attributes};
+use super::folder::{AUXILIARY, BLOCK, StageFolder};
+use super::network::{load_stage, settings};
+use super::record::{self, Record};
+use super::verify::{Finding, Flaw, Sum, Verified, check_file, sums};
+use crate::disk;
+use crate::error::{Error, Kind, Result};
+use crate::features::{self, Extraction, Files, Loader, Redecoding, ShardSum, Subset};
+use crate::images::ImageSet;
+use crate::lock::Lock;
+use crate::pipeline::Pipeline;
+use crate::progress::{Progress, Silent};
+use crate::training;
+use candle_core::Device;
+use std::collections::BTreeMap;
+
+/// What became of a finding.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It is as it was when the stage was made.
+    Repaired,
+    /// It cannot be made again, and why.
+    Impossible(Error),
+    /// It is nobody's to touch.
+    Left,
+}
+
+/// Whether a file of a stage is a function of the stage before it, the weights and the record.
+pub fn can_be_made_again(name: &str) -> bool {
+    ![BLOCK, AUXILIARY, record::NAME].contains(&name)
+}
+
+/// How files are made again.
+pub struct Repair<'a> {
+    /// Settings that changed since, such as the path of the images.
+    pub overrides: &'a [String],
+    /// Where blocks are run.
+    pub device: &'a Device,
+    /// Who is told.
+    pub progress: &'a dyn Progress,
+}
+
+/// What broken files have to be again, by name.
+type Broken = BTreeMap<String, Sum>;
+
+impl Repair<'_> {
+    /// Makes what is broken in a stage again, from the features of the stage before it or from the images. The
+    /// outcomes stand in the order of the findings. Files are replaced one by one, each by a whole one.
+    ///
+    /// # Errors
+    /// When another process uses the stage, or the user interrupts.
+    pub fn repair(&self, verified: &Verified) -> Result<Vec<Outcome>> {
+        let folder = &verified.folder;
+        if verified.findings.is_empty() {
+            return Ok(Vec::new());
+        }
+        let _lock = Lock::take(folder.path())?;
+        for leftover in verified.findings.iter().filter(|finding| finding.flaw == Flaw::Leftover) {
+            disk::remove(&folder.path().join(&leftover.name))?;
+        }
+        let fault = match Record::read(folder.path()) {
+            Ok(Some(record)) => match self.make_again(folder, &record, &verified.findings) {
+                Err(e) if e.kind() == Kind::Interrupted => return Err(e),
+                made => made.err(),
+            },
+            read => read.err(),
+        };
+        // Whatever happened, what counts is on the disk.
+        let recorded = Record::read(folder.path()).ok().flatten().map(|record| sums(&record)).unwrap_or_default();
+        let outcome = |finding: &Finding| self.outcome(folder, &recorded, finding, fault.as_ref());
+        verified.findings.iter().map(outcome).collect()
+    }
+
+    fn outcome(
+        &self,
+        folder: &StageFolder,
+        recorded: &BTreeMap<String, Sum>,
+        finding: &Finding,
+        fault: Option<&Error>,
+    ) -> Result<Outcome> {
+        let path = folder.path().join(&finding.name);
+        Ok(match finding.flaw {
+            Flaw::Foreign => Outcome::Left,
+            Flaw::Leftover => Outcome::Repaired,
+            _ if !can_be_made_again(&finding.name) => Outcome::Impossible(beyond(folder, finding)),
+            Flaw::Missing | Flaw::Damaged => match recorded.get(&finding.name) {
+                Some(sum) if check_file(&path, sum, &Silent, self.progress)?.is_none() => Outcome::Repaired,
+                _ => Outcome::Impossible(fault.cloned().unwrap_or_else(|| {
+                    Error::failed("this version of greedy writes it with other bytes")
+                        .hint("`greedy run` brings the stage up to date")
+                })),
+            },
+        })
+    }
+
+    fn make_again(&self, folder: &StageFolder, record: &Record, findings: &[Finding]) -> Result<()> {
+        let mut broken = Broken::new();
+        for (name, sum) in sums(record) {
+            // Somebody else may have repaired it before this process held the lock.
+            let found = findings.iter().any(|finding| finding.name == name);
+            if found && check_file(&folder.path().join(&name), &sum, &Silent, self.progress)?.is_some() {
+                broken.insert(name, sum);
+            }
+        }
+        put(folder, &broken, features::group_files(attributes(record))?)?;
+        let pipeline = settings(folder, record, self.overrides)?;
+        match record.stage {
+            0 => self.images(folder, record, &pipeline, &broken),
+            _ => self.trained(folder, record, &pipeline, &broken),
+        }
+    }
+
+    fn images(&self, folder: &StageFolder, record: &Record, pipeline: &Pipeline, broken: &Broken) -> Result<()> {
+        let below = |name: &String| name.starts_with("train/") || name.starts_with("val/");
+        if !broken.keys().any(below) {
+            return Ok(());
+        }
+        let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
+        for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
+            if broken.contains_key(&format!("{}/skipped.json", subset.name())) {
+                features::note_skipped(folder.path(), subset, split, &record.skipped)?;
+            }
+            let decoded = Redecoding::open(folder.path(), subset, split, pipeline)?;
+            put(folder, broken, decoded.files()?)?;
+            let shards = broken_shards(record, subset, broken);
+            if !shards.is_empty() {
+                decoded.rewrite(&shards, self.progress)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn trained(&self, folder: &StageFolder, record: &Record, pipeline: &Pipeline, broken: &Broken) -> Result<()> {
+        let stage = pipeline.stages.get(record.stage - 1);
+        let stage = stage.ok_or_else(|| Error::failed("its record has no settings of its stage"))?;
+        let Some((parent, _)) = folder.parent(record)? else {
+            return Err(Error::failed("its record names no stage before it"));
+        };
+        let _reading = Lock::share(parent.path())?;
+        let open = |subset| Loader::open(parent.path(), subset, pipeline, record.classes.len());
+        let inputs = [(Subset::Train, open(Subset::Train)?), (Subset::Val, open(Subset::Val)?)];
+        for (subset, input) in &inputs {
+            put(folder, broken, features::label_files(*subset, input.labels())?)?;
+        }
+        // All else needs weights that are as they were: damaged ones are refused here.
+        let derived = |name: &String| name.contains("/features/") || name.contains("/logits/");
+        if !broken.keys().any(derived) {
+            return Ok(());
+        }
+        let network = load_stage(folder, record, stage, self.device)?;
+        let extraction = Extraction {
+            stage: folder.path(),
+            block: &network.block.frozen()?,
+            output: stage.block.output,
+            features: &pipeline.features,
+            device: self.device,
+            progress: self.progress,
+        };
+        let [_, (_, val)] = &inputs;
+        if broken.keys().any(|name| name.starts_with("val/logits/")) {
+            let logits = training::classify(&network, val, stage.training.batch, self.device, self.progress)?;
+            put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)?;
+        }
+        for (subset, input) in &inputs {
+            put(folder, broken, vec![extraction.array_file(*subset, input)?])?;
+            let shards = broken_shards(record, *subset, broken);
+            if !shards.is_empty() {
+                extraction.rewrite(*subset, input, &shards).map_err(|e| self.elsewhere(e, record))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Another device or another number of threads may round otherwise.
+    fn elsewhere(&self, error: Error, record: &Record) -> Error {
+        let made = &record.made_on;
+        if error.way_out().is_some() || error.kind() == Kind::Interrupted {
+            return error;
+        }
+        error.hint(format!(
+            "it was made on {} with {} threads by greedy {}: repair it there, or let `greedy run` write the stage anew",
+            made.device, made.threads, made.version
+        ))
+    }
+}
+
+/// Puts those of the files into the folder that are broken and have come out as recorded.
+fn put(folder: &StageFolder, broken: &Broken, mut files: Files) -> Result<()> {
+    let hash = |bytes: &[u8]| blake3::hash(bytes).to_hex();
+    files.retain(|(name, bytes)| broken.get(name).is_some_and(|(_, sum)| hash(bytes).as_str() == sum));
+    features::write_files(folder.path(), &files)
+}
+
+/// The broken shards of a subset's features.
+fn broken_shards(record: &Record, subset: Subset, broken: &Broken) -> Vec<ShardSum> {
+    let array = array_name(subset);
+    let written = record.arrays.get(&array).into_iter().flat_map(|written| &written.shards);
+    let broken = written.filter(|(key, ..)| broken.contains_key(&format!("{array}/{key}")));
+    broken.map(|(key, bytes, blake3)| ShardSum { key: key.clone(), bytes: *bytes, blake3: blake3.clone() }).collect()
+}
+
+/// The error about a file that is no function of what is left.
+fn beyond(folder: &StageFolder, finding: &Finding) -> Error {
+    let path = folder.path().join(&finding.name);
+    match &*finding.name {
+        record::NAME => Error::failed("nothing else says what the stage was made of").hint(format!(
+            "remove `{}` if nothing in it is needed; `greedy run` then makes the stage anew",
+            folder.path().display()
+        )),
+        _ => Error::failed("weights come from training alone").hint(format!(
+            "remove `{}`; `greedy run` then trains the stage again, and the same weights leave the stages after it \
+             current",
+            path.display()
+        )),
+    }
+}

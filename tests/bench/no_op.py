@@ -1,0 +1,113 @@
+"""Measures `greedy run` on a finished pipeline of 20 stages over a folder of a million files.
+
+    no_op.py GREEDY FOLDER [--classes 500] [--files 1000] [--most-ms 10]
+
+Makes a tree in FOLDER (which must not be there, and is removed again) of two splits with so many classes and so many
+files in each: nine of ten empty, the others the same small image. The pipeline takes a few hundred of them, so that
+its stages are really made. Then it is run again, several times, and the time that the program itself says it took is
+printed beside that of the whole process; fails where the middle one of the first is above --most-ms.
+"""
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STAGES, RUNS, GOOD = 20, 11, 10
+PIPELINE = f"""
+name = "million"
+cache = "cache"
+[data]
+source = "folder"
+path = "images"
+size = 4
+train_images = 600
+val_images = 400
+on_bad_image = "skip"
+[network]
+blocks = {STAGES}
+width = 2
+[auxiliary]
+k = 1
+[training]
+epochs = 1
+batch = 16
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("greedy", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--classes", type=int, default=500)
+    parser.add_argument("--files", type=int, default=1000)
+    parser.add_argument("--most-ms", type=float, default=10.0)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True)
+    try:
+        measure(arguments.greedy.resolve(), arguments.folder, arguments)
+    finally:
+        shutil.rmtree(arguments.folder)
+
+
+def measure(greedy, folder, arguments):
+    (folder / "million.toml").write_text(PIPELINE)
+    count = make(folder / "images", arguments.classes, arguments.files)
+    print(f"{count} files in {2 * arguments.classes} folders")
+    time.sleep(2.1)  # Times of folders are trusted once they are two seconds old.
+    first, seconds, _ = run(greedy, folder)
+    print(f"first run: {len(first['done'])} stages made, {seconds:.1f} s")
+    full, _, _ = run(greedy, folder, "--look-again")
+    print(f"again, all files looked at (--look-again): {1e3 * full['elapsed_seconds']:.0f} ms")
+    runs = [run(greedy, folder) for _ in range(RUNS)]
+    if any(found["done"] for found, _, _ in runs) or len(first["done"]) != STAGES + 1:
+        sys.exit("FAILED: the pipeline was not finished by the first run, or redone by a later one")
+    own = sorted(1e3 * found["elapsed_seconds"] for found, _, _ in runs)
+    whole = [1e3 * seconds for _, seconds, _ in runs]
+    system = [1e3 * used for _, _, used in runs]
+    print(
+        f"again: {statistics.median(own):.1f} ms inside the program (least {own[0]:.1f}, most {own[-1]:.1f}), "
+        f"{statistics.median(whole):.1f} ms with starting it, {statistics.median(system):.1f} ms of processor time"
+    )
+    if statistics.median(own) > arguments.most_ms:
+        sys.exit(f"FAILED: more than {arguments.most_ms} ms")
+
+
+def make(images, classes, files):
+    image = b"P5 4 4 255\n" + bytes(range(16))
+    (images).mkdir()
+    count = 0
+    for split in ["train", "val"]:
+        for name in range(classes):
+            folder = images / split / f"class{name:04}"
+            folder.mkdir(parents=True)
+            real = folder / "0.pgm"
+            real.write_bytes(image)
+            for number in range(1, files):
+                path = f"{folder}/{number}.pgm"
+                if number % GOOD == 0:
+                    os.link(real, path)
+                else:
+                    os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+            count += files
+    return count
+
+
+def run(greedy, folder, *options):
+    before = os.times()
+    started = time.perf_counter()
+    done = subprocess.run([greedy, "run", "million.toml", "--json", *options], cwd=folder, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    after = os.times()
+    if done.returncode != 0:
+        sys.exit(f"FAILED: exit code {done.returncode}\n{done.stderr}")
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return json.loads(done.stdout), seconds, used
+
+
+if __name__ == "__main__":
+    main()
