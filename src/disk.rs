@@ -1,9 +1,18 @@
 //! Files that are whole or absent: written beside their place, synced, renamed.
 
 use crate::error::{Error, Result};
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+/// Whatever is done to the disk passes here first, with the bytes that are to be written, and is told how many may be:
+/// tests have a disk that fails.
+#[cfg(not(test))]
+fn pass(_: &Path, bytes: usize) -> io::Result<usize> {
+    Ok(bytes)
+}
+#[cfg(test)]
+use crate::faults::pass;
 
 /// The ending of files that are being written; one without a writer is left over from a run that was cut off.
 pub const UNFINISHED: &str = "unfinished";
@@ -24,19 +33,22 @@ impl NewFile {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{UNFINISHED}"));
         let temporary = path.with_file_name(name);
-        let file = File::create(&temporary).map_err(|e| Error::io("create", &temporary, &e))?;
+        let created = pass(&temporary, 0).and_then(|_| File::create(&temporary));
+        let file = created.map_err(|e| Error::io("create", &temporary, &e))?;
         Ok(Self { file, temporary, path: path.to_path_buf(), finished: false })
     }
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+        Passing(&mut self.file, &self.path).write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
     }
 
     /// Puts the file on the disk under its name.
     pub fn finish(mut self) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::io("sync", &self.path, &e))?;
-        fs::rename(&self.temporary, &self.path).map_err(|e| Error::io("rename to", &self.path, &e))?;
+        let synced = pass(&self.path, 0).and_then(|_| self.file.sync_all());
+        synced.map_err(|e| Error::io("sync", &self.path, &e))?;
+        let renamed = pass(&self.path, 0).and_then(|_| fs::rename(&self.temporary, &self.path));
+        renamed.map_err(|e| Error::io("rename to", &self.path, &e))?;
         self.finished = true;
         sync_folder(self.path.parent().unwrap_or(Path::new(".")))
     }
@@ -46,8 +58,22 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.finished {
             // Nobody reads an unfinished file, so one that cannot be removed does no harm.
-            let _ = fs::remove_file(&self.temporary);
+            let _ = remove(&self.temporary);
         }
+    }
+}
+
+/// A file and its path, for writes that may do just a part.
+struct Passing<'a>(&'a mut File, &'a Path);
+
+impl Write for Passing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let most = pass(self.1, bytes.len())?;
+        self.0.write(&bytes[..most])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -58,20 +84,36 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
+/// Makes sure that a small file which never changes is there, whole. Several processes may do so at once: all of them
+/// write the same bytes to the same places. A file that holds something else is left as it is.
+pub fn ensure(path: &Path, bytes: &[u8]) -> Result<()> {
+    let found = match pass(path, 0).and_then(|_| fs::read(path)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        found => found.map_err(|e| Error::io("read", path, &e))?,
+    };
+    if found.len() >= bytes.len() || !bytes.starts_with(&found) {
+        return Ok(());
+    }
+    let open = pass(path, 0).and_then(|_| OpenOptions::new().write(true).create(true).truncate(false).open(path));
+    let write = |mut file: File| Passing(&mut file, path).write_all(bytes);
+    open.and_then(write).map_err(|e| Error::io("write", path, &e))
+}
+
 /// Makes renames in a folder durable.
 fn sync_folder(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    File::open(folder).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", folder, &e))
+    let synced = pass(folder, 0).and_then(|_| File::open(folder)?.sync_all());
+    synced.map_err(|e| Error::io("sync", folder, &e))
 }
 
 /// Creates a folder and those above it.
 pub fn create_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, &e))
+    pass(path, 0).and_then(|_| fs::create_dir_all(path)).map_err(|e| Error::io("create folder", path, &e))
 }
 
 /// The text of a file, or nothing where there is no such file.
 pub fn read_text(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
+    match pass(path, 0).and_then(|_| fs::read_to_string(path)) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(Error::io("read", path, &e)),
@@ -80,16 +122,15 @@ pub fn read_text(path: &Path) -> Result<Option<String>> {
 
 /// The bytes of a file.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).map_err(|e| Error::io("read", path, &e))
+    pass(path, 0).and_then(|_| fs::read(path)).map_err(|e| Error::io("read", path, &e))
 }
 
 /// Removes a file or a folder with all it holds; nothing happens where there is none. Links are not followed.
 pub fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(e) => Err(e),
-    };
+    let removed = pass(path, 0).and_then(|_| match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    });
     match removed {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path, &e)),
         _ => Ok(()),
@@ -110,6 +151,22 @@ mod tests {
         drop(file);
         assert_eq!(read(&path).unwrap(), b"old");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_constant_file_is_completed_and_another_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tag");
+        for (found, expected) in
+            [("", "constant"), ("const", "constant"), ("other", "other"), ("constants", "constants")]
+        {
+            fs::write(&path, found).unwrap();
+            ensure(&path, b"constant").unwrap();
+            assert_eq!(read_text(&path).unwrap().unwrap(), expected);
+        }
+        fs::remove_file(&path).unwrap();
+        ensure(&path, b"constant").unwrap();
+        assert_eq!(read(&path).unwrap(), b"constant");
     }
 
     #[test]

@@ -25,10 +25,14 @@ pub mod run;
 
 pub mod inspect;
 
+pub mod bench;
+
 pub mod cli;
 
 pub mod disk;
 pub mod error;
+#[cfg(test)]
+mod faults;
 pub mod lock;
 pub mod progress;
 pub mod random;

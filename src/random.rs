@@ -16,6 +16,8 @@ pub enum Purpose {
     Subset = 5,
     /// Pictures of the built-in data set; the counters are (split, sample).
     Picture = 6,
+    /// What is only measured, never learned from; the counters are free.
+    Bench = 7,
 }
 
 /// A stream of random numbers (SplitMix64; Steele, Lea & Flood 2014) that starts at a hash of its counters.

@@ -1,6 +1,6 @@
 //! The words of the command line.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 
@@ -60,6 +60,9 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
+    /// Measure how fast this machine trains, extracts, decodes and reads
+    #[command(after_help = "Examples:\n  greedy bench\n  greedy bench steps --seconds 3 --json")]
+    Bench(BenchArgs),
     /// Print the completion script of a shell
     #[command(after_help = "Example:\n  greedy completions bash > ~/.local/share/bash-completion/completions/greedy")]
     Completions {
@@ -236,6 +239,58 @@ pub(super) struct PredictArgs {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `greedy bench` measures.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum BenchPart {
+    /// Tensor operations one by one
+    Operations,
+    /// Whole training steps and frozen blocks
+    Steps,
+    /// Writing and reading features, and extraction
+    Cache,
+    /// Decoding images
+    Decoding,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchArgs {
+    /// What to measure [default: all]
+    #[arg(value_name = "PART")]
+    parts: Vec<BenchPart>,
+    /// The least time that each measurement takes
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Measure only what has this text in its name or sizes, such as "k = 2, 32 channels"
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// Where to write features for a moment [default: the folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
+    /// Decode images of this folder, with one folder a class below `train` and `val`
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl BenchArgs {
+    /// The parts to measure.
+    pub fn parts(&self) -> &[BenchPart] {
+        if self.parts.is_empty() { BenchPart::value_variants() } else { &self.parts }
+    }
+}
+
+/// A time that is neither negative nor endless.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected seconds between 0 and 3600".into()),
+    }
 }
 
 #[cfg(test)]

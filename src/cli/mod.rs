@@ -1,6 +1,7 @@
 //! SAY: the command line, bars, tables and wording. The only folder that prints.
 
 mod args;
+mod bench;
 mod clean;
 mod evaluate;
 mod inspect;
@@ -67,6 +68,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Clean(args) => clean::clean(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &mut output),
+        Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "greedy", &mut script);

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zarrs::array::codec::{Crc32cCodec, ShardingCodecBuilder};
-use zarrs::array::{Array, ArrayBuilder, ArrayMetadata, DataType, FillValue, data_type};
+use zarrs::array::{ArrayBuilder, DataType, FillValue, data_type};
 use zarrs::group::GroupBuilder;
 use zarrs::storage::store::MemoryStore;
 
@@ -162,7 +162,7 @@ impl Layout {
 }
 
 /// The metadata without what says nothing about the values: attributes, and notes of the writing library.
-fn without_notes(mut metadata: Value) -> Value {
+pub(super) fn without_notes(mut metadata: Value) -> Value {
     if let Some(fields) = metadata.as_object_mut() {
         fields.retain(|name, _| name != "attributes" && !name.starts_with('_'));
     }
@@ -212,15 +212,4 @@ fn group_metadata(attributes: Map<String, Value>) -> Result<Vec<u8>> {
     group.attributes(attributes);
     let group = group.build(Arc::new(MemoryStore::new()), "/").map_err(|e| fault(&e))?;
     serde_json::to_vec_pretty(group.metadata()).map_err(|e| fault(&e))
-}
-
-/// Opens an array with zarrs itself: for what is small, and to check what is not.
-pub(super) fn open_with_zarrs(array: &Path) -> Result<Array<zarrs::filesystem::FilesystemStore>> {
-    let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot open array `{}`: {e}", array.display()));
-    let store = zarrs::filesystem::FilesystemStore::new(array).map_err(|e| fault(&e))?;
-    let array = Array::open(Arc::new(store), "/").map_err(|e| fault(&e))?;
-    match array.metadata() {
-        ArrayMetadata::V3(_) => Ok(array),
-        ArrayMetadata::V2(_) => Err(fault(&"it is a Zarr v2 array")),
-    }
 }

@@ -3,6 +3,7 @@
 use super::array::{Layout, Subset, write_files};
 use super::encoding::encode_values;
 use super::loader::{Batch, Draw, Loader};
+use super::order::pixels_to_planes;
 use super::shard::ShardWriter;
 use super::small::label_files;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
@@ -11,6 +12,7 @@ use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{Device, Tensor};
+use rayon::prelude::*;
 use std::ops::Range;
 use std::path::Path;
 
@@ -106,10 +108,17 @@ impl Extraction<'_> {
     /// The encoded features of a batch.
     fn run(&self, batch: Batch, input: Shape, sample_bytes: usize) -> Result<Vec<u8>> {
         let count = batch.labels.len();
-        let x = Tensor::from_vec(batch.values, (count, input.channels, input.size, input.size), self.device)?;
+        let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
         let values: Vec<f32> = self.block.forward(&x)?.flatten_all()?.to_vec1()?;
         let mut bytes = vec![0; count * sample_bytes];
-        encode_values(&values, self.features.dtype, &mut bytes)?;
+        let samples = bytes.par_chunks_exact_mut(sample_bytes).zip(values.par_chunks_exact(self.output.values()));
+        samples.try_for_each_init(
+            || vec![0.0; self.output.values()],
+            |planes, (bytes, pixels)| {
+                pixels_to_planes(pixels, self.output.channels, planes);
+                encode_values(planes, self.features.dtype, bytes)
+            },
+        )?;
         Ok(bytes)
     }
 }

@@ -2,6 +2,7 @@
 
 use super::array::Subset;
 use super::encoding::decode_values;
+use super::order::planes_to_pixels;
 use super::reader::Reader;
 use super::small::read_labels;
 use crate::error::{Error, Result};
@@ -31,7 +32,7 @@ pub enum Draw {
 
 /// Samples that the network takes at once.
 pub struct Batch {
-    /// Values \[sample, channel, y, x\].
+    /// Values \[sample, y, x, channel\].
     pub values: Vec<f32>,
     /// The label of each sample.
     pub labels: Vec<u32>,
@@ -138,17 +139,23 @@ impl Loader {
 
     fn read(&self, sample: usize, draw: Draw, out: &mut [f32]) -> Result<()> {
         thread_local! {
-            static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+            /// A sample as it is stored, and its values channel by channel.
+            static SAMPLE: RefCell<(Vec<u8>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
-        STORED.with_borrow_mut(|stored| {
-            let Some((augmenter, seed)) = &self.augmenter else {
-                let layout = self.reader.layout();
-                self.reader.read(draw.view() % layout.views, sample, stored)?;
-                decode_values(stored, layout.dtype, out);
-                return Ok(());
-            };
-            self.reader.read(0, sample, stored)?;
-            augmenter.apply(stored, draw.stream(*seed, sample).as_mut(), out);
+        SAMPLE.with_borrow_mut(|(stored, planes)| {
+            planes.resize(out.len(), 0.0);
+            match &self.augmenter {
+                None => {
+                    let layout = self.reader.layout();
+                    self.reader.read(draw.view() % layout.views, sample, stored)?;
+                    decode_values(stored, layout.dtype, planes);
+                }
+                Some((augmenter, seed)) => {
+                    self.reader.read(0, sample, stored)?;
+                    augmenter.apply(stored, draw.stream(*seed, sample).as_mut(), planes);
+                }
+            }
+            planes_to_pixels(planes, self.shape.channels, out);
             Ok(())
         })
     }

@@ -17,7 +17,7 @@ const CHECKSUM: usize = 4;
 const ABSENT: u64 = u64::MAX;
 
 /// Writes a shard from its first sample to its last, in bounded memory.
-pub(super) struct ShardWriter {
+pub struct ShardWriter {
     file: NewFile,
     hasher: blake3::Hasher,
     sample_bytes: usize,
@@ -28,7 +28,7 @@ pub(super) struct ShardWriter {
 
 impl ShardWriter {
     /// Begins the shard of `capacity` samples at a path.
-    pub fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
         let file = NewFile::create(path)?;
         let index = Vec::with_capacity(capacity * 16 + CHECKSUM);
         Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index, written: 0 })
@@ -40,6 +40,9 @@ impl ShardWriter {
     }
 
     /// Appends whole samples.
+    ///
+    /// # Errors
+    /// When the disk refuses.
     pub fn append(&mut self, samples: &[u8]) -> Result<()> {
         let stored = self.sample_bytes + CHECKSUM;
         let count = samples.len() / self.sample_bytes;
@@ -91,10 +94,10 @@ impl ShardWriter {
     }
 }
 
-/// Reads and checks the index of a shard: the offset of each of its first `count` samples.
+/// Reads and checks the index of a shard that holds `count` samples: the offset of each.
 ///
 /// # Errors
-/// When the index is damaged, or a sample is missing or lies outside the file.
+/// When the index is damaged, a sample is missing or lies outside the file, or there are more samples.
 pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_bytes: usize) -> Result<Vec<u64>> {
     let length = capacity * 16 + CHECKSUM;
     let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
@@ -112,6 +115,9 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
         let whole = offset != ABSENT && length == stored && offset.checked_add(length).is_some_and(|end| end <= start);
         if whole { Ok(offset) } else { Err(Error::failed(format!("sample {at} of it is missing"))) }
     };
+    if index.chunks_exact(16).skip(count).any(|entry| number(&entry[..8]) != ABSENT) {
+        return Err(Error::failed(format!("it holds more than {count} samples")));
+    }
     index.chunks_exact(16).take(count).enumerate().map(place).collect()
 }
 

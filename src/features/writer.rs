@@ -42,7 +42,7 @@ impl Written {
 ///
 /// # Errors
 /// When `fill` fails or the disk refuses; shards written before stay.
-pub(super) fn write_array(
+pub fn write_array(
     array: &Path,
     layout: &Layout,
     task: &dyn Task,

@@ -1,32 +1,69 @@
-//! A trained block in evaluation mode, with batch norm folded into the convolution.
+//! Blocks and classifiers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
 
-use super::stage::Block;
-use crate::ops::{Activation, convolution, space_to_depth};
+use crate::ops::{Activation, convolution, pool, space_to_depth, to_nchw};
+use crate::pipeline::POOLED;
 use candle_core::{Result, Tensor};
 
-/// A block that only runs forward: \[space-to-depth\] → convolution + bias + ReLU in one pass.
-pub struct FrozenBlock {
-    space_to_depth: bool,
+/// 3x3 convolution + bias + ReLU in one pass.
+pub(super) struct FrozenUnit {
     weight: Tensor,
-    bias: Option<Tensor>,
+    bias: Tensor,
+}
+
+impl FrozenUnit {
+    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
+        Ok(Self { weight: weight.contiguous()?, bias: bias.contiguous()? })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        convolution(x, &self.weight, Some(&self.bias), 1, Activation::Relu)
+    }
+}
+
+/// A block that only runs forward: \[space-to-depth\] → convolution + bias + ReLU.
+pub struct FrozenBlock {
+    pub(super) space_to_depth: bool,
+    pub(super) unit: FrozenUnit,
 }
 
 impl FrozenBlock {
-    /// Freezes a block as it is now.
-    pub fn new(block: &Block) -> Result<Self> {
-        let (weight, bias) = block.unit.folded()?;
-        Ok(Self { space_to_depth: block.space_to_depth, weight, bias })
-    }
-
-    /// \[batch, channels, height, width\] → the block's features.
+    /// \[batch, height, width, channels\] → the block's features \[batch, height', width', channels'\].
+    ///
+    /// # Errors
+    /// When the shape does not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let unfolded;
-        let x = if self.space_to_depth {
-            unfolded = space_to_depth(x)?;
-            &unfolded
-        } else {
-            x
-        };
-        convolution(x, &self.weight, self.bias.as_ref(), 1, Activation::Relu)
+        if self.space_to_depth { self.unit.forward(&space_to_depth(x)?) } else { self.unit.forward(x) }
     }
+}
+
+/// An auxiliary classifier that only runs forward.
+pub struct FrozenAuxiliary {
+    pub(super) hidden: Vec<FrozenUnit>,
+    /// Scale and shift of each channel after pooling, where there is a batch norm.
+    pub(super) affine: Option<(Tensor, Tensor)>,
+    /// Transposed weights \[inputs, classes\] and bias.
+    pub(super) linear: (Tensor, Tensor),
+}
+
+impl FrozenAuxiliary {
+    /// \[batch, height, width, channels\] → logits \[batch, classes\].
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut x = x.clone();
+        for unit in &self.hidden {
+            x = unit.forward(&x)?;
+        }
+        x = pool(&x, POOLED)?;
+        if let Some((scale, shift)) = &self.affine {
+            x = x.broadcast_mul(scale)?.broadcast_add(shift)?;
+        }
+        flattened(&x)?.matmul(&self.linear.0)?.broadcast_add(&self.linear.1)
+    }
+}
+
+/// \[batch, height, width, channels\] → \[batch, channels * height * width\], in the order of PyTorch's features.
+pub(super) fn flattened(x: &Tensor) -> Result<Tensor> {
+    to_nchw(x)?.flatten_from(1)
 }

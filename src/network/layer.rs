@@ -1,22 +1,27 @@
-//! Convolution, batch norm and linear layers with their variables.
+//! Convolution, batch norm and linear layers with their variables and gradients.
+//!
+//! Each layer's `train` gives its result and what its gradients are computed from; `gradients` takes that and the
+//! gradient of the result, adds those of its parameters, and gives that of its input where it is wanted.
 
+use super::frozen::FrozenUnit;
+use super::gradients::Gradients;
 use super::weights::{Role, Variables};
-use crate::ops::{Activation, batch_norm, convolution};
+use crate::ops::{
+    self, Activation, BatchStatistics, bias_relu_gradients, convolution, input_gradient, weight_gradient,
+};
 use crate::random::Stream;
 use candle_core::{Device, Result, Tensor, Var};
 
 /// Added to variances, as in PyTorch.
-pub(super) const EPSILON: f64 = 1e-5;
+const EPSILON: f64 = 1e-5;
 /// The share of a batch's statistics in the running ones, as in PyTorch.
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
-/// How a network is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Batch norm uses the batch's statistics and updates the running ones.
-    Train,
-    /// Batch norm uses the running statistics.
-    Evaluate,
+/// Whether the gradient of a layer's input is wanted; that of the first layer's is not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Input {
+    Constant,
+    Computed,
 }
 
 /// Kaiming-uniform weights as PyTorch draws them by default (He et al. 2015, with a negative slope of the square root
@@ -27,12 +32,19 @@ fn kaiming(shape: &[usize], fan_in: usize, draw: &mut Stream, device: &Device) -
     Var::from_vec(values, shape, device)
 }
 
-/// Batch norm over the channels of \[batch, channels, height, width\].
+/// Batch norm over the channels of \[batch, height, width, channels\].
 pub(super) struct BatchNorm {
-    pub gamma: Var,
-    pub beta: Var,
-    pub mean: Var,
-    pub variance: Var,
+    gamma: Var,
+    beta: Var,
+    mean: Var,
+    variance: Var,
+}
+
+/// What the gradients of a batch norm are computed from.
+pub(super) struct BatchNormPass {
+    x: Tensor,
+    statistics: BatchStatistics,
+    activation: Activation,
 }
 
 impl BatchNorm {
@@ -41,30 +53,29 @@ impl BatchNorm {
         Ok(Self { gamma: constant(1.0)?, beta: constant(0.0)?, mean: constant(0.0)?, variance: constant(1.0)? })
     }
 
-    pub fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        match mode {
-            Mode::Train => self.train(x, activation),
-            Mode::Evaluate => self.evaluate(x, activation),
-        }
+    fn op(&self, activation: Activation) -> ops::BatchNorm<'_> {
+        ops::BatchNorm { gamma: &self.gamma, beta: &self.beta, epsilon: EPSILON, activation }
     }
 
-    fn train(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let (y, batch) = batch_norm(x, &self.gamma, &self.beta, EPSILON, activation)?;
-        let count = (x.elem_count() / x.dim(1)?) as f64;
-        let unbiased = (batch.variance * (count / (count - 1.0).max(1.0)))?;
+    /// With the statistics of the batch, which also move the running ones.
+    pub fn train(&self, x: Tensor, activation: Activation) -> Result<(Tensor, BatchNormPass)> {
+        let (y, statistics) = self.op(activation).forward(&x)?;
+        let count = (x.elem_count() / x.dim(3)?) as f64;
+        let unbiased = (&statistics.variance * (count / (count - 1.0).max(1.0)))?;
         let blend = |running: &Var, new: &Tensor| {
-            running.set(&((running.as_tensor() * (1.0 - STATISTICS_MOMENTUM))? + (new * STATISTICS_MOMENTUM)?)?)
+            let kept = (running.as_detached_tensor() * (1.0 - STATISTICS_MOMENTUM))?;
+            running.set(&(kept + (new * STATISTICS_MOMENTUM)?)?)
         };
-        blend(&self.mean, &batch.mean)?;
+        blend(&self.mean, &statistics.mean)?;
         blend(&self.variance, &unbiased)?;
-        Ok(y)
+        Ok((y, BatchNormPass { x, statistics, activation }))
     }
 
-    fn evaluate(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let (scale, shift) = self.affine()?;
-        let by_channel = |tensor: Tensor| tensor.reshape((1, (), 1, 1));
-        let y = x.broadcast_mul(&by_channel(scale)?)?.broadcast_add(&by_channel(shift)?)?;
-        if activation == Activation::Relu { y.relu() } else { Ok(y) }
+    pub fn gradients(&self, pass: &BatchNormPass, grad: &Tensor, out: &mut Gradients) -> Result<Tensor> {
+        let gradients = self.op(pass.activation).gradients(&pass.x, &pass.statistics, grad)?;
+        out.add(&self.gamma, gradients.gamma);
+        out.add(&self.beta, gradients.beta);
+        Ok(gradients.x)
     }
 
     /// Scale and shift of each channel in evaluation mode.
@@ -84,52 +95,96 @@ impl BatchNorm {
 
 /// A 3x3 convolution with padding 1, batch norm or a bias, and ReLU.
 pub(super) struct ConvolutionUnit {
-    pub weight: Var,
-    /// Present where there is no batch norm.
-    pub bias: Option<Var>,
-    pub norm: Option<BatchNorm>,
+    weight: Var,
+    after: After,
+}
+
+/// What follows the convolution, before the ReLU.
+enum After {
+    Norm(BatchNorm),
+    Bias(Var),
+}
+
+/// What the gradients of a unit are computed from.
+pub(super) struct UnitPass {
+    x: Tensor,
+    after: AfterPass,
+}
+
+enum AfterPass {
+    Norm(BatchNormPass),
+    /// The result of the unit.
+    Bias(Tensor),
 }
 
 impl ConvolutionUnit {
     pub fn new(inputs: usize, outputs: usize, batch_norm: bool, draw: &mut Stream, device: &Device) -> Result<Self> {
         let weight = kaiming(&[outputs, inputs, 3, 3], inputs * 9, draw, device)?;
-        let bias = if batch_norm { None } else { Some(kaiming(&[outputs], inputs * 9, draw, device)?) };
-        let norm = if batch_norm { Some(BatchNorm::new(outputs, device)?) } else { None };
-        Ok(Self { weight, bias, norm })
+        let after = match batch_norm {
+            true => After::Norm(BatchNorm::new(outputs, device)?),
+            false => After::Bias(kaiming(&[outputs], inputs * 9, draw, device)?),
+        };
+        Ok(Self { weight, after })
     }
 
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        match (&self.norm, mode) {
-            (Some(norm), Mode::Train) => {
-                norm.forward(&convolution(x, &self.weight, None, 1, Activation::Identity)?, Activation::Relu, mode)
+    pub fn train(&self, x: &Tensor) -> Result<(Tensor, UnitPass)> {
+        let (y, after) = match &self.after {
+            After::Norm(norm) => {
+                let sums = convolution(x, &self.weight, None, 1, Activation::Identity)?;
+                let (y, pass) = norm.train(sums, Activation::Relu)?;
+                (y, AfterPass::Norm(pass))
             }
-            (None, Mode::Train) => convolution(x, &self.weight, self.bias.as_deref(), 1, Activation::Relu),
-            (_, Mode::Evaluate) => {
-                let (weight, bias) = self.folded()?;
-                convolution(x, &weight, bias.as_ref(), 1, Activation::Relu)
+            After::Bias(bias) => {
+                let y = convolution(x, &self.weight, Some(bias), 1, Activation::Relu)?;
+                (y.clone(), AfterPass::Bias(y))
             }
+        };
+        Ok((y, UnitPass { x: x.clone(), after }))
+    }
+
+    /// Gives the gradient of the input if that was computed.
+    pub fn gradients(
+        &self,
+        pass: &UnitPass,
+        grad: &Tensor,
+        input: Input,
+        out: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        let sums_grad = match (&self.after, &pass.after) {
+            (After::Norm(norm), AfterPass::Norm(pass)) => norm.gradients(pass, grad, out)?,
+            (After::Bias(bias), AfterPass::Bias(y)) => {
+                let (sums_grad, bias_grad) = bias_relu_gradients(y, grad)?;
+                out.add(bias, bias_grad);
+                sums_grad
+            }
+            _ => candle_core::bail!("the pass is not one of this layer"),
+        };
+        out.add(&self.weight, weight_gradient(&pass.x, &sums_grad, 3, 1)?);
+        match input {
+            Input::Constant => Ok(None),
+            Input::Computed => input_gradient(&self.weight, &sums_grad, 1).map(Some),
         }
     }
 
-    /// Weight and bias in evaluation mode, in which batch norm only scales and shifts each channel by constants, so
-    /// that the convolution can take it over: exact but for rounding.
-    pub fn folded(&self) -> Result<(Tensor, Option<Tensor>)> {
+    /// The unit in evaluation mode, in which batch norm only scales and shifts each channel by constants, so that the
+    /// convolution can take it over: exact but for rounding.
+    pub fn frozen(&self) -> Result<FrozenUnit> {
         let weight = self.weight.as_detached_tensor();
-        let Some(norm) = &self.norm else {
-            return Ok((weight.copy()?, self.bias.as_ref().map(|bias| bias.as_detached_tensor().copy()).transpose()?));
-        };
-        let (scale, shift) = norm.affine()?;
-        Ok((weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, Some(shift)))
+        match &self.after {
+            After::Bias(bias) => FrozenUnit::new(weight.copy()?, bias.as_detached_tensor().copy()?),
+            After::Norm(norm) => {
+                let (scale, shift) = norm.affine()?;
+                FrozenUnit::new(weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, shift)
+            }
+        }
     }
 
     /// Adds the variables; `number` follows `conv` and `bn` in their names.
     pub fn variables(&self, number: &str, out: &mut Variables) {
         out.add(format!("conv{number}.weight"), Role::Parameter, &self.weight);
-        if let Some(bias) = &self.bias {
-            out.add(format!("conv{number}.bias"), Role::Parameter, bias);
-        }
-        if let Some(norm) = &self.norm {
-            norm.variables(&format!("bn{number}"), out);
+        match &self.after {
+            After::Bias(bias) => out.add(format!("conv{number}.bias"), Role::Parameter, bias),
+            After::Norm(norm) => norm.variables(&format!("bn{number}"), out),
         }
     }
 }
@@ -147,7 +202,19 @@ impl Linear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)
+        x.matmul(&self.weight.as_detached_tensor().t()?)?.broadcast_add(&self.bias.as_detached_tensor())
+    }
+
+    /// Gives the gradient of the input `x`.
+    pub fn gradients(&self, x: &Tensor, grad: &Tensor, out: &mut Gradients) -> Result<Tensor> {
+        out.add(&self.weight, grad.t()?.matmul(x)?);
+        out.add(&self.bias, grad.sum(0)?);
+        grad.matmul(&self.weight.as_detached_tensor())
+    }
+
+    /// The same layer as it is now, which no training changes.
+    pub fn frozen(&self) -> Result<(Tensor, Tensor)> {
+        Ok((self.weight.as_detached_tensor().copy()?.t()?, self.bias.as_detached_tensor().copy()?))
     }
 
     pub fn variables(&self, out: &mut Variables) {

@@ -1,11 +1,12 @@
 //! Blocks, auxiliary classifiers, and their weights in and out.
 
 mod frozen;
+mod gradients;
 mod layer;
 mod stage;
 mod weights;
 
-pub use frozen::FrozenBlock;
-pub use layer::Mode;
-pub use stage::{Auxiliary, Block, StageNetwork};
+pub use frozen::{FrozenAuxiliary, FrozenBlock};
+pub use gradients::Gradients;
+pub use stage::{Auxiliary, Block, Pass, StageNetwork};
 pub use weights::{Role, Variables, load, save_bytes};

@@ -1,29 +1,41 @@
 //! What one stage trains: a block and the auxiliary classifier on top of it (section 3 of the paper).
 
-use super::layer::{BatchNorm, ConvolutionUnit, Linear, Mode};
+use super::frozen::{FrozenAuxiliary, FrozenBlock, flattened};
+use super::gradients::Gradients;
+use super::layer::{BatchNorm, BatchNormPass, ConvolutionUnit, Input, Linear, UnitPass};
 use super::weights::Variables;
-use crate::ops::{Activation, pool, space_to_depth};
+use crate::ops::{Activation, pool, pool_gradient, space_to_depth, to_nhwc};
 use crate::pipeline::{self, POOLED};
 use crate::random::Stream;
 use candle_core::{Device, Result, Tensor};
 
 /// \[2x2 space-to-depth\] → 3x3 convolution → batch norm or bias → ReLU.
 pub struct Block {
-    pub(super) space_to_depth: bool,
-    pub(super) unit: ConvolutionUnit,
+    space_to_depth: bool,
+    unit: ConvolutionUnit,
 }
 
 impl Block {
     /// A block with random weights.
+    ///
+    /// # Errors
+    /// When the device has no memory.
     pub fn new(spec: &pipeline::Block, draw: &mut Stream, device: &Device) -> Result<Self> {
         let inputs = if spec.space_to_depth { spec.input.channels * 4 } else { spec.input.channels };
         let unit = ConvolutionUnit::new(inputs, spec.output.channels, spec.batch_norm, draw, device)?;
         Ok(Self { space_to_depth: spec.space_to_depth, unit })
     }
 
-    /// \[batch, channels, height, width\] → \[batch, width, height or height / 2, width or width / 2\].
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        if self.space_to_depth { self.unit.forward(&space_to_depth(x)?, mode) } else { self.unit.forward(x, mode) }
+    fn train(&self, x: &Tensor) -> Result<(Tensor, UnitPass)> {
+        if self.space_to_depth { self.unit.train(&space_to_depth(x)?) } else { self.unit.train(x) }
+    }
+
+    /// The block as it is now, in evaluation mode.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn frozen(&self) -> Result<FrozenBlock> {
+        Ok(FrozenBlock { space_to_depth: self.space_to_depth, unit: self.unit.frozen()? })
     }
 
     /// Its variables, named as PyTorch would.
@@ -41,8 +53,21 @@ pub struct Auxiliary {
     linear: Linear,
 }
 
+/// What the gradients of a classifier are computed from.
+struct AuxiliaryPass {
+    hidden: Vec<UnitPass>,
+    /// Height and width before pooling.
+    size: (usize, usize),
+    norm: Option<BatchNormPass>,
+    /// What the linear layer reads.
+    flat: Tensor,
+}
+
 impl Auxiliary {
     /// A classifier with random weights.
+    ///
+    /// # Errors
+    /// When the device has no memory.
     pub fn new(spec: &pipeline::Auxiliary, classes: usize, draw: &mut Stream, device: &Device) -> Result<Self> {
         let mut channels = spec.input.channels;
         let mut hidden = Vec::with_capacity(spec.convolutions);
@@ -55,17 +80,52 @@ impl Auxiliary {
         Ok(Self { hidden, norm, linear })
     }
 
-    /// \[batch, channels, height, width\] → logits \[batch, classes\].
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut x = x.clone();
+    fn train(&self, x: Tensor) -> Result<(Tensor, AuxiliaryPass)> {
+        let mut x = x;
+        let mut hidden = Vec::with_capacity(self.hidden.len());
         for unit in &self.hidden {
-            x = unit.forward(&x, mode)?;
+            let (y, pass) = unit.train(&x)?;
+            hidden.push(pass);
+            x = y;
         }
+        let (_, height, width, _) = x.dims4()?;
         x = pool(&x, POOLED)?;
-        if let Some(norm) = &self.norm {
-            x = norm.forward(&x, Activation::Identity, mode)?;
+        let mut norm = None;
+        if let Some(own) = &self.norm {
+            let (y, pass) = own.train(x, Activation::Identity)?;
+            norm = Some(pass);
+            x = y;
         }
-        self.linear.forward(&x.flatten_from(1)?)
+        let flat = flattened(&x)?;
+        Ok((self.linear.forward(&flat)?, AuxiliaryPass { hidden, size: (height, width), norm, flat }))
+    }
+
+    /// Gives the gradient of the input.
+    fn gradients(&self, pass: &AuxiliaryPass, grad: &Tensor, out: &mut Gradients) -> Result<Tensor> {
+        let grad = self.linear.gradients(&pass.flat, grad, out)?;
+        let mut grad = to_nhwc(&grad.reshape((grad.dim(0)?, (), POOLED, POOLED))?)?;
+        if let (Some(norm), Some(pass)) = (&self.norm, &pass.norm) {
+            grad = norm.gradients(pass, &grad, out)?;
+        }
+        grad = pool_gradient(&grad, pass.size.0, pass.size.1)?;
+        for (unit, pass) in self.hidden.iter().zip(&pass.hidden).rev() {
+            if let Some(before) = unit.gradients(pass, &grad, Input::Computed, out)? {
+                grad = before;
+            }
+        }
+        Ok(grad)
+    }
+
+    /// The classifier as it is now, in evaluation mode.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn frozen(&self) -> Result<FrozenAuxiliary> {
+        Ok(FrozenAuxiliary {
+            hidden: self.hidden.iter().map(ConvolutionUnit::frozen).collect::<Result<_>>()?,
+            affine: self.norm.as_ref().map(BatchNorm::affine).transpose()?,
+            linear: self.linear.frozen()?,
+        })
     }
 
     /// Its variables, named as PyTorch would.
@@ -90,17 +150,43 @@ pub struct StageNetwork {
     pub auxiliary: Auxiliary,
 }
 
+/// What the gradients of a stage are computed from.
+pub struct Pass {
+    block: UnitPass,
+    auxiliary: AuxiliaryPass,
+}
+
 impl StageNetwork {
     /// Both with random weights.
+    ///
+    /// # Errors
+    /// When the device has no memory.
     pub fn new(stage: &pipeline::Stage, classes: usize, draw: &mut Stream, device: &Device) -> Result<Self> {
         let block = Block::new(&stage.block, draw, device)?;
         let auxiliary = Auxiliary::new(&stage.auxiliary, classes, draw, device)?;
         Ok(Self { block, auxiliary })
     }
 
-    /// \[batch, channels, height, width\] → logits \[batch, classes\].
-    pub fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
-        self.auxiliary.forward(&self.block.forward(x, mode)?, mode)
+    /// \[batch, height, width, channels\] → logits \[batch, classes\] in training mode: batch norm uses the statistics
+    /// of the batch and moves the running ones.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn train(&self, x: &Tensor) -> Result<(Tensor, Pass)> {
+        let (features, block) = self.block.train(x)?;
+        let (logits, auxiliary) = self.auxiliary.train(features)?;
+        Ok((logits, Pass { block, auxiliary }))
+    }
+
+    /// The gradients of all parameters, from the gradient of the logits. The input gets none: it is a constant.
+    ///
+    /// # Errors
+    /// When the pass is not one of this network.
+    pub fn gradients(&self, pass: &Pass, grad: &Tensor) -> Result<Gradients> {
+        let mut gradients = Gradients::default();
+        let grad = self.auxiliary.gradients(&pass.auxiliary, grad, &mut gradients)?;
+        self.block.unit.gradients(&pass.block, &grad, Input::Constant, &mut gradients)?;
+        Ok(gradients)
     }
 
     /// All variables, as `block.…` and `auxiliary.…`.

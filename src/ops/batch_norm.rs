@@ -1,9 +1,10 @@
-//! Batch norm in training mode, with a ReLU in the same pass.
+//! Batch norm in training mode with a ReLU in the same pass, and its gradients.
 
 use super::Activation;
-use super::cpu::{build, is_ours, values, with_values};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use super::channels::{Terms, channel_map, channel_sums};
+use super::cpu::{is_ours, with_values};
+use candle_core::{Result, Tensor, Var, bail};
+use pulp::Simd;
 
 /// Mean and biased variance of each channel of a batch, as tensors \[channels\].
 #[derive(Clone, Debug)]
@@ -14,201 +15,258 @@ pub struct BatchStatistics {
     pub variance: Tensor,
 }
 
-/// Normalises each channel of `x` \[batch, channels, height, width\] over the batch, scales it by `gamma` \[channels\],
-/// shifts it by `beta` \[channels\], and applies the activation. Also gives the statistics of the batch.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn batch_norm(
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    epsilon: f64,
-    activation: Activation,
-) -> Result<(Tensor, BatchStatistics)> {
-    let (_, channels, _, _) = x.dims4()?;
-    if gamma.dims() != [channels] || beta.dims() != [channels] {
-        bail!("batch norm of {channels} channels with {:?} and {:?}", gamma.shape(), beta.shape())
-    }
-    if !is_ours(x) {
-        return by_candle(x, gamma, beta, epsilon, activation);
-    }
-    let x = x.contiguous()?;
-    let sizes = Sizes::of(x.shape())?;
-    let moments = with_values([&x], |[x]| moments(&sizes, x))?;
-    let column =
-        |pick: fn(&Moments) -> f64| Tensor::from_iter(moments.iter().map(|channel| pick(channel) as f32), x.device());
-    let statistics = BatchStatistics { mean: column(|channel| channel.mean)?, variance: column(|c| c.variance)? };
-    let inverse = |channel: &Moments| (1.0 / (channel.variance + epsilon).sqrt()) as f32;
-    let normalisation = moments.iter().map(|channel| (channel.mean as f32, inverse(channel))).collect();
-    let y = x.apply_op3(gamma, beta, BatchNorm { normalisation, activation })?;
-    Ok((y, statistics))
-}
-
-fn by_candle(
-    x: &Tensor,
-    gamma: &Tensor,
-    beta: &Tensor,
-    epsilon: f64,
-    activation: Activation,
-) -> Result<(Tensor, BatchStatistics)> {
-    let by_channel = |tensor: &Tensor| tensor.reshape((1, (), 1, 1));
-    let mean = x.mean_keepdim((0, 2, 3))?;
-    let centred = x.broadcast_sub(&mean)?;
-    let variance = centred.sqr()?.mean_keepdim((0, 2, 3))?;
-    let normal = centred.broadcast_div(&(&variance + epsilon)?.sqrt()?)?;
-    let y = normal.broadcast_mul(&by_channel(gamma)?)?.broadcast_add(&by_channel(beta)?)?;
-    let y = if activation == Activation::Relu { y.relu()? } else { y };
-    let flat = |tensor: &Tensor| tensor.detach().flatten_all();
-    Ok((y, BatchStatistics { mean: flat(&mean)?, variance: flat(&variance)? }))
-}
-
+/// What batch norm and its gradients are computed with.
 #[derive(Clone, Copy)]
-struct Sizes {
-    channels: usize,
-    /// Values in one channel of one image.
-    plane: usize,
+pub struct BatchNorm<'a> {
+    /// The scale of each channel.
+    pub gamma: &'a Tensor,
+    /// The shift of each channel.
+    pub beta: &'a Tensor,
+    /// What is added to variances.
+    pub epsilon: f64,
+    /// What is applied at the end.
+    pub activation: Activation,
 }
 
-impl Sizes {
-    fn of(shape: &Shape) -> Result<Self> {
-        let (_, channels, height, width) = shape.dims4()?;
-        Ok(Self { channels, plane: height * width })
-    }
-
-    /// The planes of one channel, image by image.
-    fn planes<'a>(&self, channel: usize, values: &'a [f32]) -> impl Iterator<Item = &'a [f32]> + use<'a> {
-        values.chunks_exact(self.plane).skip(channel).step_by(self.channels)
-    }
+/// Gradients of what went into batch norm.
+pub struct BatchNormGradients {
+    /// Of the input \[batch, height, width, channels\].
+    pub x: Tensor,
+    /// Of the scale \[channels\].
+    pub gamma: Tensor,
+    /// Of the shift \[channels\].
+    pub beta: Tensor,
 }
 
-struct Moments {
-    mean: f64,
-    variance: f64,
-}
-
-/// Sums of a plane in f32 in eight lanes, which keeps both speed and precision; planes are added in f64.
-fn sum(values: impl Iterator<Item = f32>) -> f64 {
-    let mut lanes = [0.0f32; 8];
-    values.enumerate().for_each(|(at, value)| lanes[at % 8] += value);
-    lanes.into_iter().map(f64::from).sum()
-}
-
-fn moments(sizes: &Sizes, x: &[f32]) -> Vec<Moments> {
-    let count = (x.len() / sizes.channels) as f64;
-    (0..sizes.channels)
-        .into_par_iter()
-        .map(|channel| {
-            let planes = || sizes.planes(channel, x);
-            let mean = planes().map(|plane| sum(plane.iter().copied())).sum::<f64>() / count;
-            let centre = mean as f32;
-            let squares = |plane: &[f32]| sum(plane.iter().map(|&value| (value - centre) * (value - centre)));
-            // `centre` is the mean rounded to f32; the second term takes that rounding out again.
-            let variance = planes().map(squares).sum::<f64>() / count - (mean - f64::from(centre)).powi(2);
-            Moments { mean, variance: variance.max(0.0) }
-        })
-        .collect()
-}
-
-struct BatchNorm {
-    /// Mean and inverse deviation of each channel.
-    normalisation: Vec<(f32, f32)>,
-    activation: Activation,
-}
-
-/// Sums over one channel that its gradients are made of.
-struct GradientSums {
-    /// Of the gradient: the gradient of beta.
-    plain: f32,
-    /// Of the gradient times the normalised input: the gradient of gamma.
-    weighted: f32,
-}
-
-impl BatchNorm {
-    fn lets_through(&self, y: f32) -> bool {
-        self.activation == Activation::Identity || y > 0.0
-    }
-
-    fn gradient_sums(&self, sizes: &Sizes, x: &[f32], y: &[f32], grad: &[f32]) -> Vec<GradientSums> {
-        let channels = self.normalisation.par_iter().enumerate();
-        channels
-            .map(|(channel, &(mean, inverse))| {
-                let (mut plain, mut weighted) = (0.0f64, 0.0f64);
-                let values = sizes.planes(channel, x).zip(sizes.planes(channel, y)).zip(sizes.planes(channel, grad));
-                for ((x, y), grad) in values {
-                    let passed = || y.iter().zip(grad).map(|(&y, &g)| if self.lets_through(y) { g } else { 0.0 });
-                    plain += sum(passed());
-                    weighted += sum(passed().zip(x).map(|(g, &x)| g * (x - mean)));
-                }
-                GradientSums { plain: plain as f32, weighted: (weighted * f64::from(inverse)) as f32 }
-            })
-            .collect()
-    }
-
-    fn input_gradient(&self, sizes: &Sizes, [x, y, grad, gamma]: [&[f32]; 4], sums: &[GradientSums]) -> Vec<f32> {
-        let count = (x.len() / sizes.channels) as f32;
-        build(x.len(), sizes.plane, |at, out| {
-            let channel = at % sizes.channels;
-            let (mean, inverse) = self.normalisation[channel];
-            let (shift, slope) = (sums[channel].plain / count, sums[channel].weighted / count * inverse);
-            let scale = gamma[channel] * inverse;
-            let range = at * sizes.plane..(at + 1) * sizes.plane;
-            let values = x[range.clone()].iter().zip(&y[range.clone()]).zip(&grad[range]);
-            for (out, ((&x, &y), &grad)) in out.iter_mut().zip(values) {
-                let passed = if self.lets_through(y) { grad } else { 0.0 };
-                *out = scale * (passed - shift - (x - mean) * slope);
-            }
-        })
-    }
-}
-
-impl CustomOp3 for BatchNorm {
-    fn name(&self) -> &'static str {
-        "batch norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        xl: &Layout,
-        gamma: &CpuStorage,
-        gl: &Layout,
-        beta: &CpuStorage,
-        bl: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(xl.shape())?;
-        let (x, gamma, beta) = (values(x, xl)?, values(gamma, gl)?, values(beta, bl)?);
-        let least = if self.activation == Activation::Relu { 0.0 } else { f32::NEG_INFINITY };
-        let out = build(x.len(), sizes.plane, |at, out| {
-            let channel = at % sizes.channels;
-            let (mean, inverse) = self.normalisation[channel];
-            let (scale, shift) = (gamma[channel] * inverse, beta[channel]);
-            for (out, &x) in out.iter_mut().zip(&x[at * sizes.plane..]) {
-                let y = (x - mean) * scale + shift;
-                *out = if y < least { least } else { y };
-            }
-        });
-        Ok((CpuStorage::F32(out), xl.shape().clone()))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        gamma: &Tensor,
-        _: &Tensor,
-        y: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let sizes = Sizes::of(x.shape())?;
-        let (x_grad, sums) = with_values([x, y, grad, gamma], |all| {
-            let [x_values, y, grad, _] = all;
-            let sums = self.gradient_sums(&sizes, x_values, y, grad);
-            let x_grad = x.track_op().then(|| self.input_gradient(&sizes, all, &sums));
-            (x_grad, sums)
+impl BatchNorm<'_> {
+    /// Normalises each channel of `x` \[batch, height, width, channels\] over the batch, scales and shifts it, and
+    /// applies the activation. Also gives the statistics of the batch.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
+        let channels = self.channels(x)?;
+        if !is_ours(x) {
+            return self.by_candle(x);
+        }
+        let (mean, variance) = with_values([x], |[x]| moments(x, channels))?;
+        let statistics = BatchStatistics {
+            mean: Tensor::from_vec(mean, channels, x.device())?,
+            variance: Tensor::from_vec(variance, channels, x.device())?,
+        };
+        let line = self.line(&statistics)?;
+        let values = with_values([x], |[x]| match self.activation {
+            Activation::Identity => channel_map(Normalised, [x], channels, line.constants()),
+            Activation::Relu => channel_map(NormalisedRelu, [x], channels, line.constants()),
         })?;
-        let x_grad = x_grad.map(|values| Tensor::from_vec(values, x.shape(), x.device())).transpose()?;
-        let gamma_grad = Tensor::from_iter(sums.iter().map(|sums| sums.weighted), x.device())?;
-        let beta_grad = Tensor::from_iter(sums.iter().map(|sums| sums.plain), x.device())?;
-        Ok((x_grad, Some(gamma_grad), Some(beta_grad)))
+        Ok((Tensor::from_vec(values, x.shape(), x.device())?, statistics))
     }
+
+    /// The gradients, from what [`forward`](Self::forward) was given and gave, and the gradient of its result.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn gradients(&self, x: &Tensor, statistics: &BatchStatistics, grad: &Tensor) -> Result<BatchNormGradients> {
+        let channels = self.channels(x)?;
+        if grad.shape() != x.shape() {
+            bail!("a gradient of {:?} for a result of {:?}", grad.shape(), x.shape())
+        }
+        if !is_ours(x) {
+            return self.gradients_by_candle(x, grad);
+        }
+        let line = self.line(statistics)?;
+        let [x_grad, gamma, beta] = with_values([x, grad], |[x, grad]| {
+            let [plain, weighted] = match self.activation {
+                Activation::Identity => channel_sums(Through, [x, grad], channels, line.constants()),
+                Activation::Relu => channel_sums(ThroughRelu, [x, grad], channels, line.constants()),
+            };
+            let count = (x.len() / channels.max(1)) as f64;
+            let mean: Vec<f32> = plain.iter().map(|&sum| (sum / count) as f32).collect();
+            let slope = line.slope(&weighted, count);
+            let [centre, scale, shift] = line.constants();
+            let constants = [centre, scale, shift, &mean, &slope];
+            let x_grad = match self.activation {
+                Activation::Identity => channel_map(InputGradient, [x, grad], channels, constants),
+                Activation::Relu => channel_map(InputGradientRelu, [x, grad], channels, constants),
+            };
+            let gamma = weighted.iter().zip(&line.inverse).map(|(&sum, &inverse)| (sum * f64::from(inverse)) as f32);
+            [x_grad, gamma.collect(), plain.iter().map(|&sum| sum as f32).collect::<Vec<f32>>()]
+        })?;
+        Ok(BatchNormGradients {
+            x: Tensor::from_vec(x_grad, x.shape(), x.device())?,
+            gamma: Tensor::from_vec(gamma, channels, x.device())?,
+            beta: Tensor::from_vec(beta, channels, x.device())?,
+        })
+    }
+
+    fn channels(&self, x: &Tensor) -> Result<usize> {
+        let (_, _, _, channels) = x.dims4()?;
+        if self.gamma.dims() != [channels] || self.beta.dims() != [channels] {
+            bail!("batch norm of {channels} channels with {:?} and {:?}", self.gamma.shape(), self.beta.shape())
+        }
+        Ok(channels)
+    }
+
+    fn line(&self, statistics: &BatchStatistics) -> Result<Line> {
+        let mean: Vec<f32> = statistics.mean.to_vec1()?;
+        let variance: Vec<f32> = statistics.variance.to_vec1()?;
+        let inverse = |&variance: &f32| (1.0 / (f64::from(variance) + self.epsilon).sqrt()) as f32;
+        let inverse: Vec<f32> = variance.iter().map(inverse).collect();
+        let gamma: Vec<f32> = self.gamma.to_vec1()?;
+        let scale = gamma.iter().zip(&inverse).map(|(gamma, inverse)| gamma * inverse).collect();
+        Ok(Line { mean, inverse, scale, shift: self.beta.to_vec1()? })
+    }
+
+    fn by_candle(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
+        let mean = x.mean_keepdim((0, 1, 2))?;
+        let centred = x.broadcast_sub(&mean)?;
+        let variance = centred.sqr()?.mean_keepdim((0, 1, 2))?;
+        let normal = centred.broadcast_div(&(&variance + self.epsilon)?.sqrt()?)?;
+        let y = normal.broadcast_mul(self.gamma)?.broadcast_add(self.beta)?;
+        let y = if self.activation == Activation::Relu { y.relu()? } else { y };
+        let flat = |tensor: &Tensor| tensor.detach().flatten_all();
+        Ok((y, BatchStatistics { mean: flat(&mean)?, variance: flat(&variance)? }))
+    }
+
+    fn gradients_by_candle(&self, x: &Tensor, grad: &Tensor) -> Result<BatchNormGradients> {
+        let [x, gamma, beta] = [x, self.gamma, self.beta].map(|tensor| Var::from_tensor(&tensor.detach()));
+        let (x, gamma, beta) = (x?, gamma?, beta?);
+        let own = BatchNorm { gamma: &gamma, beta: &beta, ..*self };
+        let mut store = (own.by_candle(&x)?.0 * grad)?.sum_all()?.backward()?;
+        let mut take = |of: &Var| match store.remove(of) {
+            Some(gradient) => Ok(gradient),
+            None => bail!("candle gave no gradient"),
+        };
+        Ok(BatchNormGradients { x: take(&x)?, gamma: take(&gamma)?, beta: take(&beta)? })
+    }
+}
+
+/// y = (x - mean) * scale + shift, for each channel.
+struct Line {
+    mean: Vec<f32>,
+    /// 1 / deviation.
+    inverse: Vec<f32>,
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Line {
+    /// Mean, scale and shift.
+    fn constants(&self) -> [&[f32]; 3] {
+        [&self.mean, &self.scale, &self.shift]
+    }
+
+    /// How the input's gradient falls with the distance from the mean.
+    fn slope(&self, weighted: &[f64], count: f64) -> Vec<f32> {
+        let squared = self.inverse.iter().map(|&inverse| f64::from(inverse).powi(2));
+        weighted.iter().zip(squared).map(|(&sum, squared)| (sum / count * squared) as f32).collect()
+    }
+}
+
+/// Mean and biased variance of each channel of `x` \[pixel, channel\].
+fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+    let count = (x.len() / channels.max(1)) as f64;
+    let [sums] = channel_sums(Plain, [x], channels, []);
+    let mean: Vec<f64> = sums.iter().map(|sum| sum / count).collect();
+    let centre: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
+    let [squares] = channel_sums(Squares, [x], channels, [&centre]);
+    // `centre` is the mean rounded to f32; the second term takes that rounding out again.
+    let rounding = mean.iter().zip(&centre).map(|(mean, &centre)| (mean - f64::from(centre)).powi(2));
+    let variance = squares.iter().zip(rounding).map(|(sum, rounding)| (sum / count - rounding).max(0.0) as f32);
+    let variance = variance.collect();
+    (centre, variance)
+}
+
+/// The values themselves.
+struct Plain;
+
+impl Terms<1, 0, 1> for Plain {
+    #[inline(always)]
+    fn terms<S: Simd>(_: S, [x]: [S::f32s; 1], _: [S::f32s; 0]) -> [S::f32s; 1] {
+        [x]
+    }
+}
+
+/// Squared distances from a constant.
+struct Squares;
+
+impl Terms<1, 1, 1> for Squares {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [centre]: [S::f32s; 1]) -> [S::f32s; 1] {
+        let distance = simd.sub_f32s(x, centre);
+        [simd.mul_f32s(distance, distance)]
+    }
+}
+
+/// The line.
+struct Normalised;
+
+impl Terms<1, 3, 1> for Normalised {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [mean, scale, shift]: [S::f32s; 3]) -> [S::f32s; 1] {
+        [simd.mul_add_e_f32s(simd.sub_f32s(x, mean), scale, shift)]
+    }
+}
+
+/// The line where it is positive.
+struct NormalisedRelu;
+
+impl Terms<1, 3, 1> for NormalisedRelu {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, x: [S::f32s; 1], constants: [S::f32s; 3]) -> [S::f32s; 1] {
+        let [y] = Normalised::terms(simd, x, constants);
+        let zero = simd.splat_f32s(0.0);
+        [simd.select_f32s(simd.less_than_f32s(y, zero), zero, y)]
+    }
+}
+
+/// The gradient, and the gradient times the distance from the mean.
+struct Through;
+
+impl Terms<2, 3, 2> for Through {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], [mean, _, _]: [S::f32s; 3]) -> [S::f32s; 2] {
+        [grad, simd.mul_f32s(grad, simd.sub_f32s(x, mean))]
+    }
+}
+
+/// The same where the result is positive.
+struct ThroughRelu;
+
+impl Terms<2, 3, 2> for ThroughRelu {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 3]) -> [S::f32s; 2] {
+        Through::terms(simd, [x, where_positive(simd, x, grad, constants)], constants)
+    }
+}
+
+/// The gradient of the input, with the means that it is freed of.
+struct InputGradient;
+
+impl Terms<2, 5, 1> for InputGradient {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 5]) -> [S::f32s; 1] {
+        let [mean, scale, _, plain, slope] = constants;
+        let sloping = simd.mul_f32s(simd.sub_f32s(x, mean), slope);
+        [simd.mul_f32s(scale, simd.sub_f32s(simd.sub_f32s(grad, plain), sloping))]
+    }
+}
+
+/// The same where the result is positive.
+struct InputGradientRelu;
+
+impl Terms<2, 5, 1> for InputGradientRelu {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x, grad]: [S::f32s; 2], constants: [S::f32s; 5]) -> [S::f32s; 1] {
+        let [mean, scale, shift, ..] = constants;
+        InputGradient::terms(simd, [x, where_positive(simd, x, grad, [mean, scale, shift])], constants)
+    }
+}
+
+/// The gradient where the line is positive, 0 elsewhere.
+#[inline(always)]
+fn where_positive<S: Simd>(simd: S, x: S::f32s, grad: S::f32s, constants: [S::f32s; 3]) -> S::f32s {
+    let [y] = Normalised::terms(simd, [x], constants);
+    let zero = simd.splat_f32s(0.0);
+    simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero)
 }

@@ -1,14 +1,50 @@
 //! The few tensor operations that candle lacks or does slowly, forward and backward.
 //!
-//! Each is a function of tensors in NCHW order that takes part in candle's backward pass. On the CPU, in f32, it is
-//! our own code; elsewhere it is put together from candle's operations. No gradient is computed that nobody needs.
+//! Feature maps are \[batch, height, width, channels\], so that the channels of a pixel lie side by side: vectors of the
+//! processor and tensor cores want them so. Each operation and each gradient is a function of its own: a shallow network
+//! knows which gradients it needs, and no other is computed. On the CPU, in f32, they are our own code; elsewhere they
+//! are put together from candle's operations.
+
+// Closures and iterators would not be compiled for the vectors of the machine.
+#![allow(clippy::needless_range_loop)]
 
 mod batch_norm;
+mod channels;
 mod convolution;
 mod cpu;
+mod descent;
+mod geometry;
+mod loss;
 mod matrix;
+mod panels;
 mod pooling;
+mod relu;
+mod tiles;
+mod transforms;
+mod unfolding;
+mod winograd;
 
-pub use batch_norm::{BatchStatistics, batch_norm};
-pub use convolution::{Activation, convolution};
-pub use pooling::{pool, space_to_depth};
+pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics};
+pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
+pub use descent::{Descent, descend};
+pub use loss::{Loss, cross_entropy};
+pub use pooling::{pool, pool_gradient, space_to_depth};
+pub use relu::bias_relu_gradients;
+
+use candle_core::{Result, Tensor};
+
+/// \[batch, height, width, channels\] → \[batch, channels, height, width\], the order of files and of PyTorch.
+///
+/// # Errors
+/// When `x` has not four dimensions.
+pub fn to_nchw(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 3, 1, 2))?.contiguous()
+}
+
+/// \[batch, channels, height, width\] → \[batch, height, width, channels\].
+///
+/// # Errors
+/// When `x` has not four dimensions.
+pub fn to_nhwc(x: &Tensor) -> Result<Tensor> {
+    x.permute((0, 2, 3, 1))?.contiguous()
+}

@@ -1,10 +1,11 @@
-//! Average pooling to a fixed size, and 2x2 space-to-depth.
+//! Average pooling to a fixed size with its gradient, and 2x2 space-to-depth.
 
-use super::cpu::{build, is_ours, values, with_values};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use super::cpu::{build, is_ours, with_values};
+use super::{to_nchw, to_nhwc};
+use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
-/// Averages `x` \[batch, channels, height, width\] to \[batch, channels, side, side\].
+/// Averages `x` \[batch, height, width, channels\] to \[batch, side, side, channels\].
 ///
 /// Cell i of n covers positions floor(i * size / n) to ceil((i + 1) * size / n), so cells overlap or repeat where the
 /// size is no multiple (PyTorch's `adaptive_avg_pool2d`).
@@ -12,18 +13,60 @@ use std::ops::Range;
 /// # Errors
 /// When `x` has not four dimensions.
 pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
-    if is_ours(x) { x.contiguous()?.apply_op1(Pool { side }) } else { by_candle(x, side) }
+    let (batch, height, width, channels) = x.dims4()?;
+    if !is_ours(x) {
+        return by_candle(x, side);
+    }
+    let values = with_values([x], |[x]| {
+        build(batch * side * side * channels, side * side * channels, |image, out| {
+            let image = &x[image * height * width * channels..];
+            for ((rows, columns), out) in cells(height, width, side).zip(out.chunks_exact_mut(channels)) {
+                let share = 1.0 / (rows.len() * columns.len()) as f32;
+                for_each_pixel(width, rows, columns, |pixel| {
+                    let values = &image[pixel * channels..][..channels];
+                    out.iter_mut().zip(values).for_each(|(out, &value)| *out += value);
+                });
+                out.iter_mut().for_each(|out| *out *= share);
+            }
+        })
+    })?;
+    Tensor::from_vec(values, (batch, side, side, channels), x.device())
 }
 
-fn by_candle(x: &Tensor, side: usize) -> Result<Tensor> {
-    let (_, _, height, width) = x.dims4()?;
-    let cell = |row: usize, column: usize| {
-        let (rows, columns) = (cell(row, height, side), cell(column, width, side));
-        let part = x.narrow(2, rows.start, rows.len())?.narrow(3, columns.start, columns.len())?;
-        part.mean_keepdim((2, 3))
-    };
-    let row = |row: usize| Tensor::cat(&(0..side).map(|column| cell(row, column)).collect::<Result<Vec<_>>>()?, 3);
-    Tensor::cat(&(0..side).map(row).collect::<Result<Vec<_>>>()?, 2)
+/// The gradient of the input \[batch, height, width, channels\] of [`pool`], from the gradient of its result \[batch,
+/// side, side, channels\].
+///
+/// # Errors
+/// When the shape of the gradient does not fit.
+pub fn pool_gradient(grad: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (batch, side, columns, channels) = grad.dims4()?;
+    if side != columns {
+        bail!("a gradient of {:?} for a square result", grad.shape())
+    }
+    let shape = (batch, height, width, channels);
+    if !is_ours(grad) {
+        let x = candle_core::Var::zeros(shape, grad.dtype(), grad.device())?;
+        let mut store = (by_candle(&x, side)? * grad)?.sum_all()?.backward()?;
+        return store.remove(&x).map_or_else(|| x.zeros_like(), Ok);
+    }
+    let values = with_values([grad], |[grad]| {
+        build(batch * height * width * channels, height * width * channels, |image, out| {
+            let grad = &grad[image * side * side * channels..];
+            for ((rows, columns), grad) in cells(height, width, side).zip(grad.chunks_exact(channels)) {
+                let share = 1.0 / (rows.len() * columns.len()) as f32;
+                for_each_pixel(width, rows, columns, |pixel| {
+                    let out = &mut out[pixel * channels..][..channels];
+                    out.iter_mut().zip(grad).for_each(|(out, &grad)| *out += grad * share);
+                });
+            }
+        })
+    })?;
+    Tensor::from_vec(values, shape, grad.device())
+}
+
+/// Rows and columns of every cell.
+fn cells(height: usize, width: usize, side: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    (0..side * side).map(move |at| (cell(at / side, height, side), cell(at % side, width, side)))
 }
 
 /// The positions that a cell covers along one axis.
@@ -31,64 +74,48 @@ fn cell(at: usize, size: usize, cells: usize) -> Range<usize> {
     at * size / cells..((at + 1) * size).div_ceil(cells)
 }
 
-struct Pool {
-    side: usize,
+fn for_each_pixel(width: usize, rows: Range<usize>, columns: Range<usize>, mut f: impl FnMut(usize)) {
+    rows.for_each(|row| columns.clone().for_each(|column| f(row * width + column)));
 }
 
-impl Pool {
-    /// Rows and columns of every cell, with the cell's index.
-    fn cells(&self, height: usize, width: usize) -> impl Iterator<Item = (usize, Range<usize>, Range<usize>)> {
-        let side = self.side;
-        (0..side * side).map(move |at| (at, cell(at / side, height, side), cell(at % side, width, side)))
-    }
+fn by_candle(x: &Tensor, side: usize) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    let cell = |row: usize, column: usize| {
+        let (rows, columns) = (cell(row, height, side), cell(column, width, side));
+        let part = x.narrow(1, rows.start, rows.len())?.narrow(2, columns.start, columns.len())?;
+        part.mean_keepdim((1, 2))
+    };
+    let row = |row: usize| Tensor::cat(&(0..side).map(|column| cell(row, column)).collect::<Result<Vec<_>>>()?, 2);
+    Tensor::cat(&(0..side).map(row).collect::<Result<Vec<_>>>()?, 1)
 }
 
-impl CustomOp1 for Pool {
-    fn name(&self) -> &'static str {
-        "average pooling"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, channels, height, width) = layout.shape().dims4()?;
-        let (x, plane, cells) = (values(x, layout)?, height * width, self.side * self.side);
-        let out = build(batch * channels * cells, cells, |index, out| {
-            let plane = &x[index * plane..][..plane];
-            for (at, rows, columns) in self.cells(height, width) {
-                let count = (rows.len() * columns.len()) as f32;
-                let rows = rows.map(|row| &plane[row * width..][columns.clone()]);
-                out[at] = rows.map(|row| row.iter().sum::<f32>()).sum::<f32>() / count;
-            }
-        });
-        Ok((CpuStorage::F32(out), (batch, channels, self.side, self.side).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (_, _, height, width) = x.dims4()?;
-        let cells = self.side * self.side;
-        let out = with_values([grad], |[grad]| {
-            build(x.elem_count(), height * width, |index, out| {
-                let grad = &grad[index * cells..][..cells];
-                for (at, rows, columns) in self.cells(height, width) {
-                    let value = grad[at] / (rows.len() * columns.len()) as f32;
-                    rows.for_each(|row| out[row * width..][columns.clone()].iter_mut().for_each(|out| *out += value));
-                }
-            })
-        })?;
-        Ok(Some(Tensor::from_vec(out, x.shape(), x.device())?))
-    }
-}
-
-/// Moves each 2x2 square of `x` \[batch, channels, height, width\] into channels: \[batch, 4 channels, height / 2,
-/// width / 2\], in the order of PyTorch's `pixel_unshuffle`.
+/// Moves each 2x2 square of `x` \[batch, height, width, channels\] into channels: \[batch, height / 2, width / 2,
+/// 4 channels\], in the order of PyTorch's `pixel_unshuffle`.
 ///
 /// # Errors
 /// When height or width is odd.
 pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
-    let (batch, channels, height, width) = x.dims4()?;
-    x.reshape((batch, channels, height / 2, 2, width / 2, 2))?.permute((0, 1, 3, 5, 2, 4))?.reshape((
-        batch,
-        channels * 4,
-        height / 2,
-        width / 2,
-    ))
+    let (batch, height, width, channels) = x.dims4()?;
+    if height % 2 != 0 || width % 2 != 0 {
+        bail!("squares of 2x2 do not fill {height} x {width} pixels")
+    }
+    let shape = (batch, height / 2, width / 2, 4 * channels);
+    if !is_ours(x) {
+        let squares = to_nchw(x)?.reshape((batch, channels, height / 2, 2, width / 2, 2))?;
+        let squares = squares.permute((0, 1, 3, 5, 2, 4))?;
+        return to_nhwc(&squares.reshape((batch, 4 * channels, height / 2, width / 2))?);
+    }
+    let values = with_values([x], |[x]| {
+        let row = width / 2 * 4 * channels;
+        // Rows of squares follow each other over all images, since the height is even.
+        build(x.len(), row, |row, out| {
+            for (column, out) in out.chunks_exact_mut((4 * channels).max(1)).enumerate() {
+                for (at, (dy, dx)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+                    let pixel = &x[((2 * row + dy) * width + 2 * column + dx) * channels..][..channels];
+                    pixel.iter().zip(out[at..].iter_mut().step_by(4)).for_each(|(&value, out)| *out = value);
+                }
+            }
+        })
+    })?;
+    Tensor::from_vec(values, shape, x.device())
 }

@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::section::Section;
+use std::time::Duration;
 
 /// How one stage is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Training {
     pub decay_every: usize,
     /// Epochs between looks at the validation images; 0 for the last only.
     pub evaluate_every: usize,
+    /// The time between checkpoints within an epoch; results do not depend on it.
+    pub checkpoint_every: Duration,
 }
 
 impl Training {
@@ -35,9 +38,12 @@ impl Training {
         decay: 0.2,
         decay_every: 15,
         evaluate_every: 1,
+        checkpoint_every: Duration::from_secs(5 * 60),
     };
 
     pub(super) fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
+        let minutes = default.checkpoint_every.as_secs_f64() / 60.0;
+        let minutes = section.within("checkpoint_minutes", minutes, 0.0..=1e6)?;
         Ok(Self {
             epochs: section.within("epochs", default.epochs, 1..=100_000)?,
             batch: section.within("batch", default.batch, 2..=65_536)?,
@@ -47,6 +53,7 @@ impl Training {
             decay: section.within("decay", default.decay, 0.0..=1.0)?,
             decay_every: section.get("decay_every", default.decay_every)?,
             evaluate_every: section.get("evaluate_every", default.evaluate_every)?,
+            checkpoint_every: Duration::from_secs_f64(minutes * 60.0),
         })
     }
 

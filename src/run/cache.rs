@@ -4,8 +4,7 @@ use super::folder::StageFolder;
 use super::record;
 use crate::disk;
 use crate::error::{Error, Result};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
 use std::path::Path;
 
 /// The file that marks a folder as a cache, so that backups leave it out (bford.info/cachedir).
@@ -19,12 +18,7 @@ pub(super) const SEEN: &str = "images.seen";
 /// Marks a folder as a cache.
 pub(super) fn tag(cache: &Path) -> Result<()> {
     disk::create_folder(cache)?;
-    let path = cache.join(TAG);
-    // Two runs may begin at once: the first of them makes the file.
-    match File::create_new(&path).and_then(|mut tag| tag.write_all(TAG_TEXT.as_bytes())) {
-        Err(e) if e.kind() != ErrorKind::AlreadyExists => Err(Error::io("write", &path, &e)),
-        _ => Ok(()),
-    }
+    disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
 }
 
 /// Whether a folder was marked by this program.

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::features::{self, Loader, Subset};
 use crate::images::ImageSet;
 use crate::lock::Lock;
-use crate::network::{FrozenBlock, StageNetwork, save_bytes};
+use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
 use crate::room;
@@ -129,6 +129,7 @@ impl Work<'_> {
         let job = Job {
             stage: source.stage,
             seed: self.pipeline.seed,
+            manifest: self.manifest,
             train: &inputs.train,
             val: &inputs.val,
             classes: record.classes.len(),
@@ -152,7 +153,7 @@ impl Work<'_> {
         }
         let logits = features::logit_files(Subset::Val, &outcome.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
-        let together = earlier_logits(parent, &outcome.logits).map(|mut logits| {
+        let together = earlier_logits(parent, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
             score(&ensemble(&logits), inputs.val.labels()).top1
         });
@@ -189,7 +190,7 @@ impl Work<'_> {
         let started = Instant::now();
         let extraction = features::Extraction {
             stage: self.folder.path(),
-            block: &FrozenBlock::new(&network.block)?,
+            block: &network.block.frozen()?,
             output: stage.block.output,
             features: &self.pipeline.features,
             device: self.device,
@@ -274,15 +275,21 @@ pub(super) fn array_name(subset: Subset) -> String {
     format!("{}/features", subset.name())
 }
 
-/// The validation logits of a stage and all before it, first to last; nothing where one cannot be read.
-fn earlier_logits(last: &StageFolder, like: &[f32]) -> Option<Vec<Vec<f32>>> {
+/// The validation logits of a stage and all before it, first to last; nothing where one is no longer there.
+///
+/// # Errors
+/// When one is there but cannot be read: what is made of it must not depend on a fault of the disk.
+fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32>>>> {
     let mut all = Vec::new();
-    let (mut folder, mut record) = (last.clone(), last.record().ok()?);
-    while let Some(parent) = folder.parent(&record).ok()? {
-        let (logits, _) = features::read_logits(folder.path(), Subset::Val).ok()?;
-        all.push(logits);
+    let (mut folder, mut record) = (last.clone(), last.record()?);
+    while record.stage > 0 {
+        if !features::has_logits(folder.path(), Subset::Val) {
+            return Ok(None);
+        }
+        all.push(features::read_logits(folder.path(), Subset::Val)?.0);
+        let Some(parent) = folder.parent_if_there(&record)? else { return Ok(None) };
         (folder, record) = parent;
     }
     all.reverse();
-    all.iter().all(|logits| logits.len() == like.len()).then_some(all)
+    Ok(all.iter().all(|logits| logits.len() == like.len()).then_some(all))
 }

@@ -68,17 +68,28 @@ impl StageFolder {
     /// # Errors
     /// When there is no such folder, or it does not hold the output that this stage was made of.
     pub fn parent(&self, record: &Record) -> Result<Option<(Self, Record)>> {
-        let Some(link) = &record.parent else { return Ok(None) };
-        let folder = match link.folder.strip_prefix("../") {
-            Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
-            _ => Self::new(self.path.join(&link.folder)),
-        };
+        let Some(folder) = self.parent_folder(record) else { return Ok(None) };
         let parent = folder.record()?;
         let whose = || format!("`{}` is not what `{}` was made of", folder.path.display(), self.path.display());
-        if parent.stage.checked_add(1) != Some(record.stage) || parent.output.as_ref() != Some(&link.output) {
+        if !record.follows(&parent) {
             return Err(Error::failed(whose()).hint("`greedy run` brings the stages up to date"));
         }
         Ok(Some((folder, parent)))
+    }
+
+    /// The same, but nothing where that folder is gone or holds another output by now.
+    pub(super) fn parent_if_there(&self, record: &Record) -> Result<Option<(Self, Record)>> {
+        let Some(folder) = self.parent_folder(record) else { return Ok(None) };
+        let parent = Record::read(&folder.path)?.filter(|parent| record.follows(parent));
+        Ok(parent.map(|parent| (folder, parent)))
+    }
+
+    fn parent_folder(&self, record: &Record) -> Option<Self> {
+        let link = record.parent.as_ref()?;
+        Some(match link.folder.strip_prefix("../") {
+            Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
+            _ => Self::new(self.path.join(&link.folder)),
+        })
     }
 
     /// Whether final weights are here, with their recorded lengths.
@@ -120,15 +131,24 @@ impl StageFolder {
 
     /// Whether all small files of a finished stage are here: metadata with their recorded bytes, the others with their
     /// recorded lengths.
-    pub(super) fn holds_small_files(&self, record: &Record) -> bool {
-        let whole = |(name, (length, hash)): (&String, &(u64, String))| {
+    ///
+    /// # Errors
+    /// When metadata are there but cannot be read.
+    pub(super) fn holds_small_files(&self, record: &Record) -> Result<bool> {
+        if !self.small_files(record.stage).iter().all(|name| record.files.contains_key(name)) {
+            return Ok(false);
+        }
+        for (name, (length, hash)) in &record.files {
             let path = self.path.join(name);
-            let long = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length);
+            if !std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() == *length) {
+                return Ok(false);
+            }
             let checked = *length <= MOST_METADATA && name.ends_with("zarr.json");
-            long && (!checked || disk::read(&path).is_ok_and(|bytes| blake3::hash(&bytes).to_hex().as_str() == hash))
-        };
-        let recorded = self.small_files(record.stage).iter().all(|name| record.files.contains_key(name));
-        recorded && record.files.iter().all(whole)
+            if checked && blake3::hash(&disk::read(&path)?).to_hex().as_str() != hash {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The path of another stage's folder as a record names it: from here where both lie side by side.

@@ -4,6 +4,8 @@ mod cache;
 mod clean;
 mod device;
 mod execute;
+#[cfg(test)]
+mod faulty_disk;
 mod folder;
 mod forecast;
 mod network;

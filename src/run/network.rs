@@ -4,9 +4,9 @@ use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader};
+use crate::features::{Draw, Loader, planes_to_pixels};
 use crate::images::{Augmenter, decode_file};
-use crate::network::{Auxiliary, FrozenBlock, Mode, StageNetwork, Variables, load};
+use crate::network::{FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
 use crate::pipeline::{self, Pipeline};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -22,7 +22,7 @@ pub struct TrainedNetwork {
     pub classes: Vec<String>,
     /// The folder of the decoded images.
     pub images: StageFolder,
-    stages: Vec<(FrozenBlock, Auxiliary)>,
+    stages: Vec<(FrozenBlock, FrozenAuxiliary)>,
     device: Device,
 }
 
@@ -63,17 +63,17 @@ impl TrainedNetwork {
         Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
     }
 
-    /// The logits of every stage for a batch of inputs \[sample, channel, y, x\]: one list \[sample, class\] a stage.
+    /// The logits of every stage for a batch of inputs \[sample, y, x, channel\]: one list \[sample, class\] a stage.
     ///
     /// # Errors
     /// When the values do not fit the network.
     pub fn logits(&self, values: Vec<f32>, samples: usize) -> Result<Vec<Vec<f32>>> {
         let image = self.pipeline.image();
-        let mut x = Tensor::from_vec(values, (samples, image.channels, image.size, image.size), &self.device)?;
+        let mut x = Tensor::from_vec(values, (samples, image.size, image.size, image.channels), &self.device)?;
         let mut all = Vec::with_capacity(self.stages.len());
         for (block, auxiliary) in &self.stages {
             x = block.forward(&x)?;
-            all.push(auxiliary.forward(&x, Mode::Evaluate)?.flatten_all()?.to_vec1()?);
+            all.push(auxiliary.forward(&x)?.flatten_all()?.to_vec1()?);
         }
         Ok(all)
     }
@@ -109,7 +109,9 @@ impl TrainedNetwork {
         let bytes = disk::read(path)?;
         decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
         let mut values = vec![0.0; self.pipeline.image().values()];
-        Augmenter::new(&self.pipeline.augmentation, data).apply(&stored, None, &mut values);
+        let mut planes = values.clone();
+        Augmenter::new(&self.pipeline.augmentation, data).apply(&stored, None, &mut planes);
+        planes_to_pixels(&planes, data.channels, &mut values);
         let mut logits = self.logits(values, 1)?;
         let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };
         Ok(softmax(&chosen))
@@ -137,7 +139,7 @@ fn read_stage(
     record: &Record,
     pipeline: &Pipeline,
     device: &Device,
-) -> Result<(FrozenBlock, Auxiliary)> {
+) -> Result<(FrozenBlock, FrozenAuxiliary)> {
     let name = folder.path().display();
     if record.state == State::Begun {
         return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
@@ -145,7 +147,7 @@ fn read_stage(
     let stage = pipeline.stages.get(record.stage - 1);
     let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
     let network = load_stage(folder, record, stage, device)?;
-    Ok((FrozenBlock::new(&network.block)?, network.auxiliary))
+    Ok((network.block.frozen()?, network.auxiliary.frozen()?))
 }
 
 /// Block and classifier of a stage with the weights in its folder.

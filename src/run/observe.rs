@@ -19,13 +19,13 @@ pub struct Observation {
 /// Looks at one stage. Features are looked at by the names and lengths of their shards, not by their contents.
 ///
 /// # Errors
-/// When its record is damaged.
+/// When its record is damaged, or metadata cannot be read.
 pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     let Some(record) = Record::read(folder.path())? else { return Ok(None) };
     let trained = record.stage == 0 || folder.holds_weights(&record);
     let (present, all) = shards(folder, &record);
     let finished = record.state == State::Finished;
-    let whole = trained && finished && present == all && folder.holds_small_files(&record);
+    let whole = trained && finished && present == all && folder.holds_small_files(&record)?;
     let progress = match (record.state, trained) {
         (State::Finished, true) if present < all => format!("{present} of {all} shards"),
         (State::Finished, true) => "small files are missing or damaged".into(),
@@ -33,7 +33,10 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Begun, _) if record.stage == 0 => "images not all decoded".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
-            Some(epochs) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
+            Some((epochs, 0)) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
+            Some((epochs, steps)) => {
+                format!("trained for {epochs} of {} epochs and {steps} steps", epochs_of(&record))
+            }
             None => "begun".into(),
         },
     };

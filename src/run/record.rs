@@ -231,6 +231,12 @@ impl Record {
         Manifest::new(self.manifest.iter().map(|(name, value)| (name.clone(), text(value))))
     }
 
+    /// Whether it was made of the output of another stage as that is now.
+    pub(super) fn follows(&self, parent: &Self) -> bool {
+        let read = self.parent.as_ref().map(|parent| &parent.output);
+        parent.stage.checked_add(1) == Some(self.stage) && read.is_some() && read == parent.output.as_ref()
+    }
+
     /// Adds to the seconds of a part of the work; a run that goes on has spent some already.
     pub(super) fn spend(&mut self, part: &str, time: Duration) {
         *self.seconds.entry(part.into()).or_default() += time.as_secs_f64();

@@ -10,7 +10,6 @@ use crate::error::{Error, Kind, Result};
 use crate::features::{self, Extraction, Files, Loader, Redecoding, ShardSum, Subset};
 use crate::images::ImageSet;
 use crate::lock::Lock;
-use crate::network::FrozenBlock;
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Silent};
 use crate::training;
@@ -160,7 +159,7 @@ impl Repair<'_> {
         let network = load_stage(folder, record, stage, self.device)?;
         let extraction = Extraction {
             stage: folder.path(),
-            block: &FrozenBlock::new(&network.block)?,
+            block: &network.block.frozen()?,
             output: stage.block.output,
             features: &pipeline.features,
             device: self.device,

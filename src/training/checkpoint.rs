@@ -1,14 +1,14 @@
-//! Checkpoints: all that the rest of a stage's training depends on, written after every epoch.
+//! Checkpoints: all that the rest of a stage's training depends on, written after every epoch and in between.
 
-use super::sgd::Sgd;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::network::{self, Variables};
+use crate::network;
+use crate::pipeline::Manifest;
 use crate::progress::Progress;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// What one epoch came to.
@@ -28,67 +28,108 @@ pub struct Epoch {
     pub seconds: f64,
 }
 
+/// How far the training of a stage is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// What the epochs behind it came to.
+    pub history: Vec<Epoch>,
+    /// Steps of the epoch after them.
+    pub step: usize,
+    /// Seconds that those steps took.
+    pub seconds: f64,
+}
+
+impl Position {
+    /// The epoch at hand, counted from 0.
+    pub fn epoch(&self) -> usize {
+        self.history.len()
+    }
+
+    /// The best accuracy on the validation samples so far, with the number of its epoch.
+    pub fn best(&self) -> Option<(usize, f64)> {
+        let seen = self.history.iter().filter_map(|epoch| Some((epoch.epoch, epoch.accuracy?)));
+        seen.max_by(|a, b| a.1.total_cmp(&b.1).then(b.0.cmp(&a.0)))
+    }
+}
+
 /// The part of a checkpoint that is no tensor.
 #[derive(Serialize, Deserialize)]
 struct State {
-    history: Vec<Epoch>,
-    /// Hash of all tensors.
-    blake3: String,
+    /// What the training depends on; a checkpoint made with other settings is of no use.
+    settings: BTreeMap<String, String>,
+    position: Position,
 }
 
 /// Checkpoints that are kept: should the newest be damaged, the one before it serves.
 const KEPT: usize = 2;
-/// The name of the note that holds the state.
+/// The name of the note that holds a hash and the state.
 const NOTE: &str = "state";
 
-/// Writes the checkpoint after an epoch and removes those that are no longer needed.
-pub(super) fn save(folder: &Path, variables: &Variables, sgd: &Sgd, history: &[Epoch]) -> Result<()> {
-    let mut tensors = variables.tensors();
-    tensors.extend(sgd.state());
-    let state = State { history: history.to_vec(), blake3: digest(&tensors)? };
-    let state = serde_json::to_string(&state).map_err(|e| Error::failed(e.to_string()))?;
-    disk::create_folder(folder)?;
-    let path = folder.join(format!("epoch-{:06}.safetensors", history.len()));
-    disk::write(&path, &network::save_bytes(&tensors, Some((NOTE, state)))?)?;
-    list(folder).iter().rev().skip(KEPT).try_for_each(|old| disk::remove(old))
+/// The checkpoints of one stage.
+pub(super) struct Checkpoints<'a> {
+    folder: &'a Path,
+    settings: BTreeMap<String, String>,
 }
 
-/// Puts variables and optimiser into the state of the newest checkpoint that is whole; gives the epochs behind it.
-/// Without one nothing is changed and there are none.
-pub(super) fn restore(
-    folder: &Path,
-    variables: &Variables,
-    sgd: &mut Sgd,
-    device: &Device,
-    progress: &dyn Progress,
-) -> Vec<Epoch> {
-    for path in list(folder).iter().rev() {
-        if let Ok((state, tensors)) = read(path, device)
-            && variables.set(&tensors, &path.display().to_string()).is_ok()
-            && sgd.set_state(&tensors)
-        {
-            return state.history;
-        }
-        progress.say(&format!("checkpoint `{}` is damaged and was left out", path.display()));
+impl<'a> Checkpoints<'a> {
+    /// Those in a folder, of a stage that depends on what the manifest says. How its output is stored does not count.
+    pub fn new(folder: &'a Path, manifest: &Manifest) -> Self {
+        let settings = manifest.entries().filter(|(name, _)| !Manifest::is_storage(name));
+        Self { folder, settings: settings.map(|(name, value)| (name.into(), value.into())).collect() }
     }
-    Vec::new()
+
+    /// Writes a checkpoint of tensors with different names, and removes those that are no longer needed.
+    pub fn save(&self, position: &Position, tensors: &[(String, Tensor)]) -> Result<()> {
+        let state = State { settings: self.settings.clone(), position: position.clone() };
+        let state = serde_json::to_string(&state).map_err(|e| Error::failed(e.to_string()))?;
+        let note = format!("{} {state}", digest(&state, tensors)?);
+        disk::create_folder(self.folder)?;
+        let name = format!("epoch-{:06}-step-{:08}.safetensors", position.epoch(), position.step);
+        disk::write(&self.folder.join(name), &network::save_bytes(tensors, Some((NOTE, note)))?)?;
+        list(self.folder).iter().rev().skip(KEPT).try_for_each(|old| disk::remove(old))
+    }
+
+    /// Reads the newest checkpoint that is whole, if there is one. What is damaged or of other settings is removed:
+    /// it would pass for the newest again.
+    ///
+    /// # Errors
+    /// When one cannot be read at all: who knows what it holds.
+    pub fn newest(
+        &self,
+        device: &Device,
+        progress: &dyn Progress,
+    ) -> Result<Option<(Position, HashMap<String, Tensor>)>> {
+        for path in list(self.folder).iter().rev() {
+            let bytes = disk::read(path)?;
+            let fault = match parse(&bytes, device) {
+                Some((state, tensors)) if state.settings == self.settings => {
+                    return Ok(Some((state.position, tensors)));
+                }
+                Some(_) => "was made with other settings",
+                None => "is damaged",
+            };
+            progress.say(&format!("checkpoint `{}` {fault} and was removed", path.display()));
+            disk::remove(path)?;
+        }
+        Ok(None)
+    }
 }
 
-/// The number of epochs behind the newest checkpoint in a folder.
-pub fn latest(folder: &Path) -> Option<usize> {
+/// Epochs behind the newest checkpoint in a folder, and steps of the epoch after them.
+pub fn latest(folder: &Path) -> Option<(usize, usize)> {
     let newest = list(folder).pop()?;
-    newest.file_stem()?.to_str()?.strip_prefix("epoch-")?.parse().ok()
+    let (epochs, steps) = newest.file_stem()?.to_str()?.strip_prefix("epoch-")?.split_once("-step-")?;
+    Some((epochs.parse().ok()?, steps.parse().ok()?))
 }
 
-fn read(path: &Path, device: &Device) -> Result<(State, HashMap<String, Tensor>)> {
-    let damaged = || Error::failed(format!("`{}` is damaged", path.display()));
-    let bytes = disk::read(path)?;
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|_| damaged())?;
-    let note = header.metadata().as_ref().and_then(|notes| notes.get(NOTE)).ok_or_else(damaged)?;
-    let state: State = serde_json::from_str(note).map_err(|_| damaged())?;
-    let tensors = network::load(&bytes, &path.display().to_string(), device)?;
+/// State and tensors of a checkpoint; nothing where a single bit of either is not as it was written.
+fn parse(bytes: &[u8], device: &Device) -> Option<(State, HashMap<String, Tensor>)> {
+    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
+    let (hash, state) = header.metadata().as_ref()?.get(NOTE)?.split_once(' ')?;
+    let tensors = network::load(bytes, "", device).ok()?;
     let named: Vec<(String, Tensor)> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.clone())).collect();
-    if digest(&named)? == state.blake3 { Ok((state, tensors)) } else { Err(damaged()) }
+    let whole = digest(state, &named).ok()? == hash;
+    whole.then(|| Some((serde_json::from_str(state).ok()?, tensors)))?
 }
 
 /// The checkpoints in a folder, oldest first.
@@ -100,11 +141,12 @@ fn list(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// A hash of names, shapes and values, whatever their order.
-fn digest(tensors: &[(String, Tensor)]) -> Result<String> {
+/// A hash of the state and of names, shapes and values of tensors, whatever their order.
+fn digest(state: &str, tensors: &[(String, Tensor)]) -> Result<String> {
     let mut sorted: Vec<&(String, Tensor)> = tensors.iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hasher = blake3::Hasher::new();
+    hasher.update(state.as_bytes());
     for (name, tensor) in sorted {
         hasher.update(format!("{name} {:?} ", tensor.dims()).as_bytes());
         let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
@@ -113,4 +155,90 @@ fn digest(tensors: &[(String, Tensor)]) -> Result<String> {
         });
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use std::fs;
+
+    fn manifest(epochs: &str) -> Manifest {
+        Manifest::new([("training.epochs".to_string(), epochs.to_string())])
+    }
+
+    fn position(step: usize) -> Position {
+        let epoch = Epoch {
+            epoch: 1,
+            learning_rate: 0.1,
+            loss: 2.3,
+            train_accuracy: 10.0,
+            accuracy: Some(0.1 + 0.2),
+            seconds: 1.5,
+        };
+        Position { history: vec![epoch], step, seconds: 0.25 }
+    }
+
+    fn tensors(value: f32) -> Vec<(String, Tensor)> {
+        let tensor = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        vec![("weight".into(), tensor(&[value, -0.0, 1e-40])), ("velocity".into(), tensor(&[value]))]
+    }
+
+    fn values(tensors: &HashMap<String, Tensor>) -> Vec<u32> {
+        let mut names: Vec<&String> = tensors.keys().collect();
+        names.sort();
+        let bits = |name: &String| tensors[name].to_vec1::<f32>().unwrap().into_iter().map(f32::to_bits);
+        names.into_iter().flat_map(bits).collect()
+    }
+
+    #[test]
+    fn every_changed_byte_of_the_newer_one_is_found_and_the_older_one_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(folder.path(), &manifest("5"));
+        (1..=3).for_each(|step| checkpoints.save(&position(step), &tensors(step as f32)).unwrap());
+        let paths = list(folder.path());
+        assert_eq!(paths.len(), KEPT);
+        let whole = fs::read(&paths[1]).unwrap();
+        let newest = || {
+            let (position, tensors) = checkpoints.newest(&Device::Cpu, &Silent).unwrap().unwrap();
+            (position, values(&tensors))
+        };
+        let expected = (newest().0, newest().1);
+        assert_eq!(expected.0, position(3));
+        let mut found = 0;
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1 << (at % 8);
+            fs::write(&paths[1], &changed).unwrap();
+            let read = newest();
+            found += usize::from(read.0 == position(2) && read.1[0] == 2f32.to_bits());
+            assert!(read == expected || read.0 == position(2), "byte {at} of {} was missed", whole.len());
+        }
+        // The rest are spaces that fill up the header.
+        assert!(found >= whole.len() - 8, "{found} of {}", whole.len());
+    }
+
+    #[test]
+    fn one_of_other_settings_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        Checkpoints::new(folder.path(), &manifest("5")).save(&position(1), &tensors(1.0)).unwrap();
+        assert!(Checkpoints::new(folder.path(), &manifest("6")).newest(&Device::Cpu, &Silent).unwrap().is_none());
+        assert!(list(folder.path()).is_empty());
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_is_an_error_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("epoch-000001-step-00000000.safetensors")).unwrap();
+        let error = Checkpoints::new(folder.path(), &manifest("5")).newest(&Device::Cpu, &Silent).err().unwrap();
+        assert!(error.to_string().contains("epoch-000001"), "{error}");
+        assert_eq!(latest(folder.path()), Some((1, 0)));
+    }
+
+    #[test]
+    fn the_first_of_equal_accuracies_is_the_best() {
+        let mut position = position(0);
+        position.history.push(Epoch { epoch: 2, ..position.history[0].clone() });
+        assert_eq!(position.best().map(|best| best.0), Some(1));
+    }
 }

@@ -1,16 +1,17 @@
 //! The epochs of one stage, from top to bottom: batch, forward, loss, backward, step.
 
-use super::checkpoint::{self, Epoch};
+use super::checkpoint::{Checkpoints, Epoch, Position};
 use super::metrics::{Score, score};
 use super::sgd::Sgd;
-use crate::error::{Error, Result};
+use super::sums::Sums;
+use crate::error::{Error, Kind, Result};
 use crate::features::{Batch, Draw, Loader};
-use crate::network::{Mode, StageNetwork};
-use crate::pipeline::Stage;
+use crate::network::{StageNetwork, Variables};
+use crate::ops::cross_entropy;
+use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::{D, DType, Device, Tensor};
-use candle_nn::loss::cross_entropy;
+use candle_core::{Device, Tensor};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ pub struct Job<'a> {
     pub stage: &'a Stage,
     /// The seed of weights and order.
     pub seed: u64,
+    /// All that the training depends on: a checkpoint is of no other.
+    pub manifest: &'a Manifest,
     /// Training samples.
     pub train: &'a Loader,
     /// Validation samples.
@@ -49,92 +52,173 @@ pub struct Outcome {
 /// How often loss and accuracy are read back from the device while an epoch runs.
 const READ_BACK: Duration = Duration::from_millis(500);
 
+/// What a stage's training changes.
+struct Learner<'a> {
+    network: StageNetwork,
+    variables: Variables,
+    sgd: Sgd,
+    sums: Sums,
+    position: Position,
+    checkpoints: Checkpoints<'a>,
+    saved: Instant,
+}
+
 /// Trains a stage, from its last checkpoint where there is one.
 ///
 /// # Errors
 /// When samples are damaged, the loss is no longer finite, a checkpoint cannot be written or the user interrupts.
 pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let training = &job.stage.training;
-    let mut draw = Stream::new(Purpose::Weights, job.seed, (job.stage.number as u64, 0));
-    let network = StageNetwork::new(job.stage, job.classes, &mut draw, job.device)?;
-    let variables = network.variables();
-    let mut sgd = Sgd::new(&variables, training.momentum, training.weight_decay)?;
-    let mut history = checkpoint::restore(job.checkpoints, &variables, &mut sgd, job.device, progress);
-    if !history.is_empty() {
-        progress.say(&format!("stage {}: goes on after epoch {}", job.stage.number, history.len()));
-    }
+    let mut learner = Learner::new(job, progress)?;
     let task = progress.start("train", (training.epochs * job.train.len()) as u64);
-    task.skip((history.len() * job.train.len()) as u64);
+    let behind = learner.position.epoch() * job.train.len() + learner.samples_met(job);
+    task.skip(behind as u64);
     let mut logits = None;
-    for epoch in history.len()..training.epochs {
-        if training.restarts_at(epoch) {
-            sgd.restart()?;
+    while learner.position.epoch() < training.epochs {
+        let done = learner.epoch(job, &*task, progress);
+        if done.as_ref().is_err_and(|error| error.kind() == Kind::Interrupted) {
+            learner.save()?;
         }
-        let mut result = train_epoch(job, &network, &mut sgd, epoch, &*task, progress)?;
-        if training.evaluates_at(epoch) {
-            let found = classify(&network, job.val, training.batch, job.device, progress)?;
-            let score = score(&found, job.val.labels());
-            refuse_divergence(score.loss, epoch)?;
-            result.accuracy = Some(score.top1);
-            logits = Some(found);
-        }
+        let (result, found) = done?;
         task.tell(&describe(&result));
-        history.push(result);
-        checkpoint::save(job.checkpoints, &variables, &sgd, &history)?;
+        learner.end_epoch(result, job.device)?;
+        logits = found.or(logits);
     }
     drop(task);
+    let Learner { network, position, .. } = learner;
     let logits = match logits {
         Some(logits) => logits,
         None => classify(&network, job.val, training.batch, job.device, progress)?,
     };
     let score = score(&logits, job.val.labels());
-    let seconds = history.iter().map(|epoch| epoch.seconds).sum();
-    Ok(Outcome { network, history, score, logits, seconds })
+    let seconds = position.history.iter().map(|epoch| epoch.seconds).sum();
+    Ok(Outcome { network, history: position.history, score, logits, seconds })
 }
 
-fn train_epoch(
-    job: &Job<'_>,
-    network: &StageNetwork,
-    sgd: &mut Sgd,
-    epoch: usize,
-    task: &dyn Task,
-    progress: &dyn Progress,
-) -> Result<Epoch> {
-    let started = Instant::now();
-    let training = &job.stage.training;
-    let rate = training.learning_rate_at(epoch);
-    let stage = job.stage.number;
-    let order = Stream::new(Purpose::Order, job.seed, (stage as u64, epoch as u64)).permutation(job.train.len());
-    let mut sums = Sums::new(job.device)?;
-    let mut told = Instant::now();
-    job.train.for_each_batch(&order, training.batch, Draw::Epoch { stage, epoch }, |batch| {
-        progress.check()?;
-        let count = batch.labels.len();
-        let (x, labels) = tensors(batch, job.train, job.device)?;
-        let logits = network.forward(&x, Mode::Train)?;
-        let loss = cross_entropy(&logits, &labels)?;
-        sgd.step(&loss.backward()?, rate)?;
-        sums.add(&logits, &labels, &loss, count)?;
-        task.advance(count as u64);
-        if told.elapsed() > READ_BACK {
-            let (loss, accuracy) = sums.read()?;
-            task.tell(&format!("epoch {}/{}  loss {loss:.3}  train {accuracy:.1} %", epoch + 1, training.epochs));
-            told = Instant::now();
+impl<'a> Learner<'a> {
+    /// In the state of the last checkpoint, or at the beginning.
+    fn new(job: &Job<'a>, progress: &dyn Progress) -> Result<Self> {
+        let training = &job.stage.training;
+        let mut draw = Stream::new(Purpose::Weights, job.seed, (job.stage.number as u64, 0));
+        let network = StageNetwork::new(job.stage, job.classes, &mut draw, job.device)?;
+        let variables = network.variables();
+        let mut learner = Self {
+            sgd: Sgd::new(&variables, training.momentum, training.weight_decay)?,
+            sums: Sums::new(job.device)?,
+            position: Position::default(),
+            checkpoints: Checkpoints::new(job.checkpoints, job.manifest),
+            saved: Instant::now(),
+            network,
+            variables,
+        };
+        if let Some((position, tensors)) = learner.checkpoints.newest(job.device, progress)? {
+            let origin = job.checkpoints.display().to_string();
+            learner.variables.set(&tensors, &origin)?;
+            if !(learner.sgd.set_state(&tensors) && learner.sums.set_state(&tensors)) {
+                return Err(Error::failed(format!("the checkpoints in `{origin}` do not fit the stage"))
+                    .hint("remove that folder; the stage is then trained from its first epoch"));
+            }
+            progress.say(&format!("stage {}: {}", job.stage.number, goes_on(&position)));
+            learner.position = position;
         }
+        Ok(learner)
+    }
+
+    /// Samples of the epoch at hand that are behind.
+    fn samples_met(&self, job: &Job<'_>) -> usize {
+        (self.position.step * job.stage.training.batch).min(job.train.len())
+    }
+
+    /// What is left of the epoch at hand, and the logits of the validation samples where it ends with a look at them.
+    fn epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<(Epoch, Option<Vec<f32>>)> {
+        let training = &job.stage.training;
+        let mut result = self.train_epoch(job, task, progress)?;
+        if !training.evaluates_at(self.position.epoch()) {
+            return Ok((result, None));
+        }
+        let logits = classify(&self.network, job.val, training.batch, job.device, progress)?;
+        let score = score(&logits, job.val.labels());
+        refuse_divergence(score.loss, result.epoch)?;
+        result.accuracy = Some(score.top1);
+        Ok((result, Some(logits)))
+    }
+
+    /// The training that is left of the epoch at hand.
+    fn train_epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<Epoch> {
+        let training = &job.stage.training;
+        let (stage, epoch) = (job.stage.number, self.position.epoch());
+        let rate = training.learning_rate_at(epoch);
+        if self.position.step == 0 && training.restarts_at(epoch) {
+            self.sgd.restart()?;
+        }
+        let order = Stream::new(Purpose::Order, job.seed, (stage as u64, epoch as u64)).permutation(job.train.len());
+        let spent = self.position.seconds;
+        let (started, mut told) = (Instant::now(), Instant::now());
+        job.train.for_each_batch(
+            &order[self.samples_met(job)..],
+            training.batch,
+            Draw::Epoch { stage, epoch },
+            |batch| {
+                progress.check()?;
+                let count = batch.labels.len();
+                let (x, labels) = tensors(batch, job.train, job.device)?;
+                let (logits, pass) = self.network.train(&x)?;
+                let loss = cross_entropy(&logits, &labels)?;
+                self.sgd.step(&self.network.gradients(&pass, &loss.gradient)?, rate)?;
+                self.sums.add(&logits, &labels, &loss.mean, count)?;
+                self.position.step += 1;
+                self.position.seconds = spent + started.elapsed().as_secs_f64();
+                task.advance(count as u64);
+                if told.elapsed() > READ_BACK {
+                    let (loss, accuracy) = self.sums.read(self.samples_met(job))?;
+                    task.tell(&format!(
+                        "epoch {}/{}  loss {loss:.3}  train {accuracy:.1} %",
+                        epoch + 1,
+                        training.epochs
+                    ));
+                    told = Instant::now();
+                }
+                if self.saved.elapsed() >= training.checkpoint_every {
+                    self.save()?;
+                }
+                Ok(())
+            },
+        )?;
+        let (loss, train_accuracy) = self.sums.read(job.train.len())?;
+        refuse_divergence(loss, epoch + 1)?;
+        let seconds = self.position.seconds;
+        Ok(Epoch { epoch: epoch + 1, learning_rate: rate, loss, train_accuracy, accuracy: None, seconds })
+    }
+
+    fn end_epoch(&mut self, result: Epoch, device: &Device) -> Result<()> {
+        self.position.history.push(result);
+        (self.position.step, self.position.seconds) = (0, 0.0);
+        self.sums = Sums::new(device)?;
+        self.save()
+    }
+
+    fn save(&mut self) -> Result<()> {
+        let mut tensors = self.variables.tensors();
+        tensors.extend(self.sgd.state());
+        tensors.extend(self.sums.state());
+        self.checkpoints.save(&self.position, &tensors)?;
+        self.saved = Instant::now();
         Ok(())
-    })?;
-    let (loss, train_accuracy) = sums.read()?;
-    refuse_divergence(loss, epoch)?;
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Epoch { epoch: epoch + 1, learning_rate: rate, loss, train_accuracy, accuracy: None, seconds })
+    }
+}
+
+/// Where training goes on, in words.
+fn goes_on(position: &Position) -> String {
+    let steps = if position.step > 0 { format!(" and {} steps", position.step) } else { String::new() };
+    let best = position.best().map_or(String::new(), |(epoch, best)| format!(" (best {best:.1} % in epoch {epoch})"));
+    format!("goes on after epoch {}{steps}{best}", position.epoch())
 }
 
 fn refuse_divergence(loss: f64, epoch: usize) -> Result<()> {
     if loss.is_finite() {
         return Ok(());
     }
-    Err(Error::failed(format!("the loss is no longer finite in epoch {}", epoch + 1))
-        .hint("lower `training.learning_rate`"))
+    Err(Error::failed(format!("the loss is no longer finite in epoch {epoch}")).hint("lower `training.learning_rate`"))
 }
 
 fn describe(epoch: &Epoch) -> String {
@@ -142,11 +226,11 @@ fn describe(epoch: &Epoch) -> String {
     format!("epoch {}  loss {:.3}  train {:.1} %{accuracy}", epoch.epoch, epoch.loss, epoch.train_accuracy)
 }
 
-/// Values \[sample, channel, y, x\] and labels of a batch on the device.
+/// Values \[sample, y, x, channel\] and labels of a batch on the device.
 fn tensors(batch: Batch, loader: &Loader, device: &Device) -> Result<(Tensor, Tensor)> {
     let shape = loader.shape();
     let count = batch.labels.len();
-    let x = Tensor::from_vec(batch.values, (count, shape.channels, shape.size, shape.size), device)?;
+    let x = Tensor::from_vec(batch.values, (count, shape.size, shape.size, shape.channels), device)?;
     Ok((x, Tensor::from_vec(batch.labels, count, device)?))
 }
 
@@ -161,42 +245,14 @@ pub fn classify(
     device: &Device,
     progress: &dyn Progress,
 ) -> Result<Vec<f32>> {
+    let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
         let (x, _) = tensors(batch, samples, device)?;
-        logits.extend(network.forward(&x, Mode::Evaluate)?.flatten_all()?.to_vec1::<f32>()?);
+        logits.extend(auxiliary.forward(&block.forward(&x)?)?.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     })?;
     Ok(logits)
-}
-
-/// Sums over the batches of an epoch, kept on the device so that no step waits for them.
-struct Sums {
-    loss: Tensor,
-    right: Tensor,
-    count: usize,
-}
-
-impl Sums {
-    fn new(device: &Device) -> Result<Self> {
-        let zero = Tensor::zeros((), DType::F32, device)?;
-        Ok(Self { loss: zero.clone(), right: zero, count: 0 })
-    }
-
-    fn add(&mut self, logits: &Tensor, labels: &Tensor, loss: &Tensor, count: usize) -> Result<()> {
-        let right = logits.detach().argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?.sum_all()?;
-        self.right = (&self.right + right)?;
-        self.loss = (&self.loss + (loss.detach() * count as f64)?)?;
-        self.count += count;
-        Ok(())
-    }
-
-    /// Mean loss and percentage of right answers.
-    fn read(&self) -> Result<(f64, f64)> {
-        let count = self.count.max(1) as f64;
-        let value = |sum: &Tensor| Ok::<_, candle_core::Error>(f64::from(sum.to_scalar::<f32>()?) / count);
-        Ok((value(&self.loss)?, 100.0 * value(&self.right)?))
-    }
 }

@@ -4,6 +4,7 @@ mod checkpoint;
 mod epochs;
 mod metrics;
 mod sgd;
+mod sums;
 
 pub use checkpoint::{Epoch, latest as latest_checkpoint};
 pub use epochs::{Job, Outcome, classify, train};

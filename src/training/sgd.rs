@@ -1,11 +1,11 @@
 //! Stochastic gradient descent with momentum and weight decay, as PyTorch's `SGD` does it.
 
-use crate::network::Variables;
-use candle_core::backprop::GradStore;
+use crate::network::{Gradients, Variables};
+use crate::ops::{Descent, descend};
 use candle_core::{Result, Tensor, Var};
 use std::collections::HashMap;
 
-/// velocity ← momentum · velocity + gradient + decay · weight;  weight ← weight − rate · velocity.
+/// Momentum, weight decay, and the velocity of each parameter.
 pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
@@ -15,7 +15,7 @@ pub struct Sgd {
 struct Parameter {
     name: String,
     weight: Var,
-    velocity: Tensor,
+    velocity: Var,
 }
 
 impl Sgd {
@@ -24,12 +24,11 @@ impl Sgd {
     /// # Errors
     /// When the device has no memory for the velocities.
     pub fn new(variables: &Variables, momentum: f64, weight_decay: f64) -> Result<Self> {
-        let parameters = variables
-            .parameters()
-            .map(|(name, weight)| {
-                Ok(Parameter { name: name.into(), weight: weight.clone(), velocity: weight.zeros_like()? })
-            })
-            .collect::<Result<_>>()?;
+        let parameter = |(name, weight): (&str, &Var)| {
+            let velocity = Var::from_tensor(&weight.as_detached_tensor().zeros_like()?)?;
+            Ok(Parameter { name: name.into(), weight: weight.clone(), velocity })
+        };
+        let parameters = variables.parameters().map(parameter).collect::<Result<_>>()?;
         Ok(Self { momentum, weight_decay, parameters })
     }
 
@@ -37,13 +36,12 @@ impl Sgd {
     ///
     /// # Errors
     /// When a gradient does not fit its weight.
-    pub fn step(&mut self, gradients: &GradStore, rate: f64) -> Result<()> {
-        for Parameter { weight, velocity, .. } in &mut self.parameters {
-            let Some(gradient) = gradients.get(weight) else { continue };
-            let weights = weight.as_detached_tensor();
-            let pull = (gradient + (&weights * self.weight_decay)?)?;
-            *velocity = ((&*velocity * self.momentum)? + pull)?.detach();
-            weight.set(&(weights - (&*velocity * rate)?)?)?;
+    pub fn step(&mut self, gradients: &Gradients, rate: f64) -> Result<()> {
+        let settings = Descent { rate, momentum: self.momentum, weight_decay: self.weight_decay };
+        for Parameter { weight, velocity, .. } in &self.parameters {
+            if let Some(gradient) = gradients.get(weight) {
+                descend(weight, velocity, gradient, settings)?;
+            }
         }
         Ok(())
     }
@@ -53,15 +51,13 @@ impl Sgd {
     /// # Errors
     /// When the device has no memory.
     pub fn restart(&mut self) -> Result<()> {
-        for Parameter { velocity, .. } in &mut self.parameters {
-            *velocity = velocity.zeros_like()?;
-        }
-        Ok(())
+        self.parameters.iter().try_for_each(|own| own.velocity.set(&own.velocity.as_detached_tensor().zeros_like()?))
     }
 
     /// The velocities, as `velocity.…`.
     pub fn state(&self) -> Vec<(String, Tensor)> {
-        self.parameters.iter().map(|own| (format!("velocity.{}", own.name), own.velocity.clone())).collect()
+        let state = |own: &Parameter| (format!("velocity.{}", own.name), own.velocity.as_detached_tensor());
+        self.parameters.iter().map(state).collect()
     }
 
     /// Takes the velocities from tensors that [`state`](Self::state) gave. Says whether all were there and fitted;
@@ -72,7 +68,6 @@ impl Sgd {
             (found.shape() == own.velocity.shape()).then(|| found.clone())
         };
         let Some(found) = self.parameters.iter().map(find).collect::<Option<Vec<_>>>() else { return false };
-        self.parameters.iter_mut().zip(found).for_each(|(own, velocity)| own.velocity = velocity);
-        true
+        self.parameters.iter().zip(found).all(|(own, velocity)| own.velocity.set(&velocity).is_ok())
     }
 }

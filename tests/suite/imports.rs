@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may import; those in `BASE` serve all but `pipeline` and `ops`.
-const MAY_IMPORT: [(&str, &[&str]); 9] = [
+const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("pipeline", &[]),
     ("ops", &[]),
     ("images", &["pipeline"]),
@@ -14,9 +14,10 @@ const MAY_IMPORT: [(&str, &[&str]); 9] = [
     ("training", &["features", "network", "ops", "pipeline"]),
     ("run", &["training", "features", "network", "ops", "images", "pipeline"]),
     ("inspect", &["run", "features", "pipeline"]),
-    ("cli", &["inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
+    ("bench", &["training", "features", "network", "ops", "images", "pipeline"]),
+    ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
-const BASE: [&str; 6] = ["disk", "error", "lock", "progress", "random", "room"];
+const BASE: [&str; 7] = ["disk", "error", "lock", "progress", "random", "room", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

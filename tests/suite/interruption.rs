@@ -5,16 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The files that must be the same bytes: all but the records, which hold times.
-fn results(space: &Space, cache: &str) -> Vec<(PathBuf, Vec<u8>)> {
-    let files = space.files(cache).into_iter();
-    files.filter(|(path, _)| path.file_name().is_some_and(|name| name != "record.json")).collect()
-}
-
 /// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
 fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
     let mut child = space.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let third = std::ffi::OsStr::new("epoch-000003.safetensors");
+    let third = std::ffi::OsStr::new("epoch-000003");
     let reached = || {
         let entries = std::fs::read_dir(space.path(checkpoints)).into_iter().flatten().flatten();
         entries.map(|entry| entry.file_name()).any(|name| name.as_os_str() >= third)
@@ -28,55 +22,34 @@ fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
 }
 
 #[test]
-fn killed_runs_go_on_to_the_same_bytes() {
-    let space = Space::new();
-    space.run("run small.toml --cache whole").ok();
-    let expected = results(&space, "whole");
-    for round in 0..12u64 {
-        let mut child =
-            space.command("run small.toml --cache cut").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(60 + 97 * round));
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-    space.run("run small.toml --cache cut").ok();
-    let found = results(&space, "cut");
-    let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
-    assert_eq!(names(&found), names(&expected));
-    for ((path, found), (_, expected)) in found.iter().zip(&expected) {
-        assert!(found == expected, "{} differs", path.display());
-    }
-}
-
-#[test]
 fn a_missing_shard_alone_is_written_again() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    let before = results(&space, "cache");
+    let before = space.results("cache");
     std::fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
     let again = space.run("run small.toml").ok();
     assert!(again.stderr.contains("stage 1 (partial: 1 of 2 shards)"), "{}", again.stderr);
     assert!(!again.stderr.contains("epoch"), "the block was trained again:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
 }
 
 #[test]
 fn lost_weights_are_learned_and_lost_small_files_written_again() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    let before = results(&space, "cache");
+    let before = space.results("cache");
     let small = ["stage0/train/labels/c/0", "stage0/zarr.json", "stage1/val/logits/c/0/0", "stage2/val/zarr.json"];
     for lost in small {
         std::fs::remove_file(space.path("cache").join(lost)).unwrap();
     }
     let again = space.run("run small.toml").ok();
     assert!(!again.stderr.contains("epoch"), "a block was trained again:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
     std::fs::remove_file(space.path("cache/stage1/block.safetensors")).unwrap();
     let again = space.run("run small.toml").ok();
     assert!(again.stderr.contains("stage 1 (partial: weights are missing or cut off)"), "{}", again.stderr);
     assert!(!again.stderr.contains("stage 2"), "the same bytes came out, yet:\n{}", again.stderr);
-    assert_eq!(results(&space, "cache"), before);
+    space.same_results("cache", &before, "made whole again");
 }
 
 #[test]
@@ -136,7 +109,7 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
     std::fs::write(newest, bytes).unwrap();
     let run = space.run(&format!("run small.toml --cache cut {settings}")).ok();
     assert!(run.stderr.contains("goes on after epoch"), "{}", run.stderr);
-    assert_eq!(results(&space, "cut"), results(&space, "whole"));
+    space.same_results("cut", &space.results("whole"), "after a kill");
 }
 
 /// Starts a run, sends a signal once a path is there, and gives what the run came to; it has to end in good time.
@@ -165,6 +138,26 @@ fn a_run_that_is_stopped_says_how_to_go_on_whatever_it_does() {
     let extraction = "run small.toml --set data.train_images=3000 --set stage.1.training.epochs=1 \
                       --set stage.2.training.epochs=1000 --set network.width=64";
     stopped(&Space::new(), extraction, "-INT", "cache/stage1/train/features/c");
+}
+
+#[test]
+fn training_that_is_stopped_goes_on_at_the_same_step() {
+    // The next checkpoint is minutes away: only the stop itself writes one.
+    let space = Space::new();
+    let long = "run small.toml --set data.train_images=3000 --set training.batch=2 --set network.blocks=1";
+    let child = space.command(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !space.path("cache/stage1/record.json").exists() {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(Run::of(child.wait_with_output().unwrap()).code, 130);
+    let checkpoints = std::fs::read_dir(space.path("cache/stage1/checkpoint")).unwrap();
+    let names: Vec<String> = checkpoints.map(|entry| entry.unwrap().file_name().display().to_string()).collect();
+    assert!(
+        names.iter().any(|name| name.starts_with("epoch-000000-step-") && !name.contains("-00000000")),
+        "{names:?}"
+    );
 }
 
 #[test]

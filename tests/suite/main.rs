@@ -2,8 +2,10 @@
 
 mod cleaning;
 mod faults;
+mod flips;
 mod imports;
 mod interruption;
+mod kills;
 mod operations;
 mod pipelines;
 mod program;

@@ -1,7 +1,7 @@
 //! Every tensor operation agrees with PyTorch's figures, and with candle's own slow path on random shapes.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
-use greedy::ops::{Activation, batch_norm, convolution, pool, space_to_depth};
+use greedy::ops::*;
 use greedy::random::{Purpose, Stream};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -30,47 +30,42 @@ fn cases(all: &HashMap<String, Tensor>) -> BTreeSet<&str> {
     all.keys().filter_map(|name| name.split_once('.').map(|(case, _)| case)).collect()
 }
 
-/// The gradients of sum(y * grad_y) with respect to variables.
-fn gradients(y: &Tensor, grad_y: &Tensor, variables: &[&Var]) -> Vec<Tensor> {
-    let store = (y * grad_y).unwrap().sum_all().unwrap().backward().unwrap();
-    variables.iter().map(|variable| store.get(variable).unwrap().clone()).collect()
-}
-
 #[test]
 fn convolution_agrees_with_pytorch() {
     let all = fixture("conv");
     for case in cases(&all) {
         let get = |name: &str| all.get(&format!("{case}.{name}"));
-        let var = |name: &str| Var::from_tensor(get(name).unwrap()).unwrap();
-        let (x, w, b) = (var("x"), var("w"), get("b").map(|b| Var::from_tensor(b).unwrap()));
-        let (size, out) = (x.dim(2).unwrap(), get("y").unwrap().dim(2).unwrap());
-        let padding = (out + w.dim(2).unwrap() - 1 - size) / 2;
-        let y = convolution(&x, &w, b.as_deref(), padding, Activation::Identity).unwrap();
-        assert_close(&y, get("y").unwrap(), 1e-5, case);
-        let mut variables = vec![&x, &w];
-        variables.extend(&b);
-        for (found, name) in gradients(&y, get("grad_y").unwrap(), &variables).iter().zip(["x", "w", "b"]) {
-            assert_close(found, get(&format!("grad_{name}")).unwrap(), 1e-5, &format!("{case} gradient of {name}"));
+        let (x, w, b) = (to_nhwc(&all[&format!("{case}.x")]).unwrap(), get("w").unwrap(), get("b"));
+        let (size, out) = (x.dim(2).unwrap(), get("y").unwrap().dim(3).unwrap());
+        let kernel = w.dim(2).unwrap();
+        let padding = (out + kernel - 1 - size) / 2;
+        let y = convolution(&x, w, b, padding, Activation::Identity).unwrap();
+        assert_close(&to_nchw(&y).unwrap(), get("y").unwrap(), 1e-5, case);
+        let grad = to_nhwc(get("grad_y").unwrap()).unwrap();
+        let found = input_gradient(w, &grad, padding).unwrap();
+        assert_close(&to_nchw(&found).unwrap(), get("grad_x").unwrap(), 1e-5, &format!("{case} gradient of x"));
+        let found = weight_gradient(&x, &grad, kernel, padding).unwrap();
+        assert_close(&found, get("grad_w").unwrap(), 1e-5, &format!("{case} gradient of w"));
+        if b.is_some() {
+            let everywhere = Tensor::ones_like(&y).unwrap();
+            let (passed, found) = bias_relu_gradients(&everywhere, &grad).unwrap();
+            assert_close(&found, get("grad_b").unwrap(), 1e-5, &format!("{case} gradient of b"));
+            assert_close(&passed, &grad, 0.0, case);
         }
     }
-}
-
-#[test]
-fn a_constant_input_gets_no_gradient() {
-    let x = Tensor::ones((1, 2, 4, 4), DType::F32, &Device::Cpu).unwrap();
-    let w = Var::ones((3, 2, 3, 3), DType::F32, &Device::Cpu).unwrap();
-    let y = convolution(&x, &w, None, 1, Activation::Relu).unwrap();
-    let store = y.sum_all().unwrap().backward().unwrap();
-    assert!(store.get(&w).is_some() && store.get(&x).is_none());
 }
 
 #[test]
 fn an_impossible_convolution_is_an_error() {
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
     let of = |x: &[usize], w: &[usize], padding| convolution(&ones(x), &ones(w), None, padding, Activation::Relu);
-    assert!(of(&[1, 2, 4, 4], &[3, 1, 3, 3], 1).is_err());
-    assert!(of(&[1, 2, 1, 1], &[3, 2, 3, 3], 0).is_err());
-    assert!(of(&[1, 2, 4, 4], &[3, 2, 3, 3], 3).is_err());
+    assert!(of(&[1, 4, 4, 2], &[3, 1, 3, 3], 1).is_err());
+    assert!(of(&[1, 1, 1, 2], &[3, 2, 3, 3], 0).is_err());
+    assert!(of(&[1, 4, 4, 2], &[3, 2, 3, 3], 3).is_err());
+    assert!(weight_gradient(&ones(&[1, 4, 4, 2]), &ones(&[1, 5, 4, 3]), 3, 1).is_err());
+    assert!(input_gradient(&ones(&[3, 2, 3, 3]), &ones(&[1, 4, 4, 4]), 1).is_err());
+    let bias = ones(&[2]);
+    assert!(convolution(&ones(&[1, 4, 4, 2]), &ones(&[3, 2, 3, 3]), Some(&bias), 1, Activation::Relu).is_err());
 }
 
 #[test]
@@ -78,16 +73,16 @@ fn batch_norm_agrees_with_pytorch() {
     let all = fixture("batch_norm");
     for case in cases(&all) {
         let get = |name: &str| &all[&format!("{case}.{name}")];
-        let var = |name: &str| Var::from_tensor(get(name)).unwrap();
-        let (x, gamma, beta) = (var("x"), var("gamma"), var("beta"));
+        let x = to_nhwc(get("x")).unwrap();
         let activation = if case.ends_with("relu") { Activation::Relu } else { Activation::Identity };
-        let (y, statistics) = batch_norm(&x, &gamma, &beta, 1e-5, activation).unwrap();
-        assert_close(&y, get("y"), 2e-5, case);
-        let found = gradients(&y, get("grad_y"), &[&x, &gamma, &beta]);
-        for (found, name) in found.iter().zip(["x", "gamma", "beta"]) {
-            assert_close(found, get(&format!("grad_{name}")), 2e-5, &format!("{case} gradient of {name}"));
-        }
-        let count = (x.elem_count() / x.dim(1).unwrap()) as f64;
+        let norm = BatchNorm { gamma: get("gamma"), beta: get("beta"), epsilon: 1e-5, activation };
+        let (y, statistics) = norm.forward(&x).unwrap();
+        assert_close(&to_nchw(&y).unwrap(), get("y"), 2e-5, case);
+        let found = norm.gradients(&x, &statistics, &to_nhwc(get("grad_y")).unwrap()).unwrap();
+        assert_close(&to_nchw(&found.x).unwrap(), get("grad_x"), 2e-5, &format!("{case} gradient of x"));
+        assert_close(&found.gamma, get("grad_gamma"), 2e-5, &format!("{case} gradient of gamma"));
+        assert_close(&found.beta, get("grad_beta"), 2e-5, &format!("{case} gradient of beta"));
+        let count = (x.elem_count() / x.dim(3).unwrap()) as f64;
         let blend = |before: &Tensor, new: &Tensor| ((before * 0.9).unwrap() + (new * 0.1).unwrap()).unwrap();
         let unbiased = (statistics.variance * (count / (count - 1.0))).unwrap();
         let mean = blend(get("running_mean_before"), &statistics.mean);
@@ -102,10 +97,12 @@ fn pooling_agrees_with_pytorch() {
     let all = fixture("pool");
     for case in cases(&all) {
         let get = |name: &str| &all[&format!("{case}.{name}")];
-        let x = Var::from_tensor(get("x")).unwrap();
+        let x = to_nhwc(get("x")).unwrap();
         let y = pool(&x, 2).unwrap();
-        assert_close(&y, get("y"), 1e-6, case);
-        assert_close(&gradients(&y, get("grad_y"), &[&x])[0], get("grad_x"), 1e-6, case);
+        assert_close(&to_nchw(&y).unwrap(), get("y"), 1e-6, case);
+        let (height, width) = (x.dim(1).unwrap(), x.dim(2).unwrap());
+        let found = pool_gradient(&to_nhwc(get("grad_y")).unwrap(), height, width).unwrap();
+        assert_close(&to_nchw(&found).unwrap(), get("grad_x"), 1e-6, case);
     }
 }
 
@@ -113,9 +110,10 @@ fn pooling_agrees_with_pytorch() {
 fn space_to_depth_agrees_with_pytorch() {
     let all = fixture("space_to_depth");
     for case in cases(&all) {
-        let y = space_to_depth(&all[&format!("{case}.x")]).unwrap();
-        assert_close(&y, &all[&format!("{case}.y")], 0.0, case);
+        let y = space_to_depth(&to_nhwc(&all[&format!("{case}.x")]).unwrap()).unwrap();
+        assert_close(&to_nchw(&y).unwrap(), &all[&format!("{case}.y")], 0.0, case);
     }
+    assert!(space_to_depth(&Tensor::ones((1, 3, 4, 1), DType::F32, &Device::Cpu).unwrap()).is_err());
 }
 
 #[test]
@@ -123,13 +121,13 @@ fn cross_entropy_agrees_with_pytorch() {
     let all = fixture("cross_entropy");
     for case in cases(&all) {
         let get = |name: &str| &all[&format!("{case}.{name}")];
-        let logits = Var::from_tensor(get("logits")).unwrap();
         let labels = get("labels").to_dtype(DType::U32).unwrap();
-        let loss = candle_nn::loss::cross_entropy(&logits, &labels).unwrap();
-        assert_close(&loss.reshape(1).unwrap(), get("loss"), 1e-6, case);
-        let store = loss.backward().unwrap();
-        assert_close(store.get(&logits).unwrap(), get("grad_logits"), 1e-6, case);
+        let loss = cross_entropy(get("logits"), &labels).unwrap();
+        assert_close(&loss.mean.reshape(1).unwrap(), get("loss"), 1e-6, case);
+        assert_close(&loss.gradient, get("grad_logits"), 1e-6, case);
     }
+    let logits = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
+    assert!(cross_entropy(&logits, &Tensor::new(&[0u32, 3], &Device::Cpu).unwrap()).is_err());
 }
 
 /// Random values with a fixed seed.
@@ -139,83 +137,192 @@ fn noise(shape: &[usize], seed: u64) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// Result and gradients of one function in f32 and of another in f64, for the same inputs.
-fn compare(
-    inputs: &[Tensor],
-    ours: impl Fn(&[Var]) -> Result<Tensor>,
-    reference: impl Fn(&[Var]) -> Result<Tensor>,
-    tolerance: f64,
-    what: &str,
-) {
-    let run = |dtype: DType, f: &dyn Fn(&[Var]) -> Result<Tensor>| {
-        let variables: Vec<Var> =
-            inputs.iter().map(|x| Var::from_tensor(&x.to_dtype(dtype).unwrap()).unwrap()).collect();
-        let y = f(&variables).unwrap();
-        let grad = noise(y.dims(), 99).to_dtype(dtype).unwrap();
-        let references: Vec<&Var> = variables.iter().collect();
-        let mut all = gradients(&y, &grad, &references);
-        all.push(y);
-        all
+/// The result of a function of tensors and its gradients, by candle's backward pass, for a given gradient of the result.
+fn by_candle(inputs: &[Tensor], grad: &Tensor, f: impl Fn(&[Var]) -> Result<Tensor>) -> Vec<Tensor> {
+    let variables: Vec<Var> = inputs.iter().map(|x| Var::from_tensor(x).unwrap()).collect();
+    let y = f(&variables).unwrap();
+    let store = (&y * grad).unwrap().sum_all().unwrap().backward().unwrap();
+    let mut all = vec![y];
+    all.extend(variables.iter().map(|variable| store.get(variable).unwrap().clone()));
+    all
+}
+
+/// Fails unless each tensor agrees with its reference in double precision, by the root mean square of the difference
+/// relative to that of the reference.
+#[track_caller]
+fn assert_near(found: &[Tensor], expected: &[Tensor], tolerance: f64, what: &str) {
+    let mean_square = |tensor: &Tensor| -> f64 {
+        tensor.to_dtype(DType::F64).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar().unwrap()
     };
-    let (found, expected) = (run(DType::F32, &ours), run(DType::F64, &reference));
-    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
-        assert_close(found, expected, tolerance, &format!("{what}, tensor {at}"));
+    assert_eq!(found.len(), expected.len());
+    for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.dims(), expected.dims(), "{what}, tensor {at}");
+        let difference = (found.to_dtype(DType::F64).unwrap() - expected).unwrap();
+        let error = (mean_square(&difference) / mean_square(expected).max(1e-12)).sqrt();
+        assert!(error <= tolerance, "{what}, tensor {at}: relative error {error:.1e}");
     }
+}
+
+fn single(tensor: &Tensor) -> Tensor {
+    tensor.to_dtype(DType::F32).unwrap()
+}
+
+/// The convolution's result, bias gradient included, and its gradients, against candle's in double precision.
+fn check_convolution(
+    x: &[usize],
+    outputs: usize,
+    kernel: usize,
+    padding: usize,
+    relu: bool,
+    seed: u64,
+    tolerance: f64,
+) {
+    let (x, w) = (noise(x, seed), noise(&[outputs, x[3], kernel, kernel], seed ^ 1));
+    let b = noise(&[outputs], seed ^ 2);
+    let activation = if relu { Activation::Relu } else { Activation::Identity };
+    let reference = |v: &[Var]| {
+        let y = to_nchw(&v[0])?.conv2d(&v[1], padding, 1, 1, 1)?;
+        let y = to_nhwc(&y)?.broadcast_add(&v[2])?;
+        if relu { y.relu() } else { Ok(y) }
+    };
+    let y = convolution(&single(&x), &single(&w), Some(&single(&b)), padding, activation).unwrap();
+    let grad = noise(y.dims(), 99);
+    let expected = by_candle(&[x.clone(), w.clone(), b], &grad, reference);
+    let passing = if relu { y.clone() } else { y.ones_like().unwrap() };
+    let (passed, bias_grad) = bias_relu_gradients(&passing, &single(&grad)).unwrap();
+    let x_grad = input_gradient(&single(&w), &passed, padding).unwrap();
+    let w_grad = weight_gradient(&single(&x), &passed, kernel, padding).unwrap();
+    let what = format!("convolution of {:?} with {:?} and padding {padding}", x.dims(), w.dims());
+    assert_near(&[y, x_grad, w_grad, bias_grad], &expected, tolerance, &what);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn convolution_agrees_with_candle_in_double_precision(
-        batch in 1usize..4, inputs in 1usize..20, outputs in 1usize..20, height in 3usize..12, width in 3usize..12,
-        padding in 0usize..3, relu in any::<bool>(), seed in any::<u64>(),
+    fn tiled_convolution_agrees_with_candle_in_double_precision(
+        batch in 1usize..4, inputs in 1usize..40, outputs in 1usize..40, height in 1usize..20, width in 1usize..20,
+        seed in any::<u64>(),
     ) {
-        let tensors = [noise(&[batch, inputs, height, width], seed), noise(&[outputs, inputs, 3, 3], seed ^ 1), noise(&[outputs], seed ^ 2)];
-        let activation = if relu { Activation::Relu } else { Activation::Identity };
-        compare(
-            &tensors,
-            |v| convolution(&v[0], &v[1], Some(&v[2]), padding, activation),
-            |v| {
-                let y = v[0].conv2d(&v[1], padding, 1, 1, 1)?.broadcast_add(&v[2].reshape((1, (), 1, 1))?)?;
-                if relu { y.relu() } else { Ok(y) }
-            },
-            1e-5,
-            "convolution",
-        );
+        check_convolution(&[batch, height, width, inputs], outputs, 3, 1, false, seed, 1e-5);
+    }
+
+    #[test]
+    fn unfolded_convolution_agrees_with_candle_in_double_precision(
+        batch in 1usize..4, inputs in 1usize..20, outputs in 1usize..20, height in 5usize..12, width in 5usize..12,
+        kernel in 1usize..6, padding in 0usize..5, relu in any::<bool>(), seed in any::<u64>(),
+    ) {
+        prop_assume!(padding < kernel && (kernel, padding) != (3, 1));
+        check_convolution(&[batch, height, width, inputs], outputs, kernel, padding, relu, seed, 1e-5);
     }
 
     #[test]
     fn batch_norm_agrees_with_candle_in_double_precision(
-        batch in 1usize..6, channels in 1usize..9, height in 1usize..7, width in 1usize..7, seed in any::<u64>(),
+        batch in 1usize..6, channels in 1usize..40, height in 1usize..7, width in 1usize..7, seed in any::<u64>(),
     ) {
         // A single value a channel has no variance: its gradient is a rounding error times 1 / sqrt(epsilon).
-        prop_assume!(batch * height * width > 1);
-        let tensors = [noise(&[batch, channels, height, width], seed), noise(&[channels], seed ^ 1), noise(&[channels], seed ^ 2)];
-        compare(
-            &tensors,
-            |v| Ok(batch_norm(&v[0], &v[1], &v[2], 1e-3, Activation::Identity)?.0),
-            |v| {
-                let centred = v[0].broadcast_sub(&v[0].mean_keepdim((0, 2, 3))?)?;
-                let deviation = (centred.sqr()?.mean_keepdim((0, 2, 3))? + 1e-3)?.sqrt()?;
-                let row = |v: &Var| v.reshape((1, (), 1, 1));
-                centred.broadcast_div(&deviation)?.broadcast_mul(&row(&v[1])?)?.broadcast_add(&row(&v[2])?)
-            },
-            1e-4,
-            "batch norm",
-        );
+        prop_assume!(batch * height * width > 2);
+        let tensors = [noise(&[batch, height, width, channels], seed), noise(&[channels], seed ^ 1), noise(&[channels], seed ^ 2)];
+        let grad = noise(tensors[0].dims(), 99);
+        let expected = by_candle(&tensors, &grad, |v| {
+            let centred = v[0].broadcast_sub(&v[0].mean_keepdim((0, 1, 2))?)?;
+            let deviation = (centred.sqr()?.mean_keepdim((0, 1, 2))? + 1e-3)?.sqrt()?;
+            centred.broadcast_div(&deviation)?.broadcast_mul(&v[1])?.broadcast_add(&v[2])
+        });
+        let [x, gamma, beta] = tensors.map(|tensor| single(&tensor));
+        let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-3, activation: Activation::Identity };
+        let (y, statistics) = norm.forward(&x).unwrap();
+        let found = norm.gradients(&x, &statistics, &single(&grad)).unwrap();
+        assert_near(&[y, found.x, found.gamma, found.beta], &expected, 1e-4, "batch norm");
     }
 }
 
 #[test]
-fn large_feature_maps_are_unfolded_in_tiles_without_a_seam() {
-    // 40 channels at 96 x 90 need several tiles an image.
-    let tensors = [noise(&[1, 40, 96, 90], 5), noise(&[3, 40, 3, 3], 6)];
-    compare(
-        &tensors,
-        |v| convolution(&v[0], &v[1], None, 1, Activation::Identity),
-        |v| v[0].conv2d(&v[1], 1, 1, 1, 1),
-        1e-5,
-        "tiles",
+fn wide_and_deep_convolutions_agree_with_candle_in_double_precision() {
+    // Rows of tiles that are longer than a part, several parts an image, and several images a part.
+    check_convolution(&[1, 13, 210, 5], 7, 3, 1, false, 1, 1e-5);
+    check_convolution(&[2, 40, 36, 33], 18, 3, 1, true, 2, 1e-4);
+    check_convolution(&[40, 4, 5, 20], 64, 3, 1, false, 3, 1e-5);
+    check_convolution(&[3, 8, 8, 300], 260, 3, 1, false, 4, 1e-5);
+    check_convolution(&[1, 96, 90, 40], 3, 5, 2, false, 5, 1e-5);
+}
+
+#[test]
+fn gradients_agree_with_finite_differences() {
+    let (x, w, grad) = (noise(&[2, 5, 6, 3], 1), noise(&[4, 3, 3, 3], 2), noise(&[2, 5, 6, 4], 3));
+    // The loss is linear in the input and in the weights, so that a difference of any width is exact.
+    let loss = |x: &Tensor, w: &Tensor| -> f64 {
+        let y = convolution(x, w, None, 1, Activation::Identity).unwrap();
+        (y * &grad).unwrap().sum_all().unwrap().to_scalar().unwrap()
+    };
+    let slope = |at: usize, of: &Tensor, loss: &dyn Fn(&Tensor) -> f64| {
+        let mut values: Vec<f64> = of.flatten_all().unwrap().to_vec1().unwrap();
+        values[at] += 1.0;
+        loss(&Tensor::from_vec(values, of.shape(), &Device::Cpu).unwrap()) - loss(of)
+    };
+    let values = |tensor: &Tensor| -> Vec<f32> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
+    let found = values(&weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap());
+    for at in 0..found.len() {
+        assert!((f64::from(found[at]) - slope(at, &w, &|w| loss(&x, w))).abs() < 1e-4, "weight {at}");
+    }
+    let found = values(&input_gradient(&single(&w), &single(&grad), 1).unwrap());
+    for at in 0..found.len() {
+        assert!((f64::from(found[at]) - slope(at, &x, &|x| loss(x, &w))).abs() < 1e-4, "input {at}");
+    }
+}
+
+#[test]
+fn other_types_are_computed_by_candle_and_agree() {
+    let (x, w, grad) = (noise(&[2, 6, 4, 3], 1), noise(&[4, 3, 3, 3], 2), noise(&[2, 6, 4, 4], 3));
+    let close = |found: Tensor, expected: Tensor| assert_near(&[single(&found)], &[expected], 1e-5, "fallback");
+    close(weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap(), weight_gradient(&x, &grad, 3, 1).unwrap());
+    close(input_gradient(&single(&w), &single(&grad), 1).unwrap(), input_gradient(&w, &grad, 1).unwrap());
+    close(
+        pool_gradient(&single(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap()), 5, 7).unwrap(),
+        pool_gradient(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap(), 5, 7).unwrap(),
     );
+    close(space_to_depth(&single(&x)).unwrap(), space_to_depth(&x).unwrap());
+    close(pool(&single(&x), 2).unwrap(), pool(&x, 2).unwrap());
+    let (logits, labels) = (noise(&[4, 7], 5), Tensor::new(&[0u32, 6, 3, 3], &Device::Cpu).unwrap());
+    let (ours, theirs) = (cross_entropy(&single(&logits), &labels).unwrap(), cross_entropy(&logits, &labels).unwrap());
+    close(ours.mean, theirs.mean);
+    close(ours.gradient, theirs.gradient);
+    let (gamma, beta) = (noise(&[4], 6), noise(&[4], 7));
+    let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5, activation: Activation::Relu };
+    let (gamma, beta) = (single(&gamma), single(&beta));
+    let ours = BatchNorm { gamma: &gamma, beta: &beta, ..norm };
+    let of = |norm: &BatchNorm<'_>, x: &Tensor, grad: &Tensor| {
+        let (y, statistics) = norm.forward(x).unwrap();
+        let found = norm.gradients(x, &statistics, grad).unwrap();
+        vec![y, found.x, found.gamma, found.beta]
+    };
+    let x = noise(&[2, 6, 4, 4], 8);
+    assert_near(&of(&ours, &single(&x), &single(&grad)), &of(&norm, &x, &grad), 1e-5, "batch norm");
+    let [weight, velocity] = [&w, &w].map(|w| (Var::from_tensor(&single(w)).unwrap(), Var::from_tensor(w).unwrap()));
+    let settings = Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-3 };
+    descend(&weight.0, &velocity.0, &single(&w), settings).unwrap();
+    descend(&weight.1, &velocity.1, &w, settings).unwrap();
+    close(weight.0.as_detached_tensor(), weight.1.as_detached_tensor());
+    close(velocity.0.as_detached_tensor(), velocity.1.as_detached_tensor());
+}
+
+#[test]
+fn what_is_not_a_number_stays_so() {
+    let x = Tensor::full(f32::NAN, (1, 4, 4, 2), &Device::Cpu).unwrap();
+    let w = single(&noise(&[3, 2, 3, 3], 1));
+    let y: Vec<f32> = convolution(&x, &w, None, 1, Activation::Relu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    assert!(y.iter().all(|value| value.is_nan()));
+}
+
+#[test]
+fn the_same_input_gives_the_same_bits() {
+    let (x, w, grad) =
+        (single(&noise(&[9, 16, 16, 24], 1)), single(&noise(&[32, 24, 3, 3], 2)), single(&noise(&[9, 16, 16, 32], 3)));
+    let run = || {
+        let y = convolution(&x, &w, None, 1, Activation::Relu).unwrap();
+        let gradients = [weight_gradient(&x, &grad, 3, 1).unwrap(), input_gradient(&w, &grad, 1).unwrap()];
+        [&y, &gradients[0], &gradients[1]].map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+    };
+    let first = run();
+    (0..5).for_each(|_| assert!(run() == first));
 }

@@ -136,7 +136,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         let (old, new) = (manifests(&[]), manifests(&[setting]));
         old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old.key() != new.key()).map(|(at, _)| at).collect()
     };
-    let all: [(&str, &[usize]); 32] = [
+    let all: [(&str, &[usize]); 33] = [
         ("seed=1", &[1, 2, 3]),
         ("data.source=folder", &[0]),
         ("data.size=34", &[0, 1, 2, 3]),
@@ -168,6 +168,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         ("features.dtype=f32", &[1, 2, 3]),
         ("features.shard_mib=3", &[0, 1, 2, 3]),
         ("training.evaluate_every=3", &[]),
+        ("training.checkpoint_minutes=0.5", &[]),
         ("cache=elsewhere", &[]),
     ];
     for (setting, expected) in all {

@@ -95,6 +95,43 @@ impl Space {
         all.sort();
         all
     }
+
+    /// The same, with records that say nothing of time and have no seal.
+    pub fn results(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let timeless = |(path, bytes): (PathBuf, Vec<u8>)| {
+            if !path.ends_with("record.json") {
+                return (path, bytes);
+            }
+            let mut record: Value = serde_json::from_slice(&bytes).unwrap();
+            forget_times(&mut record);
+            record.as_object_mut().unwrap().remove("blake3");
+            (path, record.to_string().into_bytes())
+        };
+        self.files(name).into_iter().map(timeless).collect()
+    }
+
+    /// Fails unless a folder holds just these results.
+    #[track_caller]
+    pub fn same_results(&self, name: &str, expected: &[(PathBuf, Vec<u8>)], when: &str) {
+        let found = self.results(name);
+        let names = |files: &[(PathBuf, Vec<u8>)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found), names(expected), "{when}");
+        for ((path, found), (_, expected)) in found.iter().zip(expected) {
+            assert!(found == expected, "{} differs, {when}", path.display());
+        }
+    }
+}
+
+/// Removes what a record says of time, at any depth.
+fn forget_times(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.remove("seconds");
+            fields.values_mut().for_each(forget_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_times),
+        _ => {}
+    }
 }
 
 fn collect(root: &Path, folder: &Path, all: &mut Vec<(PathBuf, Vec<u8>)>) {

@@ -1,9 +1,9 @@
 //! Whole training steps of a stage agree with PyTorch: gradients, two steps of the optimiser, evaluation.
 
 use crate::operations::{assert_close, fixture};
-use candle_core::{DType, Device, Tensor};
-use candle_nn::loss::cross_entropy;
-use greedy::network::{FrozenBlock, Mode, StageNetwork};
+use candle_core::{DType, Device, Tensor, Var};
+use greedy::network::StageNetwork;
+use greedy::ops::{Descent, cross_entropy, descend, to_nchw, to_nhwc};
 use greedy::pipeline::{self, Shape, Training};
 use greedy::random::{Purpose, Stream};
 use greedy::training::Sgd;
@@ -36,14 +36,15 @@ fn check(k: usize, batch_norm: bool) {
     assert_eq!(before.len(), variables.iter().count(), "a variable has no counterpart");
 
     let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
+    let x = to_nhwc(&all["x"]).unwrap();
     let labels = all["labels"].to_dtype(DType::U32).unwrap();
     for step in 0..2 {
-        let logits = network.forward(&all["x"], Mode::Train).unwrap();
+        let (logits, pass) = network.train(&x).unwrap();
         let loss = cross_entropy(&logits, &labels).unwrap();
-        let gradients = loss.backward().unwrap();
+        let gradients = network.gradients(&pass, &loss.gradient).unwrap();
         if step == 0 {
             assert_close(&logits, &all["logits"], 1e-5, "logits");
-            assert_close(&loss.reshape(1).unwrap(), &all["loss"], 1e-5, "loss");
+            assert_close(&loss.mean.reshape(1).unwrap(), &all["loss"], 1e-5, "loss");
             for (name, variable) in variables.parameters() {
                 assert_close(gradients.get(variable).unwrap(), &all[&format!("grad.{name}")], 1e-5, name);
             }
@@ -53,11 +54,10 @@ fn check(k: usize, batch_norm: bool) {
     for (name, variable) in variables.iter() {
         assert_close(variable, &all[&format!("after.{name}")], 2e-5, name);
     }
-    let features = network.block.forward(&all["x"], Mode::Evaluate).unwrap();
-    assert_close(&features, &all["eval.features"], 2e-5, "features");
-    let frozen = FrozenBlock::new(&network.block).unwrap().forward(&all["x"]).unwrap();
-    assert_close(&frozen, &all["eval.features"], 2e-5, "frozen features");
-    assert_close(&network.forward(&all["x"], Mode::Evaluate).unwrap(), &all["eval.logits"], 5e-5, "logits after");
+    let features = network.block.frozen().unwrap().forward(&x).unwrap();
+    assert_close(&to_nchw(&features).unwrap(), &all["eval.features"], 2e-5, "features");
+    let logits = network.auxiliary.frozen().unwrap().forward(&features).unwrap();
+    assert_close(&logits, &all["eval.logits"], 5e-5, "logits after");
 }
 
 #[test]
@@ -81,23 +81,12 @@ fn a_step_with_k_3_agrees_with_pytorch() {
 #[test]
 fn the_optimiser_agrees_with_pytorch_step_by_step() {
     let all = fixture("sgd");
-    let mut draw = Stream::new(Purpose::Weights, 0, (1, 0));
-    let network = StageNetwork::new(&stage(1, false), 5, &mut draw, &Device::Cpu).unwrap();
-    // Any two-dimensional parameter serves: here a corner of the linear layer's weights.
-    let variables = network.variables();
-    let (name, weight) = variables.parameters().find(|(name, _)| name.ends_with("linear.weight")).unwrap();
-    let padded = |corner: &Tensor| {
-        let (rows, columns) = corner.dims2().unwrap();
-        let (all_rows, all_columns) = weight.dims2().unwrap();
-        corner.pad_with_zeros(0, 0, all_rows - rows).unwrap().pad_with_zeros(1, 0, all_columns - columns).unwrap()
-    };
-    weight.set(&padded(&all["parameter.0"])).unwrap();
-    let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
+    let weight = Var::from_tensor(&all["parameter.0"]).unwrap();
+    let velocity = Var::from_tensor(&weight.zeros_like().unwrap()).unwrap();
+    let settings = Descent { rate: 0.1, momentum: 0.9, weight_decay: 5e-4 };
     for step in 1..=4 {
-        let loss = (weight.as_tensor() * padded(&all[&format!("gradient.{step}")])).unwrap().sum_all().unwrap();
-        sgd.step(&loss.backward().unwrap(), 0.1).unwrap();
-        assert_close(weight, &padded(&all[&format!("parameter.{step}")]), 1e-6, "weight");
-        let state: HashMap<String, Tensor> = sgd.state().into_iter().collect();
-        assert_close(&state[&format!("velocity.{name}")], &padded(&all[&format!("momentum.{step}")]), 1e-6, "velocity");
+        descend(&weight, &velocity, &all[&format!("gradient.{step}")], settings).unwrap();
+        assert_close(&weight, &all[&format!("parameter.{step}")], 1e-6, "weight");
+        assert_close(&velocity, &all[&format!("momentum.{step}")], 1e-6, "velocity");
     }
 }

@@ -1,0 +1,213 @@
+//! Products of the many small matrices of a Winograd convolution, in vector registers and without packing.
+//!
+//! A general matrix product copies its operands into an order that suits it, which costs as much as the product itself
+//! where a matrix has a few dozen columns. Here they are already in that order.
+
+use pulp::Simd;
+
+/// Columns are worked on in blocks of this many, whatever the vectors of the machine.
+pub(super) const BLOCK: usize = 16;
+
+/// The least multiple of [`BLOCK`] that holds so many channels.
+pub(super) fn padded(channels: usize) -> usize {
+    channels.next_multiple_of(BLOCK)
+}
+
+/// A matrix whose values are taken one at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Left<'a> {
+    pub values: &'a [f32],
+    pub rows: usize,
+    pub columns: usize,
+    pub row_stride: usize,
+    pub column_stride: usize,
+}
+
+/// A matrix whose rows are taken a block of [`BLOCK`] columns at a time.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub values: &'a [f32],
+    pub blocks: usize,
+    /// Values between neighbouring rows of a block.
+    pub row_stride: usize,
+    /// Values between the starts of neighbouring blocks.
+    pub block_stride: usize,
+}
+
+/// `out = a b`, or `out += a b` with `add`; the rows of `out` lie `stride` values apart and hold whole blocks.
+///
+/// # Panics
+/// When a matrix exceeds its slice.
+#[inline(always)]
+pub(super) fn multiply<S: Simd>(simd: S, a: Left<'_>, b: Right<'_>, out: &mut [f32], stride: usize, add: bool) {
+    if a.rows == 0 || b.blocks == 0 {
+        return;
+    }
+    let depth = a.columns.saturating_sub(1);
+    assert!(
+        (a.rows - 1) * a.row_stride + depth * a.column_stride < a.values.len(),
+        "the left matrix exceeds its slice"
+    );
+    assert!(
+        (b.blocks - 1) * b.block_stride + depth * b.row_stride + BLOCK <= b.values.len(),
+        "the right matrix exceeds its slice"
+    );
+    assert!((a.rows - 1) * stride + b.blocks * BLOCK <= out.len(), "the product exceeds its slice");
+    // SAFETY: the asserts keep inside the slices what rows below `a.rows` and blocks below `b.blocks` reach.
+    unsafe {
+        match S::F32_LANES {
+            16 => over_blocks::<S, 2, 12, 4, 2, 1>(simd, a, b, out.as_mut_ptr(), stride, add),
+            8 => over_blocks::<S, 1, 6, 2, 2, 2>(simd, a, b, out.as_mut_ptr(), stride, add),
+            4 => over_blocks::<S, 1, 6, 2, 4, 4>(simd, a, b, out.as_mut_ptr(), stride, add),
+            _ => over_blocks::<S, 1, 2, 1, 16, 16>(simd, a, b, out.as_mut_ptr(), stride, add),
+        }
+    }
+}
+
+/// Goes over the blocks, `AT_ONCE` and then one at a time; those take `VECTORS` and `LAST` vectors.
+#[inline(always)]
+unsafe fn over_blocks<
+    S: Simd,
+    const AT_ONCE: usize,
+    const MANY: usize,
+    const FEW: usize,
+    const VECTORS: usize,
+    const LAST: usize,
+>(
+    simd: S,
+    a: Left<'_>,
+    b: Right<'_>,
+    out: *mut f32,
+    stride: usize,
+    add: bool,
+) {
+    let mut block = 0;
+    while block < b.blocks {
+        let at_once = if block + AT_ONCE <= b.blocks { AT_ONCE } else { 1 };
+        // SAFETY: the caller vouches for all blocks of the matrix.
+        unsafe {
+            let right = b.values.as_ptr().add(block * b.block_stride);
+            let out = out.add(block * BLOCK);
+            if at_once == AT_ONCE {
+                over_rows::<S, MANY, FEW, VECTORS>(simd, a, (right, b), out, stride, add);
+            } else {
+                over_rows::<S, MANY, FEW, LAST>(simd, a, (right, b), out, stride, add);
+            }
+        }
+        block += at_once;
+    }
+}
+
+/// Goes over the rows, `MANY`, then `FEW`, then one at a time.
+#[inline(always)]
+unsafe fn over_rows<S: Simd, const MANY: usize, const FEW: usize, const VECTORS: usize>(
+    simd: S,
+    a: Left<'_>,
+    b: (*const f32, Right<'_>),
+    out: *mut f32,
+    stride: usize,
+    add: bool,
+) {
+    let mut row = 0;
+    while row < a.rows {
+        // SAFETY: the caller vouches for all rows of the matrix, and no more are taken than are left.
+        unsafe {
+            let left = a.values.as_ptr().add(row * a.row_stride);
+            let out = out.add(row * stride);
+            row += match a.rows - row {
+                left_over if left_over >= MANY => {
+                    in_registers::<S, MANY, VECTORS>(simd, (left, a), b, out, stride, add)
+                }
+                left_over if left_over >= FEW => in_registers::<S, FEW, VECTORS>(simd, (left, a), b, out, stride, add),
+                _ => in_registers::<S, 1, VECTORS>(simd, (left, a), b, out, stride, add),
+            };
+        }
+    }
+}
+
+/// `ROWS` rows of `VECTORS` vectors, summed in registers. Gives the number of rows.
+#[inline(always)]
+unsafe fn in_registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    (left, a): (*const f32, Left<'_>),
+    (right, b): (*const f32, Right<'_>),
+    out: *mut f32,
+    stride: usize,
+    add: bool,
+) -> usize {
+    let in_block = BLOCK / S::F32_LANES;
+    let mut sums = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+    // SAFETY: the caller vouches for `ROWS` rows, all columns of `a`, and the blocks that `VECTORS` vectors fill.
+    unsafe {
+        for k in 0..a.columns {
+            let mut row = [simd.splat_f32s(0.0); VECTORS];
+            for at in 0..VECTORS {
+                let place = k * b.row_stride + at / in_block * b.block_stride + at % in_block * S::F32_LANES;
+                row[at] = right.add(place).cast::<S::f32s>().read_unaligned();
+            }
+            for at in 0..ROWS {
+                let factor = simd.splat_f32s(*left.add(at * a.row_stride + k * a.column_stride));
+                for vector in 0..VECTORS {
+                    sums[at][vector] = simd.mul_add_e_f32s(factor, row[vector], sums[at][vector]);
+                }
+            }
+        }
+        for at in 0..ROWS {
+            for vector in 0..VECTORS {
+                let out = out.add(at * stride + vector * S::F32_LANES).cast::<S::f32s>();
+                let sum = sums[at][vector];
+                out.write_unaligned(if add { simd.add_f32s(out.read_unaligned(), sum) } else { sum });
+            }
+        }
+    }
+    ROWS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::{Arch, Scalar, WithSimd};
+
+    struct Product<'a>(Left<'a>, Right<'a>, &'a mut [f32], usize, bool);
+
+    impl WithSimd for Product<'_> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, simd: S) {
+            let Self(a, b, out, stride, add) = self;
+            multiply(simd, a, b, out, stride, add);
+        }
+    }
+
+    #[test]
+    fn agrees_with_the_definition_for_all_numbers_of_rows_and_blocks() {
+        let value = |at: usize| (at * 7 % 11) as f32 - 5.0;
+        for (rows, depth, blocks) in (1..30).flat_map(|rows| [(rows, 5, 1), (rows, 9, 2), (rows, 3, 5), (rows, 0, 2)]) {
+            let (row_stride, out_stride) = (depth + 3, blocks * BLOCK + 4);
+            let a: Vec<f32> = (0..rows * row_stride + depth).map(value).collect();
+            let b: Vec<f32> = (0..blocks * (depth + 1) * BLOCK).map(value).collect();
+            let left = Left { values: &a, rows, columns: depth, row_stride, column_stride: 1 };
+            let right = Right { values: &b, blocks, row_stride: BLOCK, block_stride: depth * BLOCK };
+            let expected = |row: usize, column: usize| -> f32 {
+                let at = |k: usize| column / BLOCK * right.block_stride + k * BLOCK + column % BLOCK;
+                (0..depth).map(|k| a[row * row_stride + k] * b[at(k)]).sum()
+            };
+            for (add, scalar) in [(false, false), (true, false), (true, true)] {
+                let mut out = vec![2.0; rows * out_stride];
+                let product = Product(left, right, &mut out, out_stride, add);
+                if scalar {
+                    product.with_simd(Scalar)
+                } else {
+                    Arch::new().dispatch(product)
+                }
+                for (at, &found) in out.iter().enumerate() {
+                    let (row, column) = (at / out_stride, at % out_stride);
+                    let inside = column < blocks * BLOCK;
+                    let before = if !inside || add { 2.0 } else { 0.0 };
+                    assert_eq!(found, before + if inside { expected(row, column) } else { 0.0 });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! 3x3 convolution with padding 1 on images in NHWC order, by Winograd's minimal filtering, forward and backward.
+//!
+//! Tiles of 6x6 inputs that overlap by two are transformed, one small matrix product is made for each of the 36 points,
+//! and the results are transformed back. A few dozen tiles are worked on at a time, so that all of it stays in the cache.
+
+use super::channels::{load, store};
+use super::cpu::build_parts;
+use super::geometry::{Finish, Images};
+use super::panels::{BLOCK, Left, Right, multiply, padded};
+use super::tiles::{Map, Slabs};
+use super::transforms::{Gradient, INPUTS, Input, Kernel, KernelGradient, OUTPUTS, Output, POINTS, on_both_sides};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Values along a side of a kernel.
+const SIDE: usize = 3;
+/// Values of a kernel.
+const TAPS: usize = SIDE * SIDE;
+
+/// Values of the weight gradient's sums that all threads hold together at most: 256 MiB.
+const SUMS: usize = 1 << 26;
+
+thread_local! {
+    /// Transformed tiles; kept, so that a step allocates none.
+    static TRANSFORMED: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// Kernels \[output, input, 3, 3\], or the same ones as the gradient of the input sees them.
+#[derive(Clone, Copy)]
+pub(super) struct Kernels<'a> {
+    values: &'a [f32],
+    inputs: usize,
+    outputs: usize,
+    turned: bool,
+}
+
+impl<'a> Kernels<'a> {
+    /// Kernels \[outputs, inputs, 3, 3\].
+    pub fn new(values: &'a [f32], outputs: usize, inputs: usize) -> Self {
+        Self { values, inputs, outputs, turned: false }
+    }
+
+    /// Turned by half a turn, with inputs and outputs exchanged: the convolution that takes a gradient of the outputs to
+    /// that of the inputs.
+    pub fn turned(self) -> Self {
+        Self { inputs: self.outputs, outputs: self.inputs, turned: true, ..self }
+    }
+
+    fn value(&self, output: usize, input: usize, tap: usize) -> f32 {
+        match self.turned {
+            false => self.values[(output * self.inputs + input) * TAPS + tap],
+            true => self.values[(input * self.outputs + output) * TAPS + TAPS - 1 - tap],
+        }
+    }
+
+    /// Transforms all kernels: \[block of outputs, point, input, output in block\].
+    fn transformed(&self) -> Vec<f32> {
+        let block = POINTS * self.inputs * BLOCK;
+        build_parts(&vec![block; self.outputs.div_ceil(BLOCK)], |block, out| {
+            Arch::new().dispatch(TransformKernels { kernels: self, first: block * BLOCK, out });
+        })
+    }
+}
+
+struct TransformKernels<'a> {
+    kernels: &'a Kernels<'a>,
+    /// The first output of the block.
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for TransformKernels<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { kernels, first, out } = self;
+        let mut taps = [[0.0; BLOCK]; TAPS];
+        for at in 0..kernels.inputs {
+            for (tap, values) in taps.iter_mut().enumerate() {
+                for (output, value) in (first..kernels.outputs).zip(values) {
+                    *value = kernels.value(output, at, tap);
+                }
+            }
+            for lane in (0..BLOCK).step_by(S::F32_LANES) {
+                let mut square = [[simd.splat_f32s(0.0); SIDE]; SIDE];
+                for (tap, values) in taps.iter().enumerate() {
+                    square[tap / SIDE][tap % SIDE] = load(simd, &values[lane..][..S::F32_LANES]);
+                }
+                let square = on_both_sides::<Kernel, S, SIDE, INPUTS>(simd, &square);
+                for point in 0..POINTS {
+                    let out = &mut out[(point * kernels.inputs + at) * BLOCK + lane..][..S::F32_LANES];
+                    store(simd, out, square[point / INPUTS][point % INPUTS]);
+                }
+            }
+        }
+    }
+}
+
+/// Convolves `x` \[batch, height, width, inputs\] with kernels: \[batch, height, width, outputs\].
+pub(super) fn convolve(images: Images, x: &[f32], kernels: Kernels<'_>, finish: Finish<'_>) -> Vec<f32> {
+    let transformed = kernels.transformed();
+    let zeros = vec![0.0; kernels.inputs];
+    let x = Map::new(x, kernels.inputs, &zeros);
+    let parts = images.parts();
+    let pixel_rows = |rows: &Range<usize>| rows.clone().map(|row| images.pixel_rows(row).1).sum::<usize>();
+    let lengths: Vec<usize> = parts.iter().map(|rows| pixel_rows(rows) * images.width * kernels.outputs).collect();
+    build_parts(&lengths, |part, out| {
+        let rows = parts[part].clone();
+        let work = Forward { images, rows, x, kernels: &transformed, outputs: kernels.outputs, finish, out };
+        TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
+    })
+}
+
+/// The convolution of some rows of tiles.
+struct Forward<'a> {
+    images: Images,
+    rows: Range<usize>,
+    x: Map<'a>,
+    /// Transformed.
+    kernels: &'a [f32],
+    outputs: usize,
+    finish: Finish<'a>,
+    out: &'a mut [f32],
+}
+
+/// Work with buffers for transformed tiles.
+struct WithBuffers<'a, W>(W, &'a mut [Vec<f32>; 2]);
+
+impl WithSimd for WithBuffers<'_, Forward<'_>> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(mut work, [first, second]) = self;
+        let tiles = work.rows.len() * work.images.tile_columns();
+        let (before, after) = (Slabs::new(tiles, work.x.channels()), Slabs::new(tiles, work.outputs));
+        let (inputs, sums) = (before.fit(first), after.fit(second));
+        before.fill::<Input, S, INPUTS>(simd, inputs, (work.images, work.rows.start), (work.x, 1));
+        let depth = work.x.channels();
+        for point in 0..POINTS {
+            let values = &inputs[point * before.stride()..];
+            let left = Left { values, rows: tiles, columns: depth, row_stride: before.channels(), column_stride: 1 };
+            let values = &work.kernels[point * depth * BLOCK..];
+            let blocks = after.channels() / BLOCK;
+            let right = Right { values, blocks, row_stride: BLOCK, block_stride: POINTS * depth * BLOCK };
+            multiply(simd, left, right, &mut sums[point * after.stride()..], after.channels(), false);
+        }
+        work.write(simd, after, sums);
+    }
+}
+
+impl Forward<'_> {
+    /// Transforms the sums back and writes the outputs that lie inside the image.
+    #[inline(always)]
+    fn write<S: Simd>(&mut self, simd: S, slabs: Slabs, sums: &[f32]) {
+        let Images { height, width, .. } = self.images;
+        let least = simd.splat_f32s(if self.finish.relu { 0.0 } else { f32::NEG_INFINITY });
+        let (above, _) = self.images.pixel_rows(self.rows.start);
+        for at in 0..self.rows.len() * self.images.tile_columns() {
+            let tile = self.images.tile(self.rows.start, at);
+            let first = (tile.image * height + tile.y - above) * width + tile.x;
+            let (rows, columns) = (OUTPUTS.min(height - tile.y), OUTPUTS.min(width - tile.x));
+            for channel in (0..self.outputs).step_by(S::F32_LANES) {
+                let many = S::F32_LANES.min(self.outputs - channel);
+                let bias = match self.finish.bias {
+                    Some(bias) => load(simd, &bias[channel..][..many]),
+                    None => simd.splat_f32s(0.0),
+                };
+                let square = on_both_sides::<Output, S, INPUTS, OUTPUTS>(simd, &slabs.load(simd, sums, at, channel));
+                for dy in 0..rows {
+                    for dx in 0..columns {
+                        let value = simd.add_f32s(square[dy][dx], bias);
+                        // Unlike a maximum, this keeps what is not a number.
+                        let value = simd.select_f32s(simd.less_than_f32s(value, least), least, value);
+                        let pixel = first + dy * width + dx;
+                        store(simd, &mut self.out[pixel * self.outputs + channel..][..many], value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The gradient of kernels \[outputs, inputs, 3, 3\] from the inputs `x` \[batch, height, width, inputs\] and the
+/// gradient of the outputs \[batch, height, width, outputs\].
+///
+/// Each thread sums a share of the tiles, and the shares are added in order: the same bits for the same number of
+/// threads.
+pub(super) fn weight_gradient(images: Images, x: &[f32], inputs: usize, grad: &[f32], outputs: usize) -> Vec<f32> {
+    let zeros = vec![0.0; inputs.max(outputs)];
+    let (x, grad) = (Map::new(x, inputs, &zeros), Map::new(grad, outputs, &zeros));
+    let parts = images.parts();
+    let length = POINTS * inputs * padded(outputs);
+    let shares = rayon::current_num_threads().min(SUMS / length.max(1)).max(1);
+    let sums: Vec<Vec<f32>> = parts
+        .par_chunks(parts.len().div_ceil(shares).max(1))
+        .map(|parts| {
+            let mut sums = vec![0.0; length];
+            let work = Share { images, parts, x, grad, sums: &mut sums };
+            TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
+            sums
+        })
+        .collect();
+    let block = |first: usize| BLOCK.min(outputs - first) * inputs * TAPS;
+    let lengths: Vec<usize> = (0..outputs).step_by(BLOCK).map(block).collect();
+    build_parts(&lengths, |block, out| {
+        Arch::new().dispatch(KernelGradients { sums: &sums, inputs, outputs, first: block * BLOCK, out });
+    })
+}
+
+/// A thread's share of the sums \[point, input, output\].
+struct Share<'a> {
+    images: Images,
+    parts: &'a [Range<usize>],
+    x: Map<'a>,
+    grad: Map<'a>,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for WithBuffers<'_, Share<'_>> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(Share { images, parts, x, grad, sums }, [first, second]) = self;
+        for part in parts {
+            let tiles = part.len() * images.tile_columns();
+            let (of_x, of_grad) = (Slabs::new(tiles, x.channels()), Slabs::new(tiles, grad.channels()));
+            let (inputs, gradients) = (of_x.fit(first), of_grad.fit(second));
+            of_x.fill::<Input, S, INPUTS>(simd, inputs, (images, part.start), (x, 1));
+            of_grad.fill::<Gradient, S, OUTPUTS>(simd, gradients, (images, part.start), (grad, 0));
+            let (rows, stride) = (x.channels(), of_grad.channels());
+            for point in 0..POINTS {
+                let values = &inputs[point * of_x.stride()..];
+                let left = Left { values, rows, columns: tiles, row_stride: 1, column_stride: of_x.channels() };
+                let values = &gradients[point * of_grad.stride()..];
+                let right = Right { values, blocks: stride / BLOCK, row_stride: stride, block_stride: BLOCK };
+                multiply(simd, left, right, &mut sums[point * rows * stride..], stride, true);
+            }
+        }
+    }
+}
+
+/// The gradients of the kernels of a block of outputs, from the sums of all shares.
+struct KernelGradients<'a> {
+    sums: &'a [Vec<f32>],
+    inputs: usize,
+    outputs: usize,
+    /// The first output of the block.
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for KernelGradients<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { sums, inputs, outputs, first, out } = self;
+        let stride = padded(outputs);
+        for lane in (first..outputs.min(first + BLOCK)).step_by(S::F32_LANES) {
+            let many = S::F32_LANES.min(outputs - lane);
+            for at in 0..inputs {
+                let mut square = [[simd.splat_f32s(0.0); INPUTS]; INPUTS];
+                for point in 0..POINTS {
+                    let total = &mut square[point / INPUTS][point % INPUTS];
+                    for share in sums {
+                        let values = &share[(point * inputs + at) * stride + lane..][..S::F32_LANES];
+                        *total = simd.add_f32s(*total, load(simd, values));
+                    }
+                }
+                let square = on_both_sides::<KernelGradient, S, INPUTS, SIDE>(simd, &square);
+                let mut lanes = [0.0; BLOCK];
+                for tap in 0..TAPS {
+                    store(simd, &mut lanes[..S::F32_LANES], square[tap / SIDE][tap % SIDE]);
+                    for (output, &value) in (lane - first..).zip(&lanes[..many]) {
+                        out[(output * inputs + at) * TAPS + tap] = value;
+                    }
+                }
+            }
+        }
+    }
+}
