@@ -81,6 +81,16 @@ impl Checked<'_> {
         }
     }
 
+    /// What `--repair` would do about a finding.
+    fn plan(&self, finding: &Finding) -> &'static str {
+        match finding.flaw {
+            Flaw::Leftover => "; would be removed",
+            Flaw::Foreign => "; would be left",
+            _ if self.verified.can_be_made_again(&finding.name) => "; would be made again",
+            _ => "; cannot be made again",
+        }
+    }
+
     fn lines(&self, dry_run: bool) -> Vec<String> {
         let busy = self.verified.in_use.iter().map(|holder| format!("{holder}: left out"));
         let line = |(finding, outcome): (&Finding, Option<&Outcome>)| {
@@ -93,7 +103,7 @@ impl Checked<'_> {
                     format!("\n  not made again: {fault}{hint}")
                 }
                 Some(Outcome::Left) => "; left as it is".into(),
-                None if dry_run => plan(finding).into(),
+                None if dry_run => self.plan(finding).into(),
                 None => String::new(),
             };
             format!("{}: {}: {}{became}", path.display(), finding.flaw.word(), finding.note)
@@ -107,7 +117,7 @@ impl Checked<'_> {
                 Some(Outcome::Repaired) => json!("repaired"),
                 Some(Outcome::Impossible(fault)) => json!(format!("impossible: {fault}")),
                 Some(Outcome::Left) => json!("left"),
-                None if dry_run => json!(plan(finding).trim_start_matches("; ")),
+                None if dry_run => json!(self.plan(finding).trim_start_matches("; ")),
                 None => Value::Null,
             };
             json!({ "file": finding.name, "flaw": finding.flaw.word(), "note": finding.note, "outcome": became })
@@ -120,16 +130,6 @@ impl Checked<'_> {
             "bytes": self.verified.bytes,
             "findings": findings.collect::<Vec<_>>(),
         })
-    }
-}
-
-/// What `--repair` would do about a finding.
-fn plan(finding: &Finding) -> &'static str {
-    match finding.flaw {
-        Flaw::Leftover => "; would be removed",
-        Flaw::Foreign => "; would be left",
-        _ if run::can_be_made_again(&finding.name) => "; would be made again",
-        _ => "; cannot be made again",
     }
 }
 

@@ -50,7 +50,9 @@ impl StageFolder {
     /// Whether it holds a stage, be it one that has lost its record.
     pub(super) fn is_stage(&self) -> bool {
         let holds = |name: &str| self.path().join(name).symlink_metadata().is_ok();
-        holds(record::NAME) || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
+        holds(record::NAME)
+            || holds(record::SPARE)
+            || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
     }
 
     /// The number of its stage, by its record or else by its name.

@@ -1,6 +1,6 @@
 //! The folder of a stage: what lies in it, and what may be removed from it.
 
-use super::record::{Record, State};
+use super::record::{NAME, Record, SPARE, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
@@ -20,7 +20,7 @@ pub(super) const BLOCK: &str = "block.safetensors";
 pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
 /// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
 /// there, the folder is known for a stage's.
-const CONTENTS: [&str; 7] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "record.json"];
+const CONTENTS: [&str; 8] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "spare", "record.json"];
 /// Bytes of a `zarr.json` of ours at most.
 const MOST_METADATA: u64 = 1 << 20;
 /// All that it puts into the folder of a subset.
@@ -188,7 +188,7 @@ impl StageFolder {
 
     /// Fails where something lies here that this program has not written. Without a record nothing here is ours.
     fn refuse_foreign(&self) -> Result<()> {
-        let recorded = self.path.join("record.json").exists();
+        let recorded = [NAME, SPARE].iter().any(|name| self.path.join(name).exists());
         let ours: &[&str] = if recorded { &CONTENTS } else { &[] };
         let subsets = Subset::BOTH.map(|subset| (self.path.join(subset.name()), &SUBSET_CONTENTS[..]));
         for (folder, ours) in std::iter::once((self.path.clone(), ours)).chain(subsets) {

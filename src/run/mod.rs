@@ -22,7 +22,7 @@ pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
 pub use observe::{Observation, observe};
 pub use record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
-pub use repair::{Outcome, Repair, can_be_made_again};
+pub use repair::{Outcome, Repair};
 pub use update::{Look, Project, Update};
 pub use verify::{Finding, Flaw, Verified, verify};
 

@@ -8,6 +8,7 @@ use crate::training::Epoch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use std::time::Duration;
 const FORMAT: u32 = 2;
 /// The name of the file.
 pub(super) const NAME: &str = "record.json";
+/// Its copy, which serves where the file itself is damaged: without a record a stage counts for nothing.
+pub(super) const SPARE: &str = "spare/record.json";
 /// The line after the first of a record: a BLAKE3 hash of all the others, so that a flipped bit is noticed.
 const SEAL: &str = "  \"blake3\": \"";
 
@@ -175,26 +178,51 @@ impl Record {
     /// Reads the record in a stage's folder, if there is one.
     ///
     /// # Errors
-    /// When it is damaged or of another version.
+    /// When both it and its copy are missing or damaged, or of another version.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(NAME);
-        let Some(text) = disk::read_text(&path)? else { return Ok(None) };
+        let absent =
+            |name| std::fs::symlink_metadata(folder.join(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+        if absent(NAME) && absent(SPARE) {
+            return Ok(None);
+        }
+        let (record, _) = Self::whole(folder, NAME).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
+        Ok(Some(record))
+    }
+
+    /// The record in one of its two files, and its text.
+    pub(super) fn whole(folder: &Path, name: &str) -> Result<(Self, String)> {
+        let path = folder.join(name);
         let damaged = |fault: &dyn std::fmt::Display| {
             Error::failed(format!("`{}` is no record of this program: {fault}", path.display()))
                 .hint(format!("if nothing in `{}` is needed any more, remove it", folder.display()))
         };
+        let text = disk::read_text(&path)?.ok_or_else(|| damaged(&"there is no such file"))?;
         let record: Self = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
         match record.format {
             FORMAT if !is_sealed(&text) => Err(damaged(&"its hash is not that of its contents")),
-            FORMAT => Ok(Some(record)),
-            1 if !text.contains(SEAL) => Ok(Some(record)),
+            FORMAT => Ok((record, text)),
+            1 if !text.contains(SEAL) => Ok((record, text)),
             other => Err(damaged(&format!("its format is {other}, not {FORMAT}"))),
         }
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(|e| Error::failed(e.to_string()))?;
-        disk::write(&folder.join(NAME), sealed(&text).as_bytes())
+        Self::write_text(folder, &sealed(&text))
+    }
+
+    /// Writes both files from the one that is whole.
+    pub(super) fn restore(folder: &Path) -> Result<()> {
+        let (_, text) = Self::whole(folder, NAME).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
+        Self::write_text(folder, &text)
+    }
+
+    /// The copy first: a run that is cut off in between writes both again.
+    fn write_text(folder: &Path, text: &str) -> Result<()> {
+        let spare = folder.join(SPARE);
+        spare.parent().map_or(Ok(()), disk::create_folder)?;
+        disk::write(&spare, text.as_bytes())?;
+        disk::write(&folder.join(NAME), text.as_bytes())
     }
 
     /// What it depends on.

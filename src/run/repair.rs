@@ -4,7 +4,7 @@ use super::execute::{array_name, attributes};
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::network::{load_stage, settings};
 use super::record::{self, Record};
-use super::verify::{Finding, Flaw, Sum, Verified, check_file, sums};
+use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
 use crate::features::{self, Extraction, Files, Loader, Redecoding, ShardSum, Subset};
@@ -27,9 +27,11 @@ pub enum Outcome {
     Left,
 }
 
-/// Whether a file of a stage is a function of the stage before it, the weights and the record.
-pub fn can_be_made_again(name: &str) -> bool {
-    ![BLOCK, AUXILIARY, record::NAME].contains(&name)
+impl Verified {
+    /// Whether a file is a function of the stage before it, the weights and the record, of which there are two copies.
+    pub fn can_be_made_again(&self, name: &str) -> bool {
+        self.record.is_some() && ![BLOCK, AUXILIARY].contains(&name)
+    }
 }
 
 /// How files are made again.
@@ -60,6 +62,9 @@ impl Repair<'_> {
         for leftover in verified.findings.iter().filter(|finding| finding.flaw == Flaw::Leftover) {
             disk::remove(&folder.path().join(&leftover.name))?;
         }
+        if verified.findings.iter().any(|finding| is_record(&finding.name)) && verified.record.is_some() {
+            Record::restore(folder.path())?;
+        }
         let fault = match Record::read(folder.path()) {
             Ok(Some(record)) => match self.make_again(folder, &record, &verified.findings) {
                 Err(e) if e.kind() == Kind::Interrupted => return Err(e),
@@ -69,22 +74,24 @@ impl Repair<'_> {
         };
         // Whatever happened, what counts is on the disk.
         let recorded = Record::read(folder.path()).ok().flatten().map(|record| sums(&record)).unwrap_or_default();
-        let outcome = |finding: &Finding| self.outcome(folder, &recorded, finding, fault.as_ref());
+        let outcome = |finding: &Finding| self.outcome(verified, &recorded, finding, fault.as_ref());
         verified.findings.iter().map(outcome).collect()
     }
 
     fn outcome(
         &self,
-        folder: &StageFolder,
+        verified: &Verified,
         recorded: &BTreeMap<String, Sum>,
         finding: &Finding,
         fault: Option<&Error>,
     ) -> Result<Outcome> {
+        let folder = &verified.folder;
         let path = folder.path().join(&finding.name);
         Ok(match finding.flaw {
             Flaw::Foreign => Outcome::Left,
             Flaw::Leftover => Outcome::Repaired,
-            _ if !can_be_made_again(&finding.name) => Outcome::Impossible(beyond(folder, finding)),
+            _ if is_record(&finding.name) && check_record(folder, &finding.name).is_none() => Outcome::Repaired,
+            _ if !verified.can_be_made_again(&finding.name) => Outcome::Impossible(beyond(folder, finding)),
             Flaw::Missing | Flaw::Damaged => match recorded.get(&finding.name) {
                 Some(sum) if check_file(&path, sum, &Silent, self.progress)?.is_none() => Outcome::Repaired,
                 _ => Outcome::Impossible(fault.cloned().unwrap_or_else(|| {
@@ -184,6 +191,10 @@ impl Repair<'_> {
             made.device, made.threads, made.version
         ))
     }
+}
+
+fn is_record(name: &str) -> bool {
+    [record::NAME, record::SPARE].contains(&name)
 }
 
 /// Puts those of the files into the folder that are broken and have come out as recorded.

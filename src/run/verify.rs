@@ -179,6 +179,9 @@ pub(super) fn survey(folder: &StageFolder) -> Verified {
     if let Some((flaw, note)) = trouble {
         findings.push(Finding { name: record::NAME.into(), flaw, note });
     }
+    if record.as_ref().is_some_and(|record| record.state == State::Finished && !record.files.is_empty()) {
+        findings.extend([record::NAME, record::SPARE].into_iter().filter_map(|name| check_record(folder, name)));
+    }
     let mut present = Vec::new();
     list(folder.path(), Path::new(""), &mut present);
     let known = record.as_ref().map(sums).unwrap_or_default();
@@ -199,13 +202,20 @@ pub(super) fn survey(folder: &StageFolder) -> Verified {
     Verified { record, findings, ..Verified::new(folder) }
 }
 
+/// What is wrong with one of the two files of the record of a finished stage.
+pub(super) fn check_record(folder: &StageFolder, name: &str) -> Option<Finding> {
+    let fault = Record::whole(folder.path(), name).err()?;
+    let flaw = if folder.path().join(name).exists() { Flaw::Damaged } else { Flaw::Missing };
+    Some(Finding { name: name.into(), flaw, note: fault.to_string() })
+}
+
 fn is_unfinished(name: &Path) -> bool {
     name.extension().is_some_and(|ending| ending == disk::UNFINISHED)
 }
 
 /// Whether a file may lie in a stage's folder without a recorded sum.
 fn belongs(folder: &StageFolder, name: &Path, record: Option<&Record>) -> bool {
-    if name == Path::new(record::NAME) || name == Path::new(LOCK) {
+    if [record::NAME, record::SPARE, LOCK].iter().any(|own| name == Path::new(own)) {
         return true;
     }
     match record {

@@ -148,6 +148,7 @@ fn a_stage_in_trouble_has_its_row_and_the_others_theirs() {
     let space = Space::with_photos();
     space.run("run photos.toml").ok();
     let record = space.path("cache/stage1/record.json");
+    let spare = space.path("cache/stage1/spare/record.json");
     let whole = fs::read_to_string(&record).unwrap();
     for damaged in [
         "{",
@@ -157,10 +158,14 @@ fn a_stage_in_trouble_has_its_row_and_the_others_theirs() {
     ] {
         assert_ne!(damaged, whole);
         fs::write(&record, damaged).unwrap();
+        assert_eq!(space.states("photos.toml"), ["current"; 3], "its copy is whole");
+        fs::write(&spare, damaged).unwrap();
         assert_eq!(space.states("photos.toml"), ["current", "trouble", "waiting"]);
         space.run("run photos.toml").fails(1, &["cache/stage1/record.json", "hint:"]);
+        fs::write(&spare, &whole).unwrap();
     }
-    fs::write(&record, whole).unwrap();
+    fs::write(&record, &whole).unwrap();
+    fs::write(&spare, &whole).unwrap();
     fs::remove_dir_all(space.path("photos")).unwrap();
     assert_eq!(space.states("photos.toml"), ["trouble", "current", "current"]);
     let status = space.run("status photos.toml").ok().stdout;

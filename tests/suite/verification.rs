@@ -129,8 +129,21 @@ fn weights_and_records_are_beyond_repair_and_cost_no_other_file() {
     let results = |files: Vec<(PathBuf, Vec<u8>)>| files.into_iter().filter(|(path, _)| !path.ends_with("record.json"));
     assert!(results(space.files("cache")).eq(results(before)));
 
+    // One of the two files of a record is made again from the other.
+    let before = space.files("cache");
+    fs::write(space.path("cache/stage1/record.json"), [0xff]).unwrap();
+    fs::remove_file(space.path("cache/stage0/record.json")).unwrap();
+    assert_eq!(space.states("photos.toml"), ["current"; 3]);
+    flip(&space.path("cache/stage2/spare/record.json"));
+    flip(&space.path("cache/stage1/val/labels/c/0"));
+    space.run("verify cache").fails(1, &["4 files"]);
+    space.run("verify cache --repair").ok();
+    assert_eq!(space.files("cache"), before);
+
     fs::write(space.path("cache/stage1/record.json"), "{}").unwrap();
+    fs::write(space.path("cache/stage1/spare/record.json"), "{}").unwrap();
     fs::remove_file(space.path("cache/stage2/record.json")).unwrap();
+    fs::remove_dir_all(space.path("cache/stage2/spare")).unwrap();
     let found = space.run("verify cache --json");
     let expected = [("stage1/record.json", "damaged"), ("stage2/record.json", "missing")];
     assert!(flaws(&found).iter().map(|(name, flaw)| (name.as_str(), flaw.as_str())).eq(expected));
