@@ -186,12 +186,14 @@ impl StageFolder {
         ["train", "val"].iter().try_for_each(|subset| disk::remove(&self.path.join(subset).join("features")))
     }
 
-    /// Fails where something lies here that this program has not written. Without a record nothing here is ours.
+    /// Fails where something lies here that this program has not written. Without a record nothing here is ours but the
+    /// folder of its copy, which a run that was cut off may have left empty.
     fn refuse_foreign(&self) -> Result<()> {
         let recorded = [NAME, SPARE].iter().any(|name| self.path.join(name).exists());
-        let ours: &[&str] = if recorded { &CONTENTS } else { &[] };
+        let ours: &[&str] = if recorded { &CONTENTS } else { &["spare"] };
+        let spare = (self.path.join("spare"), &["record.json"][..]);
         let subsets = Subset::BOTH.map(|subset| (self.path.join(subset.name()), &SUBSET_CONTENTS[..]));
-        for (folder, ours) in std::iter::once((self.path.clone(), ours)).chain(subsets) {
+        for (folder, ours) in [(self.path.clone(), ours), spare].into_iter().chain(subsets) {
             if let Some(foreign) = first_foreign(&folder, ours) {
                 let (place, name) = (self.path.display(), foreign.display());
                 let (fault, hint) = if recorded {
