@@ -3,7 +3,7 @@
 use super::Bench;
 use crate::disk;
 use crate::error::Result;
-use crate::features::{Draw, Extraction, Layout, Loader, Reader, Subset, decode, write_array};
+use crate::features::{Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, decode, write_array};
 use crate::images::ImageSet;
 use crate::network::{Block, FrozenBlock};
 use crate::pipeline::Pipeline;
@@ -48,12 +48,16 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let bytes = vec![0x3c; layout.samples * layout.sample_bytes()];
     let plain = size.0 / bench.seconds(|| disk::write(&folder.join("plain"), &bytes))?;
     let array = folder.join("written");
+    let mut stored = StoredSamples::new(layout.sample_bytes());
     bench.measure(("writing features", &case), size, Some((plain, "of a plain synced file")), || {
         disk::remove(&array)?;
         let task = Silent.start("", 0);
         let written = write_array(&array, layout, &*task, |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
-            samples.chunks(BATCH * layout.sample_bytes()).try_for_each(|batch| shard.append(batch))
+            samples.chunks(BATCH * layout.sample_bytes()).try_for_each(|batch| {
+                stored.copy(batch)?;
+                shard.append(&stored)
+            })
         });
         written.map(drop)
     })

@@ -3,10 +3,9 @@
 use super::Bench;
 use crate::error::Result;
 use crate::network::StageNetwork;
-use crate::ops::cross_entropy;
 use crate::pipeline::{Auxiliary, Block, Pipeline, Shape, Stage};
 use crate::random::{Purpose, Stream};
-use crate::training::Sgd;
+use crate::training::{Sgd, step};
 use candle_core::Tensor;
 
 /// Channels and size of the stages that are timed, with the batch.
@@ -31,9 +30,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
             let network = network(bench, k, channels, size)?;
             let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
             bench.measure((&format!("training step, k = {k}"), &case), images, None, || {
-                let (logits, pass) = network.train(&x)?;
-                let loss = cross_entropy(&logits, &labels)?;
-                Ok(sgd.step(&network.gradients(&pass, &loss.gradient)?, 0.01)?)
+                Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?)
             })?;
         }
         let block = network(bench, 1, channels, size)?.block.frozen()?;

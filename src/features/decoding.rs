@@ -1,7 +1,7 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
 use super::array::{Files, Layout, Subset, write_files};
-use super::shard::ShardWriter;
+use super::shard::{ShardWriter, StoredSamples};
 use super::small::label_files;
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
@@ -153,7 +153,7 @@ impl Decoder<'_> {
     fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
         let sample_bytes = self.layout.sample_bytes();
         let at_once = BATCH.min(BATCH_BYTES / sample_bytes).max(1);
-        let mut rest = candidates;
+        let (mut rest, mut stored) = (candidates, StoredSamples::new(sample_bytes));
         while shard.room() > 0 && !rest.is_empty() {
             self.progress.check()?;
             let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
@@ -178,7 +178,8 @@ impl Decoder<'_> {
                     Err(e) => return Err(self.bad_image(e)),
                 }
             }
-            shard.append(&pixels[..good * sample_bytes])?;
+            stored.copy(&pixels[..good * sample_bytes])?;
+            shard.append(&stored)?;
             self.task.advance(batch.len() as u64);
         }
         Ok(())

@@ -4,15 +4,15 @@ use super::array::{Layout, Subset, write_files};
 use super::encoding::encode_values;
 use super::loader::{Batch, Draw, Loader};
 use super::order::pixels_to_planes;
-use super::shard::ShardWriter;
+use super::shard::{ShardWriter, StoredSamples};
 use super::small::label_files;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
 use crate::progress::{Progress, Task};
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
+use candle_core::{Device, Storage, Tensor};
+use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -77,13 +77,19 @@ impl Extraction<'_> {
         let sample_bytes = self.output.values() * self.features.dtype.bytes();
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
+        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(sample_bytes));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
             let count = batch.labels.len();
-            shard.append(&self.run(batch, input.shape(), sample_bytes)?)?;
+            // A batch is written while the one after it is computed.
+            let (computed, written) =
+                rayon::join(|| self.run(batch, input.shape(), &mut next), || shard.append(&ready));
+            written.and(computed)?;
+            std::mem::swap(&mut ready, &mut next);
             task.advance(count as u64);
             Ok(())
-        })
+        })?;
+        shard.append(&ready)
     }
 
     /// The metadata file of a subset's array.
@@ -105,20 +111,24 @@ impl Extraction<'_> {
         }
     }
 
-    /// The encoded features of a batch.
-    fn run(&self, batch: Batch, input: Shape, sample_bytes: usize) -> Result<Vec<u8>> {
+    /// Encodes the features of a batch.
+    fn run(&self, batch: Batch, input: Shape, out: &mut StoredSamples) -> Result<()> {
         let count = batch.labels.len();
         let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
-        let values: Vec<f32> = self.block.forward(&x)?.flatten_all()?.to_vec1()?;
-        let mut bytes = vec![0; count * sample_bytes];
-        let samples = bytes.par_chunks_exact_mut(sample_bytes).zip(values.par_chunks_exact(self.output.values()));
-        samples.try_for_each_init(
-            || vec![0.0; self.output.values()],
-            |planes, (bytes, pixels)| {
+        let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
+        let (storage, layout) = features.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
+        let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
+        out.fill(count, |at, bytes| {
+            thread_local! {
+                static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+            }
+            PLANES.with_borrow_mut(|planes| {
+                let pixels = &values[at * self.output.values()..][..self.output.values()];
+                planes.resize(pixels.len(), 0.0);
                 pixels_to_planes(pixels, self.output.channels, planes);
                 encode_values(planes, self.features.dtype, bytes)
-            },
-        )?;
-        Ok(bytes)
+            })
+        })
     }
 }

@@ -20,6 +20,6 @@ pub use extraction::Extraction;
 pub use loader::{Batch, Draw, Loader};
 pub use order::{pixels_to_planes, planes_to_pixels};
 pub use reader::Reader;
-pub use shard::ShardWriter;
+pub use shard::{ShardWriter, StoredSamples};
 pub use small::{has_logits, label_files, logit_files, read_labels, read_logits};
 pub use writer::{ShardSum, Written, write_array};

@@ -39,26 +39,18 @@ impl ShardWriter {
         self.capacity - self.index.len() / 16
     }
 
-    /// Appends whole samples.
+    /// Appends samples.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn append(&mut self, samples: &[u8]) -> Result<()> {
+    pub fn append(&mut self, samples: &StoredSamples) -> Result<()> {
         let stored = self.sample_bytes + CHECKSUM;
-        let count = samples.len() / self.sample_bytes;
-        let mut bytes = vec![0; count * stored];
-        bytes.par_chunks_exact_mut(stored).zip(samples.par_chunks_exact(self.sample_bytes)).for_each(
-            |(out, sample)| {
-                out[..self.sample_bytes].copy_from_slice(sample);
-                out[self.sample_bytes..].copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
-            },
-        );
-        for at in 0..count as u64 {
-            self.index.extend((self.written + at * stored as u64).to_le_bytes());
+        for at in 0..samples.bytes.len() / stored {
+            self.index.extend((self.written + (at * stored) as u64).to_le_bytes());
             self.index.extend((stored as u64).to_le_bytes());
         }
-        self.written += bytes.len() as u64;
-        self.put(&bytes)
+        self.written += samples.bytes.len() as u64;
+        self.put(&samples.bytes)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
@@ -91,6 +83,49 @@ impl ShardWriter {
         index.extend(crc32c::crc32c(&index).to_le_bytes());
         self.put(&index)?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
+    }
+}
+
+/// Samples as they are stored, one after the other, each with its checksum; the memory is used again and again.
+pub struct StoredSamples {
+    bytes: Vec<u8>,
+    sample_bytes: usize,
+}
+
+impl StoredSamples {
+    /// None yet, of so many bytes each.
+    pub fn new(sample_bytes: usize) -> Self {
+        Self { bytes: Vec::new(), sample_bytes }
+    }
+
+    /// Takes samples as they are, in the place of what was there.
+    ///
+    /// # Errors
+    /// When their length is no multiple of a sample's.
+    pub fn copy(&mut self, samples: &[u8]) -> Result<()> {
+        if samples.len() % self.sample_bytes != 0 {
+            return Err(Error::failed(format!("{} bytes are no whole samples", samples.len())));
+        }
+        let sample_bytes = self.sample_bytes;
+        self.fill(samples.len() / sample_bytes, |at, out| {
+            out.copy_from_slice(&samples[at * sample_bytes..][..sample_bytes]);
+            Ok(())
+        })
+    }
+
+    /// Takes the place of what was there: `encode` writes the bytes of each of `count` samples, in parallel.
+    ///
+    /// # Errors
+    /// With an error of `encode`.
+    pub fn fill(&mut self, count: usize, encode: impl Fn(usize, &mut [u8]) -> Result<()> + Sync) -> Result<()> {
+        let stored = self.sample_bytes + CHECKSUM;
+        self.bytes.resize(count * stored, 0);
+        self.bytes.par_chunks_exact_mut(stored).enumerate().try_for_each(|(at, bytes)| {
+            let (sample, checksum) = bytes.split_at_mut(self.sample_bytes);
+            encode(at, sample)?;
+            checksum.copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
+            Ok(())
+        })
     }
 }
 

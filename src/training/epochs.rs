@@ -3,11 +3,11 @@
 use super::checkpoint::{Checkpoints, Epoch, Position};
 use super::metrics::{Score, score};
 use super::sgd::Sgd;
+use super::step;
 use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::features::{Batch, Draw, Loader};
 use crate::network::{StageNetwork, Variables};
-use crate::ops::cross_entropy;
 use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
@@ -162,10 +162,8 @@ impl<'a> Learner<'a> {
                 progress.check()?;
                 let count = batch.labels.len();
                 let (x, labels) = tensors(batch, job.train, job.device)?;
-                let (logits, pass) = self.network.train(&x)?;
-                let loss = cross_entropy(&logits, &labels)?;
-                self.sgd.step(&self.network.gradients(&pass, &loss.gradient)?, rate)?;
-                self.sums.add(&logits, &labels, &loss.mean, count)?;
+                let step::Outcome { logits, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
+                self.sums.add(&logits, &labels, &loss, count)?;
                 self.position.step += 1;
                 self.position.seconds = spent + started.elapsed().as_secs_f64();
                 task.advance(count as u64);
@@ -251,7 +249,8 @@ pub fn classify(
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
         let (x, _) = tensors(batch, samples, device)?;
-        logits.extend(auxiliary.forward(&block.forward(&x)?)?.flatten_all()?.to_vec1::<f32>()?);
+        let found = rayon::scope(|_| auxiliary.forward(&block.forward(&x)?))?;
+        logits.extend(found.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     })?;
     Ok(logits)

@@ -4,9 +4,11 @@ mod checkpoint;
 mod epochs;
 mod metrics;
 mod sgd;
+mod step;
 mod sums;
 
 pub use checkpoint::{Epoch, latest as latest_checkpoint};
 pub use epochs::{Job, Outcome, classify, train};
 pub use metrics::{Score, ensemble, score};
 pub use sgd::Sgd;
+pub use step::{Outcome as StepOutcome, step};

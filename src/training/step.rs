@@ -1,0 +1,28 @@
+//! One training step: forward pass, loss, gradients, update.
+
+use super::sgd::Sgd;
+use crate::network::StageNetwork;
+use crate::ops::cross_entropy;
+use candle_core::{Result, Tensor};
+
+/// What a batch came to before the weights moved.
+pub struct Outcome {
+    /// \[sample, class\].
+    pub logits: Tensor,
+    /// The mean over the batch, a scalar.
+    pub loss: Tensor,
+}
+
+/// Trains on one batch of inputs \[sample, y, x, channel\] and their labels.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn step(network: &StageNetwork, sgd: &mut Sgd, (x, labels): (&Tensor, &Tensor), rate: f64) -> Result<Outcome> {
+    // All of it runs on a thread of the pool: a thread outside would have to be woken after each operation.
+    rayon::scope(|_| {
+        let (logits, pass) = network.train(x)?;
+        let loss = cross_entropy(&logits, labels)?;
+        sgd.step(&network.gradients(&pass, &loss.gradient)?, rate)?;
+        Ok(Outcome { logits, loss: loss.mean })
+    })
+}
