@@ -1,15 +1,19 @@
 //! Functions of each value \[pixel, channel\] with constants of its channel, as they are or summed over all pixels.
 
-use super::cpu::build;
+use super::cpu::{build_unset, equal_parts};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// Values of one part: 128 KiB, so that it stays in the cache while channel after channel is summed.
 const PART: usize = 1 << 15;
 
 /// Vectors that are summed side by side, because an addition must wait for the one before it.
 const CHAINS: usize = 4;
+
+/// Values of a vector on any machine, at most.
+const MOST_LANES: usize = 16;
 
 /// `K` functions of the values of `N` arrays and `C` constants of their channel.
 ///
@@ -30,10 +34,12 @@ pub(super) fn channel_map<T: Terms<N, C, 1>, const N: usize, const C: usize>(
     constants: [&[f32]; C],
 ) -> Vec<f32> {
     let length = part_length(channels);
-    build(arrays[0].len(), length, |at, out| {
+    let map = |at: usize, out: &mut [MaybeUninit<f32>]| {
         let arrays = arrays.map(|array| &array[at * length..][..out.len()]);
         Arch::new().dispatch(Mapped::<T, N, C> { arrays, channels, constants, out, terms: PhantomData });
-    })
+    };
+    // SAFETY: parts are whole pixels, and all channels of each are written.
+    unsafe { build_unset(&equal_parts(arrays[0].len() / channels.max(1) * channels, length), map) }
 }
 
 /// Values of a part: whole pixels.
@@ -45,7 +51,7 @@ struct Mapped<'a, T, const N: usize, const C: usize> {
     arrays: [&'a [f32]; N],
     channels: usize,
     constants: [&'a [f32]; C],
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
     terms: PhantomData<T>,
 }
 
@@ -155,13 +161,17 @@ pub(super) fn load<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
     }
 }
 
-/// Stores the first values of a vector into a slice that is no longer.
+/// Writes the first values of a vector into a slice that is no longer.
 #[inline(always)]
-pub(super) fn store<S: Simd>(simd: S, out: &mut [f32], values: S::f32s) {
+pub(super) fn store<S: Simd>(simd: S, out: &mut [MaybeUninit<f32>], values: S::f32s) {
     if out.len() == S::F32_LANES {
         // SAFETY: the slice is as long as the vector.
         unsafe { out.as_mut_ptr().cast::<S::f32s>().write_unaligned(values) }
     } else {
-        simd.partial_store_f32s(out, values);
+        let mut lanes = [0.0; MOST_LANES];
+        simd.partial_store_f32s(&mut lanes[..S::F32_LANES], values);
+        for (out, value) in out.iter_mut().zip(lanes) {
+            out.write(value);
+        }
     }
 }

@@ -22,11 +22,11 @@ pub(super) fn with_values<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOn
     Ok(f(slices))
 }
 
-/// Makes values in parts of the given lengths, in parallel: `f` gets the index of each part and the part, filled with
-/// zeros.
+/// Makes values in parts of the given lengths, in parallel: `f` gets the index of each part and its place.
 ///
-/// Clearing each part just before it is written keeps it in the cache and spares a pass of one thread over them all.
-pub(super) fn build_parts(lengths: &[usize], f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+/// # Safety
+/// `f` must write every value of the part.
+pub(super) unsafe fn build_unset(lengths: &[usize], f: impl Fn(usize, &mut [MaybeUninit<f32>]) + Sync) -> Vec<f32> {
     let length = lengths.iter().sum();
     let mut values: Vec<f32> = Vec::with_capacity(length);
     let mut rest = &mut values.spare_capacity_mut()[..length];
@@ -36,17 +36,29 @@ pub(super) fn build_parts(lengths: &[usize], f: impl Fn(usize, &mut [f32]) + Syn
         parts.push(part);
         rest = others;
     }
-    parts.into_par_iter().enumerate().for_each(|(at, part)| f(at, cleared(part)));
-    // SAFETY: the parts cover all `length` values, and each was cleared.
+    parts.into_par_iter().enumerate().for_each(|(at, part)| f(at, part));
+    // SAFETY: the parts cover all `length` values, and `f` has written each.
     unsafe { values.set_len(length) };
     values
 }
 
+/// The same for a function that need not write every value: the others are zero.
+///
+/// Clearing each part just before it is written keeps it in the cache and spares a pass of one thread over them all.
+pub(super) fn build_parts(lengths: &[usize], f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    // SAFETY: all of a part is cleared.
+    unsafe { build_unset(lengths, |at, part| f(at, cleared(part))) }
+}
+
+/// Lengths of parts that are all equal, but for the last.
+pub(super) fn equal_parts(length: usize, part: usize) -> Vec<usize> {
+    let part = part.max(1);
+    (0..length).step_by(part).map(|first| part.min(length - first)).collect()
+}
+
 /// Makes values in parts of one length; the last may be shorter.
 pub(super) fn build(length: usize, part: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
-    let part = part.max(1);
-    let lengths: Vec<usize> = (0..length).step_by(part).map(|first| part.min(length - first)).collect();
-    build_parts(&lengths, f)
+    build_parts(&equal_parts(length, part), f)
 }
 
 fn cleared(part: &mut [MaybeUninit<f32>]) -> &mut [f32] {

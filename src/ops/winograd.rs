@@ -4,7 +4,7 @@
 //! and the results are transformed back. A few dozen tiles are worked on at a time, so that all of it stays in the cache.
 
 use super::channels::{load, store};
-use super::cpu::build_parts;
+use super::cpu::{build_parts, build_unset};
 use super::geometry::{Finish, Images};
 use super::panels::{BLOCK, Left, Right, multiply, padded};
 use super::tiles::{Map, Slabs};
@@ -12,6 +12,7 @@ use super::transforms::{Gradient, INPUTS, Input, Kernel, KernelGradient, OUTPUTS
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Values along a side of a kernel.
@@ -92,7 +93,7 @@ impl WithSimd for TransformKernels<'_> {
                 let square = on_both_sides::<Kernel, S, SIDE, INPUTS>(simd, &square);
                 for point in 0..POINTS {
                     let out = &mut out[(point * kernels.inputs + at) * BLOCK + lane..][..S::F32_LANES];
-                    store(simd, out, square[point / INPUTS][point % INPUTS]);
+                    simd.partial_store_f32s(out, square[point / INPUTS][point % INPUTS]);
                 }
             }
         }
@@ -107,11 +108,13 @@ pub(super) fn convolve(images: Images, x: &[f32], kernels: Kernels<'_>, finish: 
     let parts = images.parts();
     let pixel_rows = |rows: &Range<usize>| rows.clone().map(|row| images.pixel_rows(row).1).sum::<usize>();
     let lengths: Vec<usize> = parts.iter().map(|rows| pixel_rows(rows) * images.width * kernels.outputs).collect();
-    build_parts(&lengths, |part, out| {
+    let convolve_part = |part: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = parts[part].clone();
         let work = Forward { images, rows, x, kernels: &transformed, outputs: kernels.outputs, finish, out };
         TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
-    })
+    };
+    // SAFETY: the tiles of a part cover its pixels, and all outputs of each are written.
+    unsafe { build_unset(&lengths, convolve_part) }
 }
 
 /// The convolution of some rows of tiles.
@@ -123,7 +126,7 @@ struct Forward<'a> {
     kernels: &'a [f32],
     outputs: usize,
     finish: Finish<'a>,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 /// Work with buffers for transformed tiles.
@@ -275,7 +278,7 @@ impl WithSimd for KernelGradients<'_> {
                 let square = on_both_sides::<KernelGradient, S, INPUTS, SIDE>(simd, &square);
                 let mut lanes = [0.0; BLOCK];
                 for tap in 0..TAPS {
-                    store(simd, &mut lanes[..S::F32_LANES], square[tap / SIDE][tap % SIDE]);
+                    simd.partial_store_f32s(&mut lanes[..S::F32_LANES], square[tap / SIDE][tap % SIDE]);
                     for (output, &value) in (lane - first..).zip(&lanes[..many]) {
                         out[(output * inputs + at) * TAPS + tap] = value;
                     }

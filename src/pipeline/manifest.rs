@@ -86,7 +86,7 @@ impl Manifest {
         let Stage { number, block, auxiliary, training } = stage;
         let mut manifest = Self::default();
         // To be raised when a new version of the program would learn or write something else from the same settings.
-        manifest.add("training", 1);
+        manifest.add("training", 2);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
         if *number == 1 {
