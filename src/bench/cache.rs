@@ -26,7 +26,7 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
     let pipeline = Pipeline::parse("bench", "bench", PIPELINE, &[])?;
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
-    decode(&first, Subset::Train, &images.train, &pipeline, &Silent)?;
+    decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
     let input = Loader::open(&first, Subset::Train, &pipeline, images.classes.len())?;
     extract(bench, &pipeline, 1, (&input, &second))?;
     let input = Loader::open(&second, Subset::Train, &pipeline, images.classes.len())?;
@@ -38,7 +38,7 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
 
 /// What a measurement of an array is called, and its size.
 fn of_array(layout: &Layout) -> (String, (f64, &'static str)) {
-    let case = format!("{} samples of {} KiB", layout.samples, layout.sample_bytes() / 1024);
+    let case = format!("{} samples of {} KiB in memory", layout.samples, layout.sample_bytes() / 1024);
     (case, ((layout.samples * layout.sample_bytes()) as f64 / 1e6, "MB/s"))
 }
 
@@ -80,19 +80,20 @@ fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &P
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape();
     let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
-    let bare = BATCH as f64 / bench.seconds(|| Ok(block.forward(&x).map(drop)?))?;
+    let bare = BATCH as f64 / bench.seconds(|| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
     let images = (input.len() as f64, "images/s");
     let name = "extraction";
-    let (device, beside) = (bench.device.clone(), Some((bare, "of the bare forward pass")));
+    let (device, progress) = (bench.device.clone(), bench.progress);
+    let beside = Some((bare, "of the bare forward pass"));
     bench.measure((name, &case), images, beside, || {
         disk::remove(to)?;
-        write(&device, pipeline, 2, &block, (input, to))
+        write((&device, progress), pipeline, 2, &block, (input, to))
     })
 }
 
 fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loader, &Path)) -> Result<()> {
-    write(&bench.device, pipeline, number, &block(bench, pipeline, number)?, paths)
+    write((&bench.device, bench.progress), pipeline, number, &block(bench, pipeline, number)?, paths)
 }
 
 /// The block of a stage, with random weights.
@@ -102,14 +103,14 @@ fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<Frozen
 }
 
 fn write(
-    device: &Device,
+    (device, progress): (&Device, &dyn Progress),
     pipeline: &Pipeline,
     number: usize,
     block: &FrozenBlock,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
     let (output, features) = (pipeline.stages[number - 1].block.output, &pipeline.features);
-    Extraction { stage, block, output, features, device, progress: &Silent }.write(Subset::Train, input).map(drop)
+    Extraction { stage, block, output, features, device, progress }.write(Subset::Train, input).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.
@@ -118,6 +119,8 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new(below: &Path) -> Result<Self> {
         let folder = below.join(format!("greedy-bench-{}", std::process::id()));
+        // What a killed process of the same number has left would pass for what is measured.
+        disk::remove(&folder)?;
         disk::create_folder(&folder)?;
         Ok(Self(folder))
     }

@@ -25,7 +25,8 @@ pub fn decoding(bench: &mut Bench<'_>, folder: Option<&Path>) -> Result<()> {
         let images = (IMAGES as f64, "images/s");
         return bench.measure(("decoding", &case), images, None, || (0..IMAGES).into_par_iter().try_for_each(decode));
     };
-    let data = data(&format!("source = \"folder\"\npath = {:?}", folder.display().to_string()))?;
+    let path = folder.to_str().ok_or_else(|| Error::usage(format!("`{}` is not UTF-8", folder.display())))?;
+    let data = data(&format!("source = \"folder\"\npath = {}", toml::Value::from(path)))?;
     let images = ImageSet::open(&data, 0)?.train;
     let count = images.len().min(IMAGES);
     let case = format!("{count} images of `{}`", folder.display());

@@ -11,6 +11,7 @@ pub use operations::operations;
 pub use steps::steps;
 
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use candle_core::{Device, Tensor};
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub struct Bench<'a> {
     pub device: Device,
     /// Only what has this text in its name or case is measured.
     pub only: Option<String>,
+    /// Asked between runs whether the user wants it stopped.
+    pub progress: &'a dyn Progress,
     /// Receives each measurement; its error ends the whole.
     pub report: &'a mut dyn FnMut(Measurement) -> Result<()>,
 }
@@ -47,7 +50,7 @@ impl Bench<'_> {
         self.only.as_ref().is_none_or(|text| format!("{name}, {case}").contains(text))
     }
 
-    /// Times `f` and reports how much of `amount` (with its unit a second) it does; gives that figure.
+    /// Times `f` and reports how much of `amount` it does in a second.
     ///
     /// # Errors
     /// With the first error of `f` or of the report.
@@ -68,6 +71,7 @@ impl Bench<'_> {
     /// The median seconds of several runs of `f`, after one that is not counted.
     fn seconds(&self, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
         let mut timed = || {
+            self.progress.check()?;
             let started = Instant::now();
             f()?;
             // Waits for what runs on a GPU.

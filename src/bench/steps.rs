@@ -34,7 +34,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
             })?;
         }
         let block = network(bench, 1, channels, size)?.block.frozen()?;
-        bench.measure(("frozen block", &case), images, None, || Ok(block.forward(&x).map(drop)?))?;
+        bench.measure(("frozen block", &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;
 use crate::bench::{self, Bench, Measurement};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run;
 use serde_json::json;
@@ -18,12 +18,11 @@ pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) 
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let mut all = Vec::new();
     let report = &mut |measurement: Measurement| {
-        terminal.check()?;
         terminal.say(&line(&measurement));
         all.push(measurement);
         Ok(())
     };
-    let mut bench = Bench { least, device, only: args.only.clone(), report };
+    let mut bench = Bench { least, device, only: args.only.clone(), progress: terminal, report };
     for part in args.parts() {
         match part {
             BenchPart::Operations => bench::operations(&mut bench)?,
@@ -31,6 +30,11 @@ pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) 
             BenchPart::Cache => bench::cache(&mut bench, &folder)?,
             BenchPart::Decoding => bench::decoding(&mut bench, args.images.as_deref())?,
         }
+    }
+    if all.is_empty() {
+        let only = args.only.as_deref().unwrap_or_default();
+        return Err(Error::usage(format!("nothing that is measured has `{only}` in its name or sizes"))
+            .hint("`greedy bench --seconds 0` lists all"));
     }
     if args.json {
         let all: Vec<_> = all.iter().map(fields).collect();

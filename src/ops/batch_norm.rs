@@ -101,6 +101,9 @@ impl BatchNorm<'_> {
 
     fn channels(&self, x: &Tensor) -> Result<usize> {
         let (_, _, _, channels) = x.dims4()?;
+        if x.elem_count() == 0 {
+            bail!("batch norm of an empty batch {:?}", x.shape())
+        }
         if self.gamma.dims() != [channels] || self.beta.dims() != [channels] {
             bail!("batch norm of {channels} channels with {:?} and {:?}", self.gamma.shape(), self.beta.shape())
         }
@@ -110,6 +113,9 @@ impl BatchNorm<'_> {
     fn line(&self, statistics: &BatchStatistics) -> Result<Line> {
         let mean: Vec<f32> = statistics.mean.to_vec1()?;
         let variance: Vec<f32> = statistics.variance.to_vec1()?;
+        if [mean.len(), variance.len()] != [self.gamma.elem_count(); 2] {
+            bail!("statistics of {} channels for {}", mean.len(), self.gamma.elem_count())
+        }
         let inverse = |&variance: &f32| (1.0 / (f64::from(variance) + self.epsilon).sqrt()) as f32;
         let inverse: Vec<f32> = variance.iter().map(inverse).collect();
         let gamma: Vec<f32> = self.gamma.to_vec1()?;
@@ -179,8 +185,9 @@ fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let [sums, squares] = channel_sums(Distances, [x], channels, [&centre]);
     let count = (x.len() / channels.max(1)) as f64;
     let mean = sums.iter().zip(&centre).map(|(sum, &centre)| (f64::from(centre) + sum / count) as f32).collect();
-    let variance =
-        squares.iter().zip(&sums).map(|(square, sum)| (square / count - (sum / count).powi(2)).max(0.0) as f32);
+    // A variance below zero is rounding; unlike a maximum, this keeps what is not a number.
+    let floored = |variance: f64| if variance < 0.0 { 0.0 } else { variance as f32 };
+    let variance = squares.iter().zip(&sums).map(|(square, sum)| floored(square / count - (sum / count).powi(2)));
     (mean, variance.collect())
 }
 
@@ -265,5 +272,5 @@ impl Terms<2, 5, 1> for InputGradientRelu {
 fn where_positive<S: Simd>(simd: S, x: S::f32s, grad: S::f32s, constants: [S::f32s; 3]) -> S::f32s {
     let [y] = Normalised::terms(simd, [x], constants);
     let zero = simd.splat_f32s(0.0);
-    simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero)
+    simd.select_f32s(simd.less_than_or_equal_f32s(y, zero), zero, grad)
 }

@@ -75,6 +75,7 @@ pub fn input_gradient(weight: &Tensor, grad: &Tensor, padding: usize) -> Result<
     let (outputs, inputs, kernel, _) = weight.dims4()?;
     let (batch, out_height, out_width, channels) = grad.dims4()?;
     if channels != outputs
+        || inputs * outputs == 0
         || padding >= kernel
         || out_height + kernel < 2 * padding + 2
         || out_width + kernel < 2 * padding + 2
@@ -102,7 +103,7 @@ pub fn input_gradient(weight: &Tensor, grad: &Tensor, padding: usize) -> Result<
 fn sizes(x: &Tensor, weight: (usize, usize, usize, usize), padding: usize) -> Result<Unfolding> {
     let (batch, height, width, inputs) = x.dims4()?;
     let (outputs, weight_inputs, kernel, kernel_width) = weight;
-    let fits = weight_inputs == inputs && kernel == kernel_width && padding < kernel;
+    let fits = weight_inputs == inputs && kernel == kernel_width && padding < kernel && inputs * outputs > 0;
     if !fits || height + 2 * padding < kernel || width + 2 * padding < kernel {
         bail!("a convolution of {:?} with {weight:?} and padding {padding} is not possible", x.shape())
     }

@@ -24,6 +24,9 @@ pub fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descen
     if weight.shape() != gradient.shape() || weight.shape() != velocity.shape() {
         bail!("a gradient of {:?} for weights of {:?}", gradient.shape(), weight.shape())
     }
+    if [velocity.id(), gradient.id()].contains(&weight.id()) || velocity.id() == gradient.id() {
+        bail!("weights, velocity and gradient must be three tensors")
+    }
     if is_ours(weight) {
         return velocity.inplace_op2(&gradient.contiguous()?, &OnVelocity { weight, settings });
     }

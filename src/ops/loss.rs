@@ -38,7 +38,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Loss> {
         let samples = logits.chunks_exact(classes).zip(&labels);
         let loss = |(logits, &label): (&[f32], &u32)| {
             let powers = powers(logits);
-            f64::from(powers.sum.ln() + powers.largest - logits[label as usize])
+            f64::from(powers.sum).ln() + (f64::from(powers.largest) - f64::from(logits[label as usize]))
         };
         (samples.map(loss).sum::<f64>(), gradient)
     })?;

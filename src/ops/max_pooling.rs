@@ -65,7 +65,10 @@ impl MaxPool {
                     for (channel, grad) in grad.iter().enumerate() {
                         let mut largest = windows.pixels(at).map(|pixel| pixel * channels + channel);
                         let first = largest.next().unwrap_or(channel);
-                        out[largest.fold(first, |best, place| if x[place] > x[best] { place } else { best })] += grad;
+                        out[largest.fold(
+                            first,
+                            |best, place| if x[place] > x[best] || x[place].is_nan() { place } else { best },
+                        )] += grad;
                     }
                 }
             })

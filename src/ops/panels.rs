@@ -59,7 +59,8 @@ pub(super) fn multiply<S: Simd>(simd: S, a: Left<'_>, b: Right<'_>, out: &mut [f
             16 => over_blocks::<S, 2, 12, 4, 2, 1>(simd, a, b, out.as_mut_ptr(), stride, add),
             8 => over_blocks::<S, 1, 6, 2, 2, 2>(simd, a, b, out.as_mut_ptr(), stride, add),
             4 => over_blocks::<S, 1, 6, 2, 4, 4>(simd, a, b, out.as_mut_ptr(), stride, add),
-            _ => over_blocks::<S, 1, 2, 1, 16, 16>(simd, a, b, out.as_mut_ptr(), stride, add),
+            1 => over_blocks::<S, 1, 2, 1, 16, 16>(simd, a, b, out.as_mut_ptr(), stride, add),
+            lanes => panic!("vectors of {lanes} values"),
         }
     }
 }
@@ -166,7 +167,7 @@ unsafe fn in_registers<S: Simd, const ROWS: usize, const VECTORS: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pulp::{Arch, Scalar, WithSimd};
+    use pulp::{Arch, Scalar, Scalar128b, Scalar256b, Scalar512b, WithSimd};
 
     struct Product<'a>(Left<'a>, Right<'a>, &'a mut [f32], usize, bool);
 
@@ -193,13 +194,16 @@ mod tests {
                 let at = |k: usize| column / BLOCK * right.block_stride + k * BLOCK + column % BLOCK;
                 (0..depth).map(|k| a[row * row_stride + k] * b[at(k)]).sum()
             };
-            for (add, scalar) in [(false, false), (true, false), (true, true)] {
+            // The vectors of other machines are followed one value at a time.
+            for (add, lanes) in [(false, 0), (true, 0), (true, 1), (false, 4), (true, 4), (false, 8), (true, 16)] {
                 let mut out = vec![2.0; rows * out_stride];
                 let product = Product(left, right, &mut out, out_stride, add);
-                if scalar {
-                    product.with_simd(Scalar)
-                } else {
-                    Arch::new().dispatch(product)
+                match lanes {
+                    0 => Arch::new().dispatch(product),
+                    1 => product.with_simd(Scalar),
+                    4 => product.with_simd(Scalar128b),
+                    8 => product.with_simd(Scalar256b),
+                    _ => product.with_simd(Scalar512b),
                 }
                 for (at, &found) in out.iter().enumerate() {
                     let (row, column) = (at / out_stride, at % out_stride);

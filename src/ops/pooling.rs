@@ -14,6 +14,9 @@ use std::ops::Range;
 /// When `x` has not four dimensions.
 pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
+    if side == 0 || height * width * channels == 0 {
+        bail!("{:?} cannot be pooled to {side} x {side}", x.shape())
+    }
     if !is_ours(x) {
         return by_candle(x, side);
     }
@@ -40,7 +43,7 @@ pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
 /// When the shape of the gradient does not fit.
 pub fn pool_gradient(grad: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (batch, side, columns, channels) = grad.dims4()?;
-    if side != columns {
+    if side != columns || side * height * width * channels == 0 {
         bail!("a gradient of {:?} for a square result", grad.shape())
     }
     let shape = (batch, height, width, channels);

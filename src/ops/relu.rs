@@ -35,6 +35,6 @@ impl Terms<2, 0, 1> for Passed {
     #[inline(always)]
     fn terms<S: Simd>(simd: S, [y, grad]: [S::f32s; 2], _: [S::f32s; 0]) -> [S::f32s; 1] {
         let zero = simd.splat_f32s(0.0);
-        [simd.select_f32s(simd.greater_than_f32s(y, zero), grad, zero)]
+        [simd.select_f32s(simd.less_than_or_equal_f32s(y, zero), zero, grad)]
     }
 }

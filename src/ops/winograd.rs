@@ -20,7 +20,8 @@ const SIDE: usize = 3;
 /// Values of a kernel.
 const TAPS: usize = SIDE * SIDE;
 
-/// Values of the weight gradient's sums that all threads hold together at most: 256 MiB.
+/// Values of the weight gradient's sums that all threads hold together at most, unless one alone takes more: 256 MiB. Where
+/// many threads would take more, fewer work on it.
 const SUMS: usize = 1 << 26;
 
 thread_local! {

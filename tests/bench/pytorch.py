@@ -13,6 +13,7 @@ import json
 import re
 import statistics
 import subprocess
+import sys
 import time
 
 import torch
@@ -34,27 +35,28 @@ def main():
     torch.set_num_threads(args.threads)
 
     rows = []
-    for row in greedy(args, args.only, 0):
+    for row in greedy(args, ["operations", "steps"], args.only, 0):
         work = counterpart(row)
         if work is None:
             continue
-        text = f"{row['what']}, {row['on']}"
-        ours, theirs = [], []
+        text, ours, theirs = f"{row['what']}, {row['on']}", [], []
+        part = "operations" if row["unit"] == "GFLOP/s" else "steps"
         for _ in range(args.rounds):
-            ours.append(greedy(args, text, args.seconds)[0]["median"])
+            ours.append(greedy(args, [part], text, args.seconds)[0]["median"])
             theirs.append(work[0] / seconds(work[1], args.seconds))
         ours, theirs = statistics.median(ours), statistics.median(theirs)
         rows.append({"what": row["what"], "on": row["on"], "unit": row["unit"], "greedy": ours, "pytorch": theirs,
                      "ratio": ours / theirs})
         if not args.json:
             print(f"{text:64} {ours:8.0f} {theirs:8.0f} {row['unit']:9} ratio {ours / theirs:.2f}", flush=True)
+    if not rows:
+        sys.exit(f"nothing that PyTorch does too has `{args.only}` in its name or sizes")
     if args.json:
         print(json.dumps({"threads": args.threads, "torch": torch.__version__, "rows": rows}, indent=2))
 
 
-def greedy(args, only, least):
-    """The measurements of `greedy bench` whose name or sizes hold a text."""
-    parts = ["steps"] if only.startswith(("training", "frozen")) else ["operations"] if only else ["operations", "steps"]
+def greedy(args, parts, only, least):
+    """The measurements of parts of `greedy bench` whose name or sizes hold a text."""
     command = [args.greedy, "bench", *parts, "--json", "--quiet", "--threads", str(args.threads)]
     command += ["--seconds", str(least)] + (["--only", only] if only else [])
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["measurements"]
