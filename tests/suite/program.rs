@@ -202,3 +202,17 @@ fn the_command_line_says_what_is_wrong() {
     space.run("wobble").fails(2, &["wobble"]);
     assert!(space.run("completions bash").ok().stdout.contains("_greedy"));
 }
+
+#[test]
+fn the_machine_is_measured_and_nothing_is_left_behind() {
+    let space = Space::new();
+    let found = space.run("bench operations --seconds 0 --json --only space-to-depth").ok().json();
+    let all = found["measurements"].as_array().unwrap();
+    assert_eq!(all.len(), 2);
+    assert!(all.iter().all(|one| one["unit"] == "GB/s" && one["median"].as_f64().unwrap() > 0.0));
+    space.run("bench operations --seconds 0 --only nonsense").fails(2, &["nonsense", "--seconds 0"]);
+    space.write("folder/keep", "");
+    let found = space.run("bench cache --seconds 0 --folder folder --json").ok().json();
+    assert_eq!(found["measurements"].as_array().unwrap().len(), 4);
+    assert_eq!(space.files("folder").len(), 1);
+}
