@@ -1,6 +1,7 @@
 //! Files that are whole or absent: written beside their place, synced, renamed.
 
 use crate::error::{Error, Result};
+use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ impl NewFile {
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        Passing(&mut self.file, &self.path).write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+        let failed = |e| Error::io(&format!("write {} to", room::words(bytes.len() as u64)), &self.path, &e);
+        Passing(&mut self.file, &self.path).write_all(bytes).map_err(failed)
     }
 
     /// Puts the file on the disk under its name.

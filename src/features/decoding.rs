@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::images::Split;
 use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
 use crate::progress::{Progress, Task};
+use crate::room;
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -158,7 +159,8 @@ impl Decoder<'_> {
             self.progress.check()?;
             let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
             rest = after;
-            let mut pixels = vec![0; batch.len() * sample_bytes];
+            let mut pixels = Vec::new();
+            room::resize(&mut pixels, batch.len() * sample_bytes)?;
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
             // A batch of large images takes seconds: a wish to stop is granted between any two of them.
             let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
