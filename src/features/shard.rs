@@ -105,7 +105,7 @@ impl StoredSamples {
     /// # Errors
     /// When their length is no multiple of a sample's.
     pub fn copy(&mut self, samples: &[u8]) -> Result<()> {
-        if samples.len() % self.sample_bytes != 0 {
+        if !samples.len().is_multiple_of(self.sample_bytes) {
             return Err(Error::failed(format!("{} bytes are no whole samples", samples.len())));
         }
         let sample_bytes = self.sample_bytes;
