@@ -1,6 +1,7 @@
 //! Files that are whole or absent: written beside their place, synced, renamed.
 
 use crate::error::{Error, Result};
+use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -40,7 +41,8 @@ impl NewFile {
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        Passing(&mut self.file, &self.path).write_all(bytes).map_err(|e| Error::io("write", &self.path, &e))
+        let failed = |e| Error::io(&format!("write {} to", room::words(bytes.len() as u64)), &self.path, &e);
+        Passing(&mut self.file, &self.path).write_all(bytes).map_err(failed)
     }
 
     /// Puts the file on the disk under its name.
@@ -106,9 +108,22 @@ fn sync_folder(folder: &Path) -> Result<()> {
     synced.map_err(|e| Error::io("sync", folder, &e))
 }
 
-/// Creates a folder and those above it.
+/// Creates a folder and those above it, each of them durably: what is put into the last must not get lost with the
+/// first.
 pub fn create_folder(path: &Path) -> Result<()> {
-    pass(path, 0).and_then(|_| fs::create_dir_all(path)).map_err(|e| Error::io("create folder", path, &e))
+    let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.is_dir();
+    let missing: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    missing.into_iter().rev().try_for_each(|folder| {
+        match pass(folder, 0).and_then(|_| fs::create_dir(folder)) {
+            // Another process may have come first.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::io("create folder", folder, &io::ErrorKind::NotADirectory.into()));
+            }
+            made => made.map_err(|e| Error::io("create folder", folder, &e))?,
+        }
+        folder.parent().map_or(Ok(()), sync_folder)
+    })
 }
 
 /// The text of a file, or nothing where there is no such file.
@@ -140,6 +155,7 @@ pub fn remove(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::{Fault, with_fault};
 
     #[test]
     fn an_abandoned_file_leaves_the_old_one_as_it_was() {
@@ -167,6 +183,20 @@ mod tests {
         fs::remove_file(&path).unwrap();
         ensure(&path, b"constant").unwrap();
         assert_eq!(read(&path).unwrap(), b"constant");
+    }
+
+    #[test]
+    fn every_folder_of_a_chain_is_made_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let chain = folder.path().join("a/b/c");
+        let made = || with_fault(folder.path(), Fault::Broken, usize::MAX, || create_folder(&chain));
+        let (result, operations) = made();
+        assert!(result.is_ok() && chain.is_dir());
+        assert_eq!(operations, 6, "three are made, and the three above them synced");
+        assert_eq!(made().1, 0);
+        fs::write(folder.path().join("file"), "").unwrap();
+        let error = create_folder(&folder.path().join("file/a")).unwrap_err();
+        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 
     #[test]

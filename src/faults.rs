@@ -23,6 +23,8 @@ struct Disk {
 }
 
 static DISK: Mutex<Option<Disk>> = Mutex::new(None);
+/// One test at a time has such a disk.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Decides on something that is to be done to a file: how many of the bytes to write are written.
 pub(crate) fn pass(path: &Path, bytes: usize) -> io::Result<usize> {
@@ -43,6 +45,7 @@ pub(crate) fn pass(path: &Path, bytes: usize) -> io::Result<usize> {
 /// Lets the `at`-th operation on files below a folder meet a fault while `f` runs; gives what came of it, and how many
 /// operations there were.
 pub(crate) fn with_fault<T>(folder: &Path, fault: Fault, at: usize, f: impl FnOnce() -> T) -> (T, usize) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let slot = || DISK.lock().unwrap_or_else(PoisonError::into_inner);
     *slot() = Some(Disk { folder: folder.into(), fault, at, operations: 0 });
     let result = f();

@@ -1,4 +1,4 @@
-//! The room on a disk: how much is free, how much is taken, and sizes as people say them.
+//! The room on a disk and in memory: how much is free, how much is taken, and sizes as people say them.
 
 use crate::error::{Error, Result};
 use std::fs;
@@ -52,6 +52,19 @@ pub fn require(folder: &Path, bytes: u64) -> Result<()> {
     }
 }
 
+/// Gives a buffer a length; bytes that are new are zero.
+///
+/// # Errors
+/// When there is no memory for it, where a plain `resize` would end the program.
+pub fn resize(buffer: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    buffer.try_reserve_exact(bytes.saturating_sub(buffer.len())).map_err(|_| {
+        Error::failed(format!("not enough memory: {} ({bytes} bytes) are needed at once", words(bytes as u64)))
+            .hint("end other programs, or take smaller samples (`data.size`, `network.width`)")
+    })?;
+    buffer.resize(bytes, 0);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +85,16 @@ mod tests {
         let error = require(&stage, 1 << 60).unwrap_err();
         assert!(error.to_string().contains("1024.0 PiB more"), "{error}");
         assert!(error.to_string().contains("are free") && free < 1 << 60, "{error}");
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_with_the_bytes() {
+        let mut buffer = vec![7; 3];
+        resize(&mut buffer, 5).unwrap();
+        assert_eq!(buffer, [7, 7, 7, 0, 0]);
+        let error = resize(&mut buffer, 1 << 60).unwrap_err();
+        assert!(error.to_string().contains("1024.0 PiB") && error.way_out().is_some(), "{error}");
+        assert_eq!(buffer.len(), 5);
     }
 
     #[test]

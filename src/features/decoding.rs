@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::images::Split;
 use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
 use crate::progress::{Progress, Task};
+use crate::room;
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const BATCH_BYTES: usize = 1 << 26;
 pub struct Decoded {
     /// The array.
     pub written: Written,
-    /// Images that were left out: name and fault.
+    /// Images that were left out: place in the source, and fault.
     pub skipped: Vec<(String, String)>,
 }
 
@@ -62,11 +63,11 @@ pub fn decode(
         }
         let mut writer = begin_shard(&array, &layout, (0, at))?;
         decoder.fill(&mut writer, candidates, &mut skipped)?;
+        write_list(&list, &skipped)?;
         if writer.room() == samples_in_shard {
             // All images that were left are bad.
             break;
         }
-        write_list(&list, &skipped)?;
         shards.push(finish_shard(writer, (0, at))?);
     }
     let kept = candidates(images, &skipped);
@@ -75,7 +76,7 @@ pub fn decode(
     }
     let layout = Layout { samples: kept.len(), ..layout };
     write_files(stage, &decoded_files(subset, images, &layout, &kept)?)?;
-    let skipped = skipped.into_iter().map(|(index, fault)| (images.name(index), fault)).collect();
+    let skipped = skipped.into_iter().map(|(index, fault)| (images.place(index), fault)).collect();
     Ok(Decoded { written: Written { layout, shards }, skipped })
 }
 
@@ -158,7 +159,8 @@ impl Decoder<'_> {
             self.progress.check()?;
             let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
             rest = after;
-            let mut pixels = vec![0; batch.len() * sample_bytes];
+            let mut pixels = Vec::new();
+            room::resize(&mut pixels, batch.len() * sample_bytes)?;
             let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
             // A batch of large images takes seconds: a wish to stop is granted between any two of them.
             let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
@@ -200,15 +202,17 @@ fn candidates(images: &Split, skipped: &[(usize, String)]) -> Vec<usize> {
     (0..images.len()).filter(|index| !bad.contains(index)).collect()
 }
 
-/// Writes the list of images that were left out, given by name, as it was when they were decoded.
+/// Writes the list of images that were left out, given by their places in the source, as it was when they were
+/// decoded; says how many of them belong to the subset.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<()> {
-    let faults: HashMap<&str, &str> = skipped.iter().map(|(name, fault)| (name.as_str(), fault.as_str())).collect();
-    let fault = |index: usize| faults.get(images.name(index).as_str()).map(|fault| (index, fault.to_string()));
+pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<usize> {
+    let faults: HashMap<&str, &str> = skipped.iter().map(|(place, fault)| (place.as_str(), fault.as_str())).collect();
+    let fault = |index: usize| faults.get(images.place(index).as_str()).map(|fault| (index, fault.to_string()));
     let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
-    write_list(&skipped_list(stage, subset), &found)
+    write_list(&skipped_list(stage, subset), &found)?;
+    Ok(found.len())
 }
 
 /// The file that lists the images of a subset that were left out.
@@ -227,4 +231,35 @@ fn write_list(path: &Path, skipped: &[(usize, String)]) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(skipped).map_err(|e| Error::failed(e.to_string()))?;
     disk::write(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::images::ImageSet;
+    use crate::progress::Silent;
+    use std::fs;
+
+    #[test]
+    fn bad_images_at_the_end_are_listed_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let (images, stage) = (folder.path().join("images"), folder.path().join("stage0"));
+        for (path, pixels) in [("train/a/1", 64), ("train/b/2", 64), ("train/b/3", 7), ("val/a/4", 64), ("val/b/5", 64)]
+        {
+            let path = images.join(format!("{path}.pgm"));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, [&b"P5 8 8 255\n"[..], &vec![9; pixels]].concat()).unwrap();
+        }
+        // A sample takes more than a shard is meant to: the bad image has one of its own.
+        let text = "[data]\nsource = \"folder\"\nsize = 600\non_bad_image = \"skip\"\n[features]\nshard_mib = 1\n";
+        let path = format!("data.path={:?}", images.display().to_string());
+        let pipeline = Pipeline::parse("p.toml", "p", text, &[path]).unwrap();
+        let train = ImageSet::open(&pipeline.data, 0).unwrap().train;
+        let decoded = decode(&stage, Subset::Train, &train, &pipeline, &Silent).unwrap();
+        assert_eq!((decoded.written.shards.len(), decoded.skipped.len()), (2, 1));
+        assert_eq!(decoded.skipped[0].0, "train/b/3.pgm");
+        for (name, bytes) in Redecoding::open(&stage, Subset::Train, &train, &pipeline).unwrap().files().unwrap() {
+            assert!(fs::read(stage.join(&name)).unwrap() == bytes, "{name}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
+use crate::room;
 use rayon::prelude::*;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -30,8 +31,7 @@ impl ShardWriter {
     /// Begins the shard of `capacity` samples at a path.
     pub(super) fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
         let file = NewFile::create(path)?;
-        let index = Vec::with_capacity(capacity * 16 + CHECKSUM);
-        Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index, written: 0 })
+        Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index: Vec::new(), written: 0 })
     }
 
     /// Samples that still fit.
@@ -79,7 +79,9 @@ impl ShardWriter {
 
     fn put_index(&mut self) -> Result<(u64, blake3::Hash)> {
         let mut index = std::mem::take(&mut self.index);
-        index.resize(self.capacity * 16, 0xff);
+        let held = index.len();
+        room::resize(&mut index, self.capacity * 16)?;
+        index[held..].fill(0xff);
         index.extend(crc32c::crc32c(&index).to_le_bytes());
         self.put(&index)?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
@@ -103,7 +105,7 @@ impl StoredSamples {
     /// # Errors
     /// When their length is no multiple of a sample's.
     pub fn copy(&mut self, samples: &[u8]) -> Result<()> {
-        if samples.len() % self.sample_bytes != 0 {
+        if !samples.len().is_multiple_of(self.sample_bytes) {
             return Err(Error::failed(format!("{} bytes are no whole samples", samples.len())));
         }
         let sample_bytes = self.sample_bytes;
@@ -119,7 +121,7 @@ impl StoredSamples {
     /// With an error of `encode`.
     pub fn fill(&mut self, count: usize, encode: impl Fn(usize, &mut [u8]) -> Result<()> + Sync) -> Result<()> {
         let stored = self.sample_bytes + CHECKSUM;
-        self.bytes.resize(count * stored, 0);
+        room::resize(&mut self.bytes, count.saturating_mul(stored))?;
         self.bytes.par_chunks_exact_mut(stored).enumerate().try_for_each(|(at, bytes)| {
             let (sample, checksum) = bytes.split_at_mut(self.sample_bytes);
             encode(at, sample)?;
@@ -137,7 +139,8 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
     let length = capacity * 16 + CHECKSUM;
     let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
     let start = end.checked_sub(length as u64).ok_or_else(|| Error::failed("it is too short for its index"))?;
-    let mut bytes = vec![0; length];
+    let mut bytes = Vec::new();
+    room::resize(&mut bytes, length)?;
     file.read_exact_at(&mut bytes, start).map_err(|e| Error::failed(e.to_string()))?;
     let (index, checksum) = bytes.split_at(length - CHECKSUM);
     if crc32c::crc32c(index).to_le_bytes() != *checksum {
@@ -161,7 +164,7 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
 /// # Errors
 /// When the file is too short or the checksum is wrong.
 pub(super) fn read_sample(file: &File, offset: u64, sample_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
-    out.resize(sample_bytes + CHECKSUM, 0);
+    room::resize(out, sample_bytes + CHECKSUM)?;
     file.read_exact_at(out, offset).map_err(|e| Error::failed(e.to_string()))?;
     let checksum = out.split_off(sample_bytes);
     if crc32c::crc32c(out).to_le_bytes() == *checksum { Ok(()) } else { Err(Error::failed("the checksum is wrong")) }

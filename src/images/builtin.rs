@@ -39,6 +39,10 @@ impl Store for Pictures {
         format!("built-in {} picture {index}", if self.split == 0 { "training" } else { "validation" })
     }
 
+    fn place(&self, index: usize) -> String {
+        self.name(index)
+    }
+
     fn read(&self, index: usize, _most: u64) -> Result<Content> {
         let mut stream = Stream::new(Purpose::Picture, 0, (self.split, index as u64));
         Ok(Content::Pixels(DynamicImage::ImageRgb8(draw(self.label(index) as usize, &mut stream))))

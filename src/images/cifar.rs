@@ -152,6 +152,11 @@ impl Store for Batches {
         format!("{}: image {index}", batch.file.path().display())
     }
 
+    fn place(&self, index: usize) -> String {
+        let (batch, index) = self.find(index);
+        format!("{}: image {index}", batch.file.name())
+    }
+
     fn read(&self, index: usize, _most: u64) -> Result<Content> {
         let (batch, index) = self.find(index);
         let start = index * (batch.label_bytes + PIXELS) + batch.label_bytes;

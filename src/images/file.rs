@@ -1,6 +1,7 @@
 //! A file that several threads read at places of their own.
 
 use crate::error::{Error, Result};
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -28,6 +29,11 @@ impl OpenFile {
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Its name in its folder.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.path.file_name().unwrap_or_default().to_string_lossy()
     }
 
     /// Its length in bytes when it was opened.

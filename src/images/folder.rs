@@ -116,6 +116,10 @@ impl Store for Folder {
         self.path(index).display().to_string()
     }
 
+    fn place(&self, index: usize) -> String {
+        self.images[index].path.display().to_string()
+    }
+
     fn read(&self, index: usize, most: u64) -> Result<Content> {
         let file = OpenFile::open(&self.path(index))?;
         file.read(0..file.len(), most).map(Content::File)

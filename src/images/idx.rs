@@ -139,6 +139,10 @@ impl Store for Images {
         format!("{}: image {index}", self.pixels.file.path().display())
     }
 
+    fn place(&self, index: usize) -> String {
+        format!("{}: image {index}", self.pixels.file.name())
+    }
+
     fn read(&self, index: usize, most: u64) -> Result<Content> {
         let count = self.height * self.width;
         if count as u64 > most {

@@ -93,6 +93,11 @@ impl Split {
         self.store.name(self.original(index))
     }
 
+    /// Where the source has an image: the same wherever the source lies.
+    pub fn place(&self, index: usize) -> String {
+        self.store.place(self.original(index))
+    }
+
     /// Decodes an image to u8 planes [channels, size, size], scaled and cropped as [`decode_file`] says.
     ///
     /// # Errors
@@ -136,6 +141,9 @@ trait Store: Send + Sync {
 
     /// What errors call an image.
     fn name(&self, index: usize) -> String;
+
+    /// Its path from the folder or in the archive, or its number.
+    fn place(&self, index: usize) -> String;
 
     /// Reads an image; a file of more than `most` bytes is an error.
     fn read(&self, index: usize, most: u64) -> Result<Content>;

@@ -86,6 +86,10 @@ impl Store for Archive {
         format!("{}: {}", self.file.path().display(), self.images[index].path.display())
     }
 
+    fn place(&self, index: usize) -> String {
+        self.images[index].path.display().to_string()
+    }
+
     fn read(&self, index: usize, most: u64) -> Result<Content> {
         self.file.read(self.images[index].place.clone(), most).map(Content::File)
     }

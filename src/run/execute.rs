@@ -105,19 +105,37 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        let known = std::mem::take(&mut record.skipped);
-        for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
-            // A finished stage knows what it left out: without the list every later image would move up.
-            if !known.is_empty() {
-                features::note_skipped(self.folder.path(), subset, split, &known)?;
+        let splits = [(Subset::Train, &images.train), (Subset::Val, &images.val)];
+        // A finished stage knows what it left out: without the list every later image would move up.
+        if !record.skipped.is_empty() {
+            let mut noted = 0;
+            for (subset, split) in splits {
+                noted += features::note_skipped(self.folder.path(), subset, split, &record.skipped)?;
             }
-            let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
-            record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
-            record.skipped.extend(decoded.skipped);
+            self.require_all_noted(noted, record.skipped.len())?;
         }
+        self.write_arrays(record, |record| {
+            record.skipped.clear();
+            for (subset, split) in splits {
+                let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
+                record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
+                record.skipped.extend(decoded.skipped);
+            }
+            Ok(())
+        })?;
         record.classes = images.classes.clone();
         record.spend("decode", started.elapsed());
         Ok(())
+    }
+
+    /// Fails where images that were left out are no longer to be found.
+    fn require_all_noted(&self, noted: usize, known: usize) -> Result<()> {
+        if noted == known {
+            return Ok(());
+        }
+        let folder = self.folder.path().display();
+        let fault = format!("of {known} bad images that `{folder}` left out, {noted} are among the images");
+        Err(Error::failed(fault).hint(format!("remove `{folder}`; `greedy run` then decodes all images again")))
     }
 
     /// Trains the block, unless that is done.
@@ -149,7 +167,12 @@ impl Work<'_> {
         for (name, variables) in [(BLOCK, &block), (AUXILIARY, &auxiliary)] {
             let bytes = save_bytes(&variables.tensors(), None)?;
             disk::write(&self.folder.path().join(name), &bytes)?;
-            record.weights.insert(name.into(), (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string()));
+            let sum = (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string());
+            let before = record.weights.insert(name.into(), sum.clone());
+            if name == BLOCK && before.is_some_and(|before| before != sum) {
+                // Weights that got lost came out otherwise: the features are still those of the old ones.
+                self.clear_features(record)?;
+            }
         }
         let logits = features::logit_files(Subset::Val, &outcome.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
@@ -168,6 +191,27 @@ impl Work<'_> {
         });
         record.seconds.insert("train".into(), outcome.seconds);
         Ok(())
+    }
+
+    /// Removes the features, and what the record says of them.
+    fn clear_features(&self, record: &mut Record) -> Result<()> {
+        self.folder.clear_features()?;
+        record.arrays.clear();
+        Ok(())
+    }
+
+    /// Writes the features and notes their sums; shards that are there are kept. Where the record has sums, those that
+    /// got lost must get their bytes back. Another device or version may round otherwise, and shards of two kinds are
+    /// not to lie side by side: then all are written anew.
+    fn write_arrays(&self, record: &mut Record, write: impl Fn(&mut Record) -> Result<()>) -> Result<()> {
+        let recorded = record.arrays.clone();
+        write(record)?;
+        if recorded.is_empty() || record.arrays == recorded {
+            return Ok(());
+        }
+        self.clear_features(record)?;
+        record.write(self.folder.path())?;
+        write(record)
     }
 
     /// Writes the logits again where they got lost.
@@ -196,10 +240,13 @@ impl Work<'_> {
             device: self.device,
             progress: self.progress,
         };
-        for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
-            let written = extraction.write(subset, input)?;
-            record.arrays.insert(array_name(subset), ArrayRecord::new(&written));
-        }
+        self.write_arrays(record, |record| {
+            for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
+                let written = extraction.write(subset, input)?;
+                record.arrays.insert(array_name(subset), ArrayRecord::new(&written));
+            }
+            Ok(())
+        })?;
         record.spend("features", started.elapsed());
         Ok(())
     }

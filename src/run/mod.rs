@@ -3,6 +3,8 @@
 mod cache;
 mod clean;
 mod device;
+#[cfg(test)]
+mod elsewhere;
 mod execute;
 #[cfg(test)]
 mod faulty_disk;

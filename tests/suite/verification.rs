@@ -156,7 +156,7 @@ fn the_list_of_bad_images_is_made_again_and_moved_images_are_found() {
     space.write("photos/train/a/0.png", "no image");
     let run = "run photos.toml --set data.on_bad_image=skip";
     space.run(run).ok();
-    let before = space.files("cache/stage0");
+    let (before, of_train) = (space.files("cache/stage0"), space.files("cache/stage0/train"));
     let break_all = || {
         fs::remove_file(space.path("cache/stage0/train/features/c/0/0/0/0/0")).unwrap();
         flip(&space.path("cache/stage0/train/labels/c/0"));
@@ -179,6 +179,11 @@ fn the_list_of_bad_images_is_made_again_and_moved_images_are_found() {
     break_all();
     fs::rename(space.path("photos"), space.path("moved")).unwrap();
     space.run("verify cache --repair").fails(1, &["2 files"]);
+    // Wherever the images are by now, the bad ones are the same.
+    fs::remove_file(space.path("cache/stage0/train/skipped.json")).unwrap();
+    space.run(&format!("{run} --set data.path=moved")).ok();
+    assert_eq!(space.files("cache/stage0/train"), of_train);
+    break_all();
     space.run("verify cache --repair --set data.path=moved").ok();
 }
 
