@@ -8,6 +8,7 @@ mod execute;
 mod faulty_disk;
 mod folder;
 mod forecast;
+mod names;
 mod network;
 mod observe;
 mod record;

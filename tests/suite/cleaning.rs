@@ -68,6 +68,18 @@ fn every_pipeline_that_is_named_keeps_its_stages() {
 }
 
 #[test]
+fn what_a_run_would_go_on_with_is_kept_under_another_name() {
+    let space = Space::with_photos();
+    space.run("run photos.toml").ok();
+    fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
+    fs::rename(space.path("photos.toml"), space.path("renamed.toml")).unwrap();
+    let all = space.files("cache");
+    assert!(space.run("clean renamed.toml --yes").ok().stdout.contains("nothing to remove"));
+    assert_eq!(space.files("cache"), all);
+    space.run("run renamed.toml").ok();
+}
+
+#[test]
 fn links_and_foreign_files_are_left_and_a_folder_that_is_no_cache_refused() {
     let space = Space::with_photos();
     space.run("run photos.toml --cache elsewhere").ok();

@@ -57,14 +57,15 @@ fn what_is_broken_is_listed_and_only_that_is_made_again() {
     damaged.iter().for_each(|name| flip(&space.path("cache").join(name)));
     missing.iter().for_each(|name| fs::remove_file(space.path("cache").join(name)).unwrap());
     space.write("cache/stage1/train/features/c/0/0/0/0/0.unfinished", "half");
-    space.write("cache/stage2/checkpoint/epoch-000001.safetensors", "old");
+    let checkpoint = "stage2/checkpoint/epoch-000001-step-00000000.safetensors";
+    space.write(&format!("cache/{checkpoint}"), "old");
 
     let expected: BTreeMap<String, String> = damaged
         .iter()
         .map(|name| (*name, "damaged"))
         .chain(missing.iter().map(|name| (*name, "missing")))
         .chain([("stage1/train/features/c/0/0/0/0/0.unfinished", "leftover")])
-        .chain([("stage2/checkpoint/epoch-000001.safetensors", "leftover")])
+        .chain([(checkpoint, "leftover")])
         .map(|(name, flaw)| (name.to_string(), flaw.to_string()))
         .collect();
     let found = space.run("verify cache --json");
@@ -94,15 +95,30 @@ fn what_is_broken_is_listed_and_only_that_is_made_again() {
 fn foreign_files_are_listed_and_left() {
     let space = Space::with_photos();
     space.run("run photos.toml").ok();
+    space.write("cache/stage1/checkpoint/thesis.tex", "mine");
     space.write("cache/stage1/notes.txt", "mine");
+    space.write("cache/stage1/train/features/c/thesis.unfinished", "mine");
     space.write("cache/stage2/train/features/c/0/7/0/0/0", "no shard of this array");
     let found = space.run("verify cache --json");
     assert_eq!(
         flaws(&found).into_iter().map(|(name, flaw)| format!("{name} {flaw}")).collect::<Vec<_>>(),
-        ["stage1/notes.txt foreign", "stage2/train/features/c/0/7/0/0/0 foreign",]
+        [
+            "stage1/checkpoint/thesis.tex foreign",
+            "stage1/notes.txt foreign",
+            "stage1/train/features/c/thesis.unfinished foreign",
+            "stage2/train/features/c/0/7/0/0/0 foreign",
+        ]
     );
-    space.run("verify cache --repair").fails(1, &["2 files"]);
-    assert_eq!(fs::read(space.path("cache/stage1/notes.txt")).unwrap(), b"mine");
+    let all = space.files("cache");
+    space.run("verify cache --repair").fails(1, &["4 files"]);
+    space.run("clean photos.toml --yes").ok();
+    // Neither is it removed to make way for what is made anew.
+    for change in ["training.epochs=2", "features.dtype=\"f32\""] {
+        space
+            .run(&format!("run photos.toml --set {change}"))
+            .fails(1, &["`checkpoint/thesis.tex`", "nothing was removed"]);
+    }
+    assert_eq!(space.files("cache"), all);
 }
 
 #[test]
