@@ -1,6 +1,7 @@
 //! `greedy verify` finds what is missing, damaged or foreign, and makes it again with the bytes that it had.
 
 use crate::space::{Run, Space};
+use greedy::lock::Lock;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -210,6 +211,56 @@ fn other_images_than_those_it_was_made_of_repair_nothing() {
     assert!(repair.stdout.contains("it came out with other bytes than the recorded ones"), "{}", repair.stdout);
     repair.fails(1, &["1 file is missing"]);
     assert_eq!(space.files("cache"), damaged);
+}
+
+#[test]
+fn what_is_beyond_repair_stops_nothing_else() {
+    let space = Space::new();
+    space.run(SHARDS).ok();
+    let before = space.files("cache");
+    let shards = [0, 1, 2].map(|at| space.path(&format!("cache/stage1/train/features/c/0/{at}/0/0/0")));
+    shards.iter().for_each(|shard| flip(shard));
+    // A folder in its place cannot be replaced by a file.
+    fs::remove_file(&shards[0]).unwrap();
+    fs::create_dir(&shards[0]).unwrap();
+    let repair = space.run("verify cache --repair");
+    assert_eq!(repair.stdout.matches("made again").count(), 3, "{}", repair.stdout);
+    repair.fails(1, &["1 file is missing"]);
+    fs::remove_dir(&shards[0]).unwrap();
+    space.run("verify cache --repair").ok();
+    assert_eq!(space.files("cache"), before);
+}
+
+#[test]
+fn a_run_waits_for_readers_and_no_verdict_is_given_on_what_is_written() {
+    let space = Space::with_photos();
+    space.run("run photos.toml --set network.blocks=1").ok();
+    let stage = space.path("cache/stage1");
+    let writes = Lock::take(&stage).unwrap();
+    space.run("verify cache/stage1").fails(1, &["nothing was verified", "hint:"]);
+    drop(writes);
+    let reads = Lock::share(&stage).unwrap();
+    let run = space.command("run photos.toml --set training.epochs=2").stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    drop(reads);
+    let run = Run::of(run.wait_with_output().unwrap()).ok();
+    assert_eq!(run.stderr.matches("which reads it: waiting").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn a_record_that_names_files_elsewhere_is_refused() {
+    let space = Space::with_photos();
+    space.run("run photos.toml").ok();
+    let text = fs::read_to_string(space.path("cache/stage1/record.json")).unwrap();
+    for name in ["../stage2/block.safetensors", "/etc/passwd"] {
+        // Version 1 has no seal.
+        let unsealed = text.lines().filter(|line| !line.starts_with("  \"blake3\"")).collect::<Vec<_>>().join("\n");
+        let hostile =
+            unsealed.replace("\"format\": 2", "\"format\": 1").replace("\"block.safetensors\"", &format!("\"{name}\""));
+        space.write("cache/stage1/record.json", &hostile);
+        space.write("cache/stage1/spare/record.json", &hostile);
+        space.run("inspect cache/stage1").fails(1, &[&format!("`{name}` is no file of a stage"), "hint:"]);
+    }
 }
 
 #[test]
