@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::room;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Whatever is done to the disk passes here first, with the bytes that are to be written, and is told how many may be:
@@ -17,6 +18,9 @@ use crate::faults::pass;
 
 /// The ending of files that are being written; one without a writer is left over from a run that was cut off.
 pub const UNFINISHED: &str = "unfinished";
+
+/// The flag that lets a file be opened only where its name is no link: what is written must not end up elsewhere.
+pub const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 /// A file that takes its name only when it is whole and on the disk.
 ///
@@ -34,7 +38,7 @@ impl NewFile {
         let mut name = path.file_name().unwrap_or_default().to_os_string();
         name.push(format!(".{UNFINISHED}"));
         let temporary = path.with_file_name(name);
-        let created = pass(&temporary, 0).and_then(|_| File::create(&temporary));
+        let created = pass(&temporary, 0).and_then(|_| create_anew(&temporary));
         let file = created.map_err(|e| Error::io("create", &temporary, &e))?;
         Ok(Self { file, temporary, path: path.to_path_buf(), finished: false })
     }
@@ -62,6 +66,14 @@ impl Drop for NewFile {
             // Nobody reads an unfinished file, so one that cannot be removed does no harm.
             let _ = remove(&self.temporary);
         }
+    }
+}
+
+/// Creates a file in the place of whatever file or link is there.
+fn create_anew(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => File::create_new(path),
     }
 }
 
@@ -96,7 +108,9 @@ pub fn ensure(path: &Path, bytes: &[u8]) -> Result<()> {
     if found.len() >= bytes.len() || !bytes.starts_with(&found) {
         return Ok(());
     }
-    let open = pass(path, 0).and_then(|_| OpenOptions::new().write(true).create(true).truncate(false).open(path));
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).custom_flags(NO_LINK);
+    let open = pass(path, 0).and_then(|_| options.open(path));
     let write = |mut file: File| Passing(&mut file, path).write_all(bytes);
     open.and_then(write).map_err(|e| Error::io("write", path, &e))
 }
@@ -197,6 +211,20 @@ mod tests {
         fs::write(folder.path().join("file"), "").unwrap();
         let error = create_folder(&folder.path().join("file/a")).unwrap_err();
         assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let outside = folder.path().join("thesis");
+        fs::write(&outside, "years of work").unwrap();
+        let link = |name: &str| std::os::unix::fs::symlink(&outside, folder.path().join(name)).unwrap();
+        link("weights.unfinished");
+        write(&folder.path().join("weights"), b"new").unwrap();
+        link(crate::lock::LOCK);
+        assert!(crate::lock::Lock::take(folder.path()).is_err());
+        assert_eq!(read(&outside).unwrap(), b"years of work");
+        assert_eq!(read(&folder.path().join("weights")).unwrap(), b"new");
     }
 
     #[test]

@@ -94,6 +94,9 @@ fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
         ErrorKind::ReadOnlyFilesystem => "that disk cannot be written; name a folder on another one".into(),
         ErrorKind::PermissionDenied => "this user may not do that; see the owner and the mode of that place".into(),
         ErrorKind::NotADirectory => "a file lies where a folder should be; move it away or name another place".into(),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            "a link lies where a file of greedy's own should be; remove it".into()
+        }
         _ => return None,
     })
 }

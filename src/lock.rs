@@ -1,17 +1,22 @@
 //! The lock of a folder: one writer or any number of readers, held by the operating system.
 
-use crate::disk::create_folder;
+use crate::disk::{NO_LINK, create_folder};
 use crate::error::{Error, Result};
+use crate::progress::Progress;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 /// The name of the file that a folder is locked by. It stays; the lock itself is the operating system's.
 pub const LOCK: &str = ".lock";
 
 /// How often a folder may be removed by another process while it is being locked.
 const ATTEMPTS: usize = 16;
+
+/// How long a writer waits before it looks again whether the readers have gone.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Keeps others out of a folder until it is dropped or its process ends, however that ends.
 pub struct Lock {
@@ -24,19 +29,47 @@ impl Lock {
     /// # Errors
     /// When another process writes or reads there; the message gives its id.
     pub fn take(folder: &Path) -> Result<Self> {
+        Self::attempt(folder)?.map_err(|held| held.error)
+    }
+
+    /// The same, but where others only read it waits for them, and says so once.
+    ///
+    /// # Errors
+    /// When another process writes there, or the user interrupts.
+    pub fn take_after_readers(folder: &Path, progress: &dyn Progress) -> Result<Self> {
+        let mut told = false;
+        loop {
+            match Self::attempt(folder)? {
+                Err(held) if held.is_read => {
+                    if !std::mem::replace(&mut told, true) {
+                        progress.say(&format!("{}: waiting", held.error));
+                    }
+                    progress.check()?;
+                    std::thread::sleep(PAUSE);
+                }
+                attempt => return attempt.map_err(|held| held.error),
+            }
+        }
+    }
+
+    fn attempt(folder: &Path) -> Result<std::result::Result<Self, Held>> {
         let path = folder.join(LOCK);
         for _ in 0..ATTEMPTS {
             create_folder(folder)?;
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let mut file = match open {
+            // The file is emptied below: what a link leads to is another's.
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).custom_flags(NO_LINK);
+            let mut file = match options.open(&path) {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 open => open.map_err(|e| Error::io("open", &path, &e))?,
             };
-            acquired(file.try_lock(), folder, &file)?;
+            if let Some(held) = acquired(file.try_lock(), folder, &file)? {
+                return Ok(Err(held));
+            }
             // The lock of a file that was removed meanwhile, with its folder, would keep nobody out.
             if lies_at(&file, &path) {
                 note_holder(&mut file).map_err(|e| Error::io("write", &path, &e))?;
-                return Ok(Self { _file: file });
+                return Ok(Ok(Self { _file: file }));
             }
         }
         Err(Error::failed(format!("cannot lock `{}`: another process removes it again and again", folder.display())))
@@ -49,15 +82,26 @@ impl Lock {
     /// When another process writes there.
     pub fn share(folder: &Path) -> Result<Option<Self>> {
         let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
-        acquired(file.try_lock_shared(), folder, &file)?;
-        Ok(Some(Self { _file: file }))
+        match acquired(file.try_lock_shared(), folder, &file)? {
+            Some(held) => Err(held.error),
+            None => Ok(Some(Self { _file: file })),
+        }
     }
 }
 
-fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file: &File) -> Result<()> {
+/// Others hold the lock.
+struct Held {
+    /// Who.
+    error: Error,
+    /// Whether they only read.
+    is_read: bool,
+}
+
+/// What came of an attempt: who holds the lock, where others do.
+fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file: &File) -> Result<Option<Held>> {
     match attempt {
-        Ok(()) => Ok(()),
-        Err(TryLockError::WouldBlock) => Err(held(folder, file)),
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(held(folder, file))),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
     }
 }
@@ -75,11 +119,11 @@ fn note_holder(file: &mut File) -> std::io::Result<()> {
     file.write_all(std::process::id().to_string().as_bytes())
 }
 
-fn held(folder: &Path, file: &File) -> Error {
+fn held(folder: &Path, file: &File) -> Held {
     // Where a lock for reading can be had, nobody writes.
-    let only_read = file.try_lock_shared().is_ok();
+    let is_read = file.try_lock_shared().is_ok();
     let mut holders = holders(file).unwrap_or_default();
-    if holders.is_empty() && !only_read {
+    if holders.is_empty() && !is_read {
         holders.extend(noted_holder(file));
     }
     let by = match &holders[..] {
@@ -87,9 +131,10 @@ fn held(folder: &Path, file: &File) -> Error {
         [one] => format!("process {one}"),
         several => format!("processes {}", several.join(", ")),
     };
-    let reads = if only_read { ", which reads it" } else { "" };
-    Error::failed(format!("`{}` is in use by {by}{reads}", folder.display()))
-        .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`")
+    let reads = if is_read { ", which reads it" } else { "" };
+    let error = Error::failed(format!("`{}` is in use by {by}{reads}", folder.display()))
+        .hint("wait for it to end, or give this run a folder of its own with `--cache DIR`");
+    Held { error, is_read }
 }
 
 /// The processes that the system lists as holders of the lock of a file, but for this one.

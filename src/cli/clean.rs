@@ -22,10 +22,16 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
         complain(&format!("`{}` is left: {fault}", path.display()));
     }
     let total = wording::bytes(rubbish.bytes());
-    if !args.json {
-        for one in &rubbish.unwanted {
-            output.line(&format!("{}: {}, {}", one.path.display(), wording::bytes(one.bytes), why(&one.why)))?;
+    let asks = !args.dry_run && !args.yes && !rubbish.unwanted.is_empty();
+    for one in &rubbish.unwanted {
+        let line = format!("{}: {}, {}", one.path.display(), wording::bytes(one.bytes), why(&one.why));
+        match args.json {
+            true if asks => complain(&line),
+            true => {}
+            false => output.line(&line)?,
         }
+    }
+    if !args.json {
         output.line(&match rubbish.unwanted.len() {
             0 => "nothing to remove".into(),
             _ if args.dry_run => format!("{total} would be removed"),
@@ -33,7 +39,7 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
         })?;
     }
     if !args.dry_run && !rubbish.unwanted.is_empty() {
-        if !args.yes && !agreed(&total)? {
+        if asks && !agreed(&total)? {
             return Err(Error::failed("nothing was removed"));
         }
         rubbish.remove()?;

@@ -28,6 +28,9 @@ pub(super) fn verify(args: &VerifyArgs, terminal: &Terminal, output: &mut Output
             output.text(&format!("\n{}\n", lines.join("\n")))?;
         }
     }
+    if all.iter().all(|one| one.verified.in_use.is_some()) {
+        return Err(Error::failed("nothing was verified: every stage is being written").hint("wait for the run to end"));
+    }
     let fault = match all.iter().map(Checked::wrong).sum::<usize>() {
         0 => return Ok(()),
         1 => Error::failed("1 file is missing, damaged or foreign"),
@@ -120,7 +123,7 @@ impl Checked<'_> {
                 None if dry_run => json!(self.plan(finding).trim_start_matches("; ")),
                 None => Value::Null,
             };
-            json!({ "file": finding.name, "flaw": finding.flaw.word(), "note": finding.note, "outcome": became })
+            json!({ "file": finding.name.to_string_lossy(), "flaw": finding.flaw.word(), "note": finding.note, "outcome": became })
         });
         json!({
             "folder": self.verified.folder.path(),

@@ -66,6 +66,9 @@ pub struct Layout {
 /// The names of the dimensions.
 pub(super) const DIMENSIONS: [&str; 5] = ["view", "sample", "channel", "y", "x"];
 
+/// Shards of an array at most: all of them are looked for whenever a stage is looked at.
+const MOST_SHARDS: usize = 1 << 22;
+
 impl Layout {
     /// Bytes of one sample, without its checksum.
     pub fn sample_bytes(&self) -> usize {
@@ -100,6 +103,10 @@ impl Layout {
 
     /// The text of the array's `zarr.json`.
     pub(super) fn metadata(&self) -> Result<String> {
+        if self.views.checked_mul(self.shards_in_view()).is_none_or(|shards| shards > MOST_SHARDS) {
+            return Err(Error::failed(format!("a feature array cannot have more than {MOST_SHARDS} shards"))
+                .hint("raise `features.shard_mib`"));
+        }
         let size = self.shape.size as u64;
         let channels = self.shape.channels as u64;
         let chunk = |views: usize, samples: usize| vec![views as u64, samples as u64, channels, size, size];
@@ -135,7 +142,8 @@ impl Layout {
         let found: Value = serde_json::from_str(&text).map_err(|e| foreign().context(e))?;
         let layout = Self::from_metadata(&found).ok_or_else(foreign)?;
         // The rest of the metadata (codecs, dimension names, fill value) has to be what the layout implies.
-        let expected: Value = serde_json::from_str(&layout.metadata()?).map_err(|_| foreign())?;
+        let expected = layout.metadata().map_err(|e| foreign().context(e))?;
+        let expected: Value = serde_json::from_str(&expected).map_err(|_| foreign())?;
         if without_notes(found) == without_notes(expected) { Ok(layout) } else { Err(foreign()) }
     }
 
@@ -155,8 +163,9 @@ impl Layout {
         };
         let shape = Shape { channels, size };
         // A hostile file may claim any size; none of ours has samples beyond a gigabyte.
-        let bytes =
-            [channels, size, size, dtype.bytes()].iter().try_fold(1usize, |all, &side| all.checked_mul(side))?;
+        let product = |sides: &[usize]| sides.iter().try_fold(1usize, |all, &side| all.checked_mul(side));
+        let bytes = product(&[channels, size, size, dtype.bytes()])?;
+        product(&[views, samples, bytes])?;
         let possible = size == width && views > 0 && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
         possible.then_some(Self { views, samples, shape, dtype, samples_in_shard: shard[1] })
     }
@@ -214,4 +223,26 @@ fn group_metadata(attributes: Map<String, Value>) -> Result<Vec<u8>> {
     group.attributes(attributes);
     let group = group.build(Arc::new(MemoryStore::new()), "/").map_err(|e| fault(&e))?;
     serde_json::to_vec_pretty(group.metadata()).map_err(|e| fault(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_claim_countless_shards_are_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let shape = Shape { channels: 1, size: 1 };
+        let layout = Layout { views: 1, samples: 9, shape, dtype: Dtype::U8, samples_in_shard: 2 };
+        let mut metadata: Value = serde_json::from_str(&layout.metadata().unwrap()).unwrap();
+        let mut open = |views: u64, samples: u64| {
+            metadata["shape"] = serde_json::json!([views, samples, 1, 1, 1]);
+            std::fs::write(folder.path().join("zarr.json"), metadata.to_string()).unwrap();
+            Layout::open(folder.path())
+        };
+        assert_eq!(open(1, 9).unwrap(), layout);
+        for (views, samples) in [(u64::from(u32::MAX), u64::from(u32::MAX)), (1 << 22, 3), (1, 1 << 31)] {
+            assert!(open(views, samples).is_err(), "{views} views of {samples} samples");
+        }
+    }
 }

@@ -67,6 +67,11 @@ impl Reader {
         self.array.join(Layout::shard_key(view, at))
     }
 
+    /// The folder of the stage that the array belongs to.
+    fn stage(&self) -> &Path {
+        self.array.ancestors().nth(2).unwrap_or(&self.array)
+    }
+
     fn open_shard(&self, place: (usize, usize)) -> Result<File> {
         let path = self.path(place);
         File::open(&path).map_err(|e| match e.kind() {
@@ -93,6 +98,6 @@ impl Reader {
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {
         Error::failed(format!("shard `{}` is damaged: {fault}", self.path(place).display()))
-            .hint("`greedy verify --repair` makes just this shard again")
+            .hint(format!("`greedy verify {} --repair` makes just this shard again", self.stage().display()))
     }
 }

@@ -15,10 +15,23 @@ const TAG_TEXT: &str =
 /// The file that remembers what the images looked like.
 pub(super) const SEEN: &str = "images.seen";
 
-/// Marks a folder as a cache.
+/// Marks a folder as a cache where it holds nothing else: a project that keeps its stages beside its own files must not
+/// vanish from its backups.
 pub(super) fn tag(cache: &Path) -> Result<()> {
     disk::create_folder(cache)?;
+    let entries = fs::read_dir(cache).map_err(|e| Error::io("read folder", cache, &e))?;
+    if !entries.flatten().all(|entry| is_ours(&entry.path())) {
+        return Ok(());
+    }
     disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
+}
+
+/// Whether it is something that this program puts into a cache.
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
+    let stage = StageFolder::new(path);
+    [TAG, SEEN].contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

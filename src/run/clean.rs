@@ -113,7 +113,7 @@ impl Rubbish {
                 Unwanted { path, bytes, why: Unneeded::Leftover, stage: stage.clone(), record: record.clone() }
             }));
         } else if let Some(foreign) = seen.findings.iter().find(|finding| finding.flaw == Flaw::Foreign) {
-            self.left.push((path, format!("it holds `{}`, which is not part of a stage", foreign.name)));
+            self.left.push((path, format!("it holds `{}`, which is not part of a stage", foreign.name.display())));
         } else {
             let why = opinions.into_iter().flatten().next().unwrap_or(Unneeded::Unnamed);
             self.unwanted.push(Unwanted { bytes: room::taken(&path), path, why, stage, record });
@@ -162,8 +162,9 @@ impl Unwanted {
 fn unneeded(look: &Look<'_>, project: &Project) -> Option<Unneeded> {
     let record = look.trouble.map_or(look.found, |_| None).map(|found| &found.record)?;
     match look.verdict {
-        Verdict::Current => None,
-        _ if record.pipeline != project.pipeline().name => Some(Unneeded::Of(record.pipeline.clone())),
+        Verdict::Stale(_) | Verdict::Restore(_) if record.pipeline != project.pipeline().name => {
+            Some(Unneeded::Of(record.pipeline.clone()))
+        }
         Verdict::Stale(reasons) => Some(Unneeded::Stale(reasons.clone())),
         _ => None,
     }

@@ -1,6 +1,8 @@
 //! The folder of a stage: what lies in it, and what may be removed from it.
 
+use super::names::is_leftover;
 use super::record::{NAME, Record, SPARE, State};
+use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
@@ -23,8 +25,6 @@ pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
 const CONTENTS: [&str; 8] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "spare", "record.json"];
 /// Bytes of a `zarr.json` of ours at most.
 const MOST_METADATA: u64 = 1 << 20;
-/// All that it puts into the folder of a subset.
-const SUBSET_CONTENTS: [&str; 5] = ["zarr.json", "skipped.json", "features", "labels", "logits"];
 
 impl StageFolder {
     /// A folder by its path.
@@ -162,16 +162,6 @@ impl StageFolder {
         Ok(path.to_string_lossy().into_owned())
     }
 
-    /// Whether a path in a stage's folder has a name that this program gives.
-    pub(super) fn may_hold(name: &Path) -> bool {
-        let mut parts = name.components().map(|part| part.as_os_str().to_string_lossy());
-        match (parts.next().as_deref(), parts.next()) {
-            (Some("train" | "val"), Some(below)) => SUBSET_CONTENTS.contains(&&*below),
-            (Some(first), _) => CONTENTS.contains(&first),
-            _ => false,
-        }
-    }
-
     /// Removes everything that this program has put here.
     ///
     /// # Errors
@@ -181,42 +171,61 @@ impl StageFolder {
         CONTENTS.iter().try_for_each(|name| disk::remove(&self.path.join(name)))
     }
 
-    /// Removes the feature arrays, but not what was learned.
+    /// Removes the feature arrays, but not what was learned. A subset that is kept elsewhere loses its link only.
+    ///
+    /// # Errors
+    /// When the folder holds something else.
     pub(super) fn clear_features(&self) -> Result<()> {
-        ["train", "val"].iter().try_for_each(|subset| disk::remove(&self.path.join(subset).join("features")))
+        self.refuse_foreign()?;
+        Subset::BOTH.iter().try_for_each(|subset| {
+            let group = self.path.join(subset.name());
+            disk::remove(&if group.is_symlink() { group } else { group.join("features") })
+        })
     }
 
-    /// Fails where something lies here that this program has not written. Without a record nothing here is ours but the
-    /// folder of its copy, which a run that was cut off may have left empty.
+    /// Fails where something lies here, at whatever depth, that this program has not written. Without a record nothing
+    /// here is ours but what a run that was cut off may have left of one.
     fn refuse_foreign(&self) -> Result<()> {
-        let recorded = [NAME, SPARE].iter().any(|name| self.path.join(name).exists());
-        let ours: &[&str] = if recorded { &CONTENTS } else { &["spare"] };
-        let spare = (self.path.join("spare"), &["record.json"][..]);
-        let subsets = Subset::BOTH.map(|subset| (self.path.join(subset.name()), &SUBSET_CONTENTS[..]));
-        for (folder, ours) in [(self.path.clone(), ours), spare].into_iter().chain(subsets) {
-            if let Some(foreign) = first_foreign(&folder, ours) {
-                let (place, name) = (self.path.display(), foreign.display());
-                let (fault, hint) = if recorded {
-                    ("which is not part of a stage", "give the stages a folder of their own with `--cache DIR`")
-                } else {
-                    (
-                        "but no `record.json`",
-                        "if it is a stage that lost its record, remove it; else use another folder",
-                    )
-                };
-                return Err(Error::failed(format!("`{place}` holds `{name}`, {fault}; nothing was removed")).hint(hint));
-            }
-        }
-        Ok(())
+        let seen = survey(self);
+        let mut foreign =
+            seen.findings.iter().filter(|finding| finding.flaw == Flaw::Foreign).map(|finding| &finding.name);
+        let (found, fault, hint) = match &seen.record {
+            Some(_) => (
+                foreign.next().cloned(),
+                "which is not part of a stage",
+                "give the stages a folder of their own with `--cache DIR`",
+            ),
+            None => (
+                files(&self.path).into_iter().find(|name| name != Path::new(LOCK) && !is_of_record(name)),
+                "but no `record.json`",
+                "if it is a stage that lost its record, remove it; else use another folder",
+            ),
+        };
+        let Some(name) = found else { return Ok(()) };
+        let (place, name) = (self.path.display(), name.display());
+        Err(Error::failed(format!("`{place}` holds `{name}`, {fault}; nothing was removed")).hint(hint))
     }
 }
 
-/// The first entry of a folder that is neither among the given names nor one that every folder of ours may hold.
-fn first_foreign(folder: &Path, ours: &[&str]) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?.flatten();
-    let unfinished = format!(".{}", disk::UNFINISHED);
-    entries.map(|entry| entry.path()).find(|path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name != LOCK && !name.ends_with(&unfinished) && !ours.contains(&&*name)
-    })
+/// Whether a file is a record that was never finished.
+fn is_of_record(name: &Path) -> bool {
+    is_leftover(name) && [NAME, SPARE].iter().any(|own| name.with_extension("") == Path::new(own))
+}
+
+/// The paths below a folder of all that is no folder; links are not followed.
+pub(super) fn files(root: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    list(root, Path::new(""), &mut all);
+    all.sort();
+    all
+}
+
+fn list(root: &Path, below: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
+        let name = below.join(entry.file_name());
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => list(root, &name, out),
+            _ => out.push(name),
+        }
+    }
 }

@@ -10,6 +10,7 @@ mod execute;
 mod faulty_disk;
 mod folder;
 mod forecast;
+mod names;
 mod network;
 mod observe;
 mod record;

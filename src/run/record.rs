@@ -1,5 +1,6 @@
 //! `record.json`: what a stage was made of, how far it is, and what came out.
 
+use super::names;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Layout, Written};
@@ -198,12 +199,23 @@ impl Record {
         };
         let text = disk::read_text(&path)?.ok_or_else(|| damaged(&"there is no such file"))?;
         let record: Self = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
+        if let Some(name) = record.names().find(|name| !names::is_ours(name)) {
+            return Err(damaged(&format!("`{name}` is no file of a stage")));
+        }
         match record.format {
             FORMAT if !is_sealed(&text) => Err(damaged(&"its hash is not that of its contents")),
             FORMAT => Ok((record, text)),
             1 if !text.contains(SEAL) => Ok((record, text)),
             other => Err(damaged(&format!("its format is {other}, not {FORMAT}"))),
         }
+    }
+
+    /// The paths of all files that it has sums of.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let shard = |(array, written): (&String, &ArrayRecord)| {
+            written.shards.iter().map(|(key, ..)| format!("{array}/{key}")).collect::<Vec<_>>()
+        };
+        self.weights.keys().chain(self.files.keys()).cloned().chain(self.arrays.iter().flat_map(shard))
     }
 
     pub(super) fn write(&self, folder: &Path) -> Result<()> {
@@ -249,9 +261,9 @@ impl Record {
 
     /// Training images a second over all epochs.
     pub fn images_per_second(&self) -> Option<f64> {
-        let trained = self.arrays.get("train/features")?.shape[1] * self.figures.as_ref()?.history.len();
+        let trained = self.arrays.get("train/features")?.shape[1] as f64 * self.figures.as_ref()?.history.len() as f64;
         let seconds = self.seconds.get("train").filter(|seconds| **seconds > 0.0)?;
-        Some(trained as f64 / seconds)
+        Some(trained / seconds)
     }
 
     /// Bytes of all its shards.

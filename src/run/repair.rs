@@ -15,6 +15,7 @@ use crate::progress::{Progress, Silent};
 use crate::training;
 use candle_core::Device;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What became of a finding.
 #[derive(Clone, Debug)]
@@ -29,8 +30,8 @@ pub enum Outcome {
 
 impl Verified {
     /// Whether a file is a function of the stage before it, the weights and the record, of which there are two copies.
-    pub fn can_be_made_again(&self, name: &str) -> bool {
-        self.record.is_some() && ![BLOCK, AUXILIARY].contains(&name)
+    pub fn can_be_made_again(&self, name: &Path) -> bool {
+        self.record.is_some() && ![BLOCK, AUXILIARY].iter().any(|weights| name == Path::new(weights))
     }
 }
 
@@ -52,12 +53,21 @@ impl Repair<'_> {
     /// outcomes stand in the order of the findings. Files are replaced one by one, each by a whole one.
     ///
     /// # Errors
-    /// When another process uses the stage, or the user interrupts.
+    /// When the user interrupts.
     pub fn repair(&self, verified: &Verified) -> Result<Vec<Outcome>> {
-        let folder = &verified.folder;
         if verified.findings.is_empty() {
             return Ok(Vec::new());
         }
+        match self.repair_all(verified) {
+            Err(e) if e.kind() != Kind::Interrupted => {
+                Ok(verified.findings.iter().map(|_| Outcome::Impossible(e.clone())).collect())
+            }
+            outcomes => outcomes,
+        }
+    }
+
+    fn repair_all(&self, verified: &Verified) -> Result<Vec<Outcome>> {
+        let folder = &verified.folder;
         let _lock = Lock::take(folder.path())?;
         for leftover in verified.findings.iter().filter(|finding| finding.flaw == Flaw::Leftover) {
             disk::remove(&folder.path().join(&leftover.name))?;
@@ -65,16 +75,17 @@ impl Repair<'_> {
         if verified.findings.iter().any(|finding| is_record(&finding.name)) && verified.record.is_some() {
             Record::restore(folder.path())?;
         }
-        let fault = match Record::read(folder.path()) {
-            Ok(Some(record)) => match self.make_again(folder, &record, &verified.findings) {
-                Err(e) if e.kind() == Kind::Interrupted => return Err(e),
-                made => made.err(),
-            },
-            read => read.err(),
-        };
+        let mut faults = Faults::default();
+        match Record::read(folder.path()) {
+            Ok(Some(record)) => {
+                let made = self.make_again(folder, &record, &verified.findings, &mut faults);
+                faults.note(None, made)?;
+            }
+            read => faults.all = read.err(),
+        }
         // Whatever happened, what counts is on the disk.
         let recorded = Record::read(folder.path()).ok().flatten().map(|record| sums(&record)).unwrap_or_default();
-        let outcome = |finding: &Finding| self.outcome(verified, &recorded, finding, fault.as_ref());
+        let outcome = |finding: &Finding| self.outcome(verified, &recorded, finding, &faults);
         verified.findings.iter().map(outcome).collect()
     }
 
@@ -83,18 +94,20 @@ impl Repair<'_> {
         verified: &Verified,
         recorded: &BTreeMap<String, Sum>,
         finding: &Finding,
-        fault: Option<&Error>,
+        faults: &Faults,
     ) -> Result<Outcome> {
         let folder = &verified.folder;
         let path = folder.path().join(&finding.name);
         Ok(match finding.flaw {
             Flaw::Foreign => Outcome::Left,
             Flaw::Leftover => Outcome::Repaired,
-            _ if is_record(&finding.name) && check_record(folder, &finding.name).is_none() => Outcome::Repaired,
+            _ if is_record(&finding.name) && check_record(folder, &finding.name.to_string_lossy()).is_none() => {
+                Outcome::Repaired
+            }
             _ if !verified.can_be_made_again(&finding.name) => Outcome::Impossible(beyond(folder, finding)),
-            Flaw::Missing | Flaw::Damaged => match recorded.get(&finding.name) {
+            Flaw::Missing | Flaw::Damaged => match recorded.get(&*finding.name.to_string_lossy()) {
                 Some(sum) if check_file(&path, sum, &Silent, self.progress)?.is_none() => Outcome::Repaired,
-                _ => Outcome::Impossible(fault.cloned().unwrap_or_else(|| {
+                _ => Outcome::Impossible(faults.of(&finding.name).cloned().unwrap_or_else(|| {
                     Error::failed("this version of greedy writes it with other bytes")
                         .hint("`greedy run` brings the stage up to date")
                 })),
@@ -102,11 +115,17 @@ impl Repair<'_> {
         })
     }
 
-    fn make_again(&self, folder: &StageFolder, record: &Record, findings: &[Finding]) -> Result<()> {
+    fn make_again(
+        &self,
+        folder: &StageFolder,
+        record: &Record,
+        findings: &[Finding],
+        faults: &mut Faults,
+    ) -> Result<()> {
         let mut broken = Broken::new();
         for (name, sum) in sums(record) {
             // Somebody else may have repaired it before this process held the lock.
-            let found = findings.iter().any(|finding| finding.name == name);
+            let found = findings.iter().any(|finding| finding.name == Path::new(&name));
             if found && check_file(&folder.path().join(&name), &sum, &Silent, self.progress)?.is_some() {
                 broken.insert(name, sum);
             }
@@ -114,12 +133,19 @@ impl Repair<'_> {
         put(folder, &broken, features::group_files(attributes(record))?)?;
         let pipeline = settings(folder, record, self.overrides)?;
         match record.stage {
-            0 => self.images(folder, record, &pipeline, &broken),
-            _ => self.trained(folder, record, &pipeline, &broken),
+            0 => self.images(folder, record, &pipeline, &broken, faults),
+            _ => self.trained(folder, record, &pipeline, &broken, faults),
         }
     }
 
-    fn images(&self, folder: &StageFolder, record: &Record, pipeline: &Pipeline, broken: &Broken) -> Result<()> {
+    fn images(
+        &self,
+        folder: &StageFolder,
+        record: &Record,
+        pipeline: &Pipeline,
+        broken: &Broken,
+        faults: &mut Faults,
+    ) -> Result<()> {
         let below = |name: &String| name.starts_with("train/") || name.starts_with("val/");
         if !broken.keys().any(below) {
             return Ok(());
@@ -131,15 +157,21 @@ impl Repair<'_> {
             }
             let decoded = Redecoding::open(folder.path(), subset, split, pipeline)?;
             put(folder, broken, decoded.files()?)?;
-            let shards = broken_shards(record, subset, broken);
-            if !shards.is_empty() {
-                decoded.rewrite(&shards, self.progress)?;
+            for (name, shard) in broken_shards(record, subset, broken) {
+                faults.note(Some(name), decoded.rewrite(&[shard], self.progress))?;
             }
         }
         Ok(())
     }
 
-    fn trained(&self, folder: &StageFolder, record: &Record, pipeline: &Pipeline, broken: &Broken) -> Result<()> {
+    fn trained(
+        &self,
+        folder: &StageFolder,
+        record: &Record,
+        pipeline: &Pipeline,
+        broken: &Broken,
+        faults: &mut Faults,
+    ) -> Result<()> {
         let stage = pipeline.stages.get(record.stage - 1);
         let stage = stage.ok_or_else(|| Error::failed("its record has no settings of its stage"))?;
         let Some((parent, _)) = folder.parent(record)? else {
@@ -172,9 +204,9 @@ impl Repair<'_> {
         }
         for (subset, input) in &inputs {
             put(folder, broken, vec![extraction.array_file(*subset, input)?])?;
-            let shards = broken_shards(record, *subset, broken);
-            if !shards.is_empty() {
-                extraction.rewrite(*subset, input, &shards).map_err(|e| self.elsewhere(e, record))?;
+            for (name, shard) in broken_shards(record, *subset, broken) {
+                let made = extraction.rewrite(*subset, input, &[shard]);
+                faults.note(Some(name), made.map_err(|e| self.elsewhere(e, record)))?;
             }
         }
         Ok(())
@@ -193,8 +225,35 @@ impl Repair<'_> {
     }
 }
 
-fn is_record(name: &str) -> bool {
-    [record::NAME, record::SPARE].contains(&name)
+/// What went wrong: with a file by its name, and with the rest of the work.
+#[derive(Default)]
+struct Faults {
+    by_name: BTreeMap<String, Error>,
+    all: Option<Error>,
+}
+
+impl Faults {
+    /// Notes the fault of a file, or else of all, and lets the work go on.
+    ///
+    /// # Errors
+    /// When the user interrupts.
+    fn note(&mut self, name: Option<String>, made: Result<()>) -> Result<()> {
+        match (made, name) {
+            (Ok(()), _) => {}
+            (Err(e), _) if e.kind() == Kind::Interrupted => return Err(e),
+            (Err(e), Some(name)) => drop(self.by_name.insert(name, e)),
+            (Err(e), None) => self.all = Some(e),
+        }
+        Ok(())
+    }
+
+    fn of(&self, name: &Path) -> Option<&Error> {
+        name.to_str().and_then(|name| self.by_name.get(name)).or(self.all.as_ref())
+    }
+}
+
+fn is_record(name: &Path) -> bool {
+    [record::NAME, record::SPARE].iter().any(|own| name == Path::new(own))
 }
 
 /// Puts those of the files into the folder that are broken and have come out as recorded.
@@ -204,23 +263,25 @@ fn put(folder: &StageFolder, broken: &Broken, mut files: Files) -> Result<()> {
     features::write_files(folder.path(), &files)
 }
 
-/// The broken shards of a subset's features.
-fn broken_shards(record: &Record, subset: Subset, broken: &Broken) -> Vec<ShardSum> {
+/// The broken shards of a subset's features, with their names.
+fn broken_shards(record: &Record, subset: Subset, broken: &Broken) -> Vec<(String, ShardSum)> {
     let array = array_name(subset);
     let written = record.arrays.get(&array).into_iter().flat_map(|written| &written.shards);
-    let broken = written.filter(|(key, ..)| broken.contains_key(&format!("{array}/{key}")));
-    broken.map(|(key, bytes, blake3)| ShardSum { key: key.clone(), bytes: *bytes, blake3: blake3.clone() }).collect()
+    let named = written.map(|(key, bytes, blake3)| {
+        (format!("{array}/{key}"), ShardSum { key: key.clone(), bytes: *bytes, blake3: blake3.clone() })
+    });
+    named.filter(|(name, _)| broken.contains_key(name)).collect()
 }
 
 /// The error about a file that is no function of what is left.
 fn beyond(folder: &StageFolder, finding: &Finding) -> Error {
     let path = folder.path().join(&finding.name);
-    match &*finding.name {
-        record::NAME => Error::failed("nothing else says what the stage was made of").hint(format!(
+    match is_record(&finding.name) {
+        true => Error::failed("nothing else says what the stage was made of").hint(format!(
             "remove `{}` if nothing in it is needed; `greedy run` then makes the stage anew",
             folder.path().display()
         )),
-        _ => Error::failed("weights come from training alone").hint(format!(
+        false => Error::failed("weights come from training alone").hint(format!(
             "remove `{}`; `greedy run` then trains the stage again, and the same weights leave the stages after it \
              current",
             path.display()

@@ -216,7 +216,7 @@ impl Project {
             if let Some(cache) = &self.cache {
                 cache::tag(cache)?;
             }
-            let _lock = Lock::take(self.folders[at].path())?;
+            let _lock = Lock::take_after_readers(self.folders[at].path(), progress)?;
             // Another run may have come first while this one waited or worked: under the lock, look again.
             self.observe_again(at)?;
             if matches!(self.verdicts[at], Verdict::Current | Verdict::Waiting(_)) {

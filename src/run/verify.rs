@@ -1,8 +1,8 @@
 //! Holds every file of stages against what their records say, in parallel and as fast as the disk.
 
-use super::folder::StageFolder;
+use super::folder::{StageFolder, files};
+use super::names::{is_leftover, is_ours, may_be_linked};
 use super::record::{self, Record, State};
-use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::{LOCK, Lock};
 use crate::progress::{Progress, Task};
@@ -41,7 +41,7 @@ impl Flaw {
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// Its path in the folder of the stage.
-    pub name: String,
+    pub name: PathBuf,
     /// What is wrong.
     pub flaw: Flaw,
     /// How that shows.
@@ -78,35 +78,34 @@ pub(super) type Sum = (u64, String);
 /// Bytes that are read at once.
 const PIECE: usize = 1 << 20;
 
-/// Looks at all files of some stages, but for stages that are being written.
+/// Looks at all files of some stages, one stage after the other, but for stages that are being written.
 ///
 /// # Errors
 /// When the user interrupts.
 pub fn verify(folders: &[StageFolder], progress: &dyn Progress) -> Result<Vec<Verified>> {
-    let reading: Vec<_> = folders.iter().map(|folder| Lock::share(folder.path())).collect();
-    let look = |(folder, lock): (&StageFolder, &Result<_>)| match lock {
-        Ok(_) => survey(folder),
-        Err(e) => Verified { in_use: Some(e.clone()), ..Verified::new(folder) },
+    folders.iter().map(|folder| verify_stage(folder, progress)).collect()
+}
+
+fn verify_stage(folder: &StageFolder, progress: &dyn Progress) -> Result<Verified> {
+    // A run that wants to write here waits: it is kept out for no longer than this stage takes.
+    let _reading = match Lock::share(folder.path()) {
+        Err(e) => return Ok(Verified { in_use: Some(e), ..Verified::new(folder) }),
+        lock => lock,
     };
-    let mut all: Vec<Verified> = folders.iter().zip(&reading).map(look).collect();
-    let expected = |(at, found): (usize, &Verified)| {
-        let sums = found.record.as_ref().map(sums).unwrap_or_default();
-        sums.into_iter().map(move |(name, sum)| (at, name, sum)).collect::<Vec<_>>()
+    let mut found = survey(folder);
+    let sums = found.record.as_ref().map(sums).unwrap_or_default();
+    found.files = sums.len() as u64;
+    found.bytes = sums.values().map(|(bytes, _)| bytes).sum();
+    let name = folder.path().file_name().unwrap_or_default().to_string_lossy();
+    let task = progress.start_bytes(&format!("verify {name}"), found.bytes);
+    let check = |(name, sum): (&String, &Sum)| {
+        let flaw = check_file(&folder.path().join(name), sum, &*task, progress)?;
+        Ok(flaw.map(|(flaw, note)| Finding { name: name.into(), flaw, note }))
     };
-    let files: Vec<(usize, String, Sum)> = all.iter().enumerate().flat_map(expected).collect();
-    let task = progress.start_bytes("verify", files.iter().map(|(_, _, (bytes, _))| bytes).sum());
-    let check = |(at, name, sum): &(usize, String, Sum)| {
-        let found = check_file(&folders[*at].path().join(name), sum, &*task, progress)?;
-        Ok(found.map(|(flaw, note)| (*at, Finding { name: name.clone(), flaw, note })))
-    };
-    let findings = files.par_iter().map(check).collect::<Result<Vec<_>>>()?;
-    for (at, _, (bytes, _)) in &files {
-        all[*at].files += 1;
-        all[*at].bytes += bytes;
-    }
-    findings.into_iter().flatten().for_each(|(at, finding)| all[at].findings.push(finding));
-    all.iter_mut().for_each(|one| one.findings.sort_by(|a, b| a.name.cmp(&b.name)));
-    Ok(all)
+    let flaws = sums.par_iter().map(check).collect::<Result<Vec<_>>>()?;
+    found.findings.extend(flaws.into_iter().flatten());
+    found.findings.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(found)
 }
 
 /// The files of a stage that have recorded sums. Of a stage that is under way only the weights have final ones.
@@ -182,22 +181,10 @@ pub(super) fn survey(folder: &StageFolder) -> Verified {
     if record.as_ref().is_some_and(|record| record.state == State::Finished && !record.files.is_empty()) {
         findings.extend([record::NAME, record::SPARE].into_iter().filter_map(|name| check_record(folder, name)));
     }
-    let mut present = Vec::new();
-    list(folder.path(), Path::new(""), &mut present);
     let known = record.as_ref().map(sums).unwrap_or_default();
-    for name in present {
-        let text = name.to_string_lossy().into_owned();
-        let found = match &record {
-            _ if is_unfinished(&name) => Some((Flaw::Leftover, "a run was cut off while it was written")),
-            Some(record) if record.state == State::Finished && name.starts_with("checkpoint") => {
-                Some((Flaw::Leftover, "the training it belongs to is over"))
-            }
-            record if known.contains_key(&text) || belongs(folder, &name, record.as_ref()) => None,
-            // A link to a folder that lies on another disk.
-            _ if known.keys().any(|known| Path::new(known).starts_with(&name)) => None,
-            _ => Some((Flaw::Foreign, "greedy has not written it")),
-        };
-        findings.extend(found.map(|(flaw, note)| Finding { name: text, flaw, note: note.into() }));
+    for name in files(folder.path()) {
+        let found = intruder(folder, &name, record.as_ref(), &known);
+        findings.extend(found.map(|(flaw, note)| Finding { name, flaw, note: note.into() }));
     }
     Verified { record, findings, ..Verified::new(folder) }
 }
@@ -209,32 +196,34 @@ pub(super) fn check_record(folder: &StageFolder, name: &str) -> Option<Finding> 
     Some(Finding { name: name.into(), flaw, note: fault.to_string() })
 }
 
-fn is_unfinished(name: &Path) -> bool {
-    name.extension().is_some_and(|ending| ending == disk::UNFINISHED)
-}
-
-/// Whether a file may lie in a stage's folder without a recorded sum.
-fn belongs(folder: &StageFolder, name: &Path, record: Option<&Record>) -> bool {
-    if [record::NAME, record::SPARE, LOCK].iter().any(|own| name == Path::new(own)) {
-        return true;
-    }
-    match record {
-        // Records of version 1 have no sums of small files.
-        Some(record) if record.state == State::Finished => {
-            record.files.is_empty() && folder.small_files(record.stage).iter().any(|known| name == Path::new(known))
-        }
+/// What is wrong with a file for being there.
+fn intruder(
+    folder: &StageFolder,
+    name: &Path,
+    record: Option<&Record>,
+    known: &BTreeMap<String, Sum>,
+) -> Option<(Flaw, &'static str)> {
+    let finished = record.filter(|record| record.state == State::Finished);
+    let text = name.to_str().unwrap_or_default();
+    if may_be_linked(name) && folder.path().join(name).is_symlink() {
+        None
+    } else if is_leftover(name) {
+        Some((Flaw::Leftover, "a run was cut off while it was written"))
+    } else if !is_ours(text) {
+        Some((Flaw::Foreign, "greedy has not written it"))
+    } else if finished.is_some() && name.starts_with("checkpoint") {
+        Some((Flaw::Leftover, "the training it belongs to is over"))
+    } else if known.contains_key(text) || finished.is_none_or(|record| belongs(folder, text, record)) {
         // What a stage under way, or one without a record, holds has no sums yet.
-        _ => StageFolder::may_hold(name),
+        None
+    } else {
+        Some((Flaw::Foreign, "greedy has not written it"))
     }
 }
 
-/// The paths below `root` of all that is no folder; links are not followed.
-fn list(root: &Path, below: &Path, out: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
-        let name = below.join(entry.file_name());
-        match entry.file_type() {
-            Ok(kind) if kind.is_dir() => list(root, &name, out),
-            _ => out.push(name),
-        }
-    }
+/// Whether a file may lie in the folder of a finished stage without a recorded sum.
+fn belongs(folder: &StageFolder, name: &str, record: &Record) -> bool {
+    [record::NAME, record::SPARE, LOCK].contains(&name)
+        // Records of version 1 have no sums of small files.
+        || (record.files.is_empty() && folder.small_files(record.stage).iter().any(|known| known == name))
 }

@@ -84,8 +84,8 @@ impl<'a> Checkpoints<'a> {
         let state = serde_json::to_string(&state).map_err(|e| Error::failed(e.to_string()))?;
         let note = format!("{} {state}", digest(&state, tensors)?);
         disk::create_folder(self.folder)?;
-        let name = format!("epoch-{:06}-step-{:08}.safetensors", position.epoch(), position.step);
-        disk::write(&self.folder.join(name), &network::save_bytes(tensors, Some((NOTE, note)))?)?;
+        let path = self.folder.join(name((position.epoch(), position.step)));
+        disk::write(&path, &network::save_bytes(tensors, Some((NOTE, note)))?)?;
         list(self.folder).iter().rev().skip(KEPT).try_for_each(|old| disk::remove(old))
     }
 
@@ -118,8 +118,7 @@ impl<'a> Checkpoints<'a> {
 /// Epochs behind the newest checkpoint in a folder, and steps of the epoch after them.
 pub fn latest(folder: &Path) -> Option<(usize, usize)> {
     let newest = list(folder).pop()?;
-    let (epochs, steps) = newest.file_stem()?.to_str()?.strip_prefix("epoch-")?.split_once("-step-")?;
-    Some((epochs.parse().ok()?, steps.parse().ok()?))
+    position_in(newest.file_name()?.to_str()?)
 }
 
 /// State and tensors of a checkpoint; nothing where a single bit of either is not as it was written.
@@ -135,10 +134,26 @@ fn parse(bytes: &[u8], device: &Device) -> Option<(State, HashMap<String, Tensor
 /// The checkpoints in a folder, oldest first.
 fn list(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> =
-        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
+    let ours = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_checkpoint);
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(ours).collect();
     paths.sort();
     paths
+}
+
+/// Whether a file has the name of a checkpoint.
+pub fn is_checkpoint(name: &str) -> bool {
+    position_in(name).is_some()
+}
+
+/// Epochs, and steps of the epoch after them, as the name of a checkpoint says.
+fn position_in(name: &str) -> Option<(usize, usize)> {
+    let (epochs, steps) = name.strip_prefix("epoch-")?.strip_suffix(".safetensors")?.split_once("-step-")?;
+    let position = (epochs.parse().ok()?, steps.parse().ok()?);
+    (name == self::name(position)).then_some(position)
+}
+
+fn name((epochs, steps): (usize, usize)) -> String {
+    format!("epoch-{epochs:06}-step-{steps:08}.safetensors")
 }
 
 /// A hash of the state and of names, shapes and values of tensors, whatever their order.

@@ -68,6 +68,40 @@ fn every_pipeline_that_is_named_keeps_its_stages() {
 }
 
 #[test]
+fn what_a_run_would_go_on_with_is_kept_under_another_name() {
+    let space = Space::with_photos();
+    space.run("run photos.toml").ok();
+    fs::remove_file(space.path("cache/stage1/train/features/c/0/0/0/0/0")).unwrap();
+    fs::rename(space.path("photos.toml"), space.path("renamed.toml")).unwrap();
+    let all = space.files("cache");
+    assert!(space.run("clean renamed.toml --yes").ok().stdout.contains("nothing to remove"));
+    assert_eq!(space.files("cache"), all);
+    space.run("run renamed.toml").ok();
+}
+
+#[test]
+fn a_project_folder_is_not_marked_as_a_cache() {
+    let space = Space::with_photos();
+    space.run("run photos.toml --cache .").ok();
+    assert!(space.path("stage2/record.json").exists() && !space.path("CACHEDIR.TAG").exists());
+    space.run("run photos.toml --cache mixed --set network.blocks=1").ok();
+    fs::remove_file(space.path("mixed/CACHEDIR.TAG")).unwrap();
+    space.run("run photos.toml --cache mixed").ok();
+    assert!(space.path("mixed/CACHEDIR.TAG").exists());
+}
+
+#[test]
+fn features_that_are_kept_elsewhere_are_left_there_when_they_are_written_anew() {
+    let space = Space::with_photos();
+    space.run("run photos.toml").ok();
+    fs::rename(space.path("cache/stage1/train"), space.path("elsewhere")).unwrap();
+    symlink(space.path("elsewhere"), space.path("cache/stage1/train")).unwrap();
+    let outside = space.files("elsewhere");
+    space.run("run photos.toml --set features.dtype=\"f32\"").ok();
+    assert_eq!(space.files("elsewhere"), outside);
+}
+
+#[test]
 fn links_and_foreign_files_are_left_and_a_folder_that_is_no_cache_refused() {
     let space = Space::with_photos();
     space.run("run photos.toml --cache elsewhere").ok();

@@ -1,6 +1,7 @@
 //! `greedy verify` finds what is missing, damaged or foreign, and makes it again with the bytes that it had.
 
 use crate::space::{Run, Space};
+use greedy::lock::Lock;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,14 +58,15 @@ fn what_is_broken_is_listed_and_only_that_is_made_again() {
     damaged.iter().for_each(|name| flip(&space.path("cache").join(name)));
     missing.iter().for_each(|name| fs::remove_file(space.path("cache").join(name)).unwrap());
     space.write("cache/stage1/train/features/c/0/0/0/0/0.unfinished", "half");
-    space.write("cache/stage2/checkpoint/epoch-000001.safetensors", "old");
+    let checkpoint = "stage2/checkpoint/epoch-000001-step-00000000.safetensors";
+    space.write(&format!("cache/{checkpoint}"), "old");
 
     let expected: BTreeMap<String, String> = damaged
         .iter()
         .map(|name| (*name, "damaged"))
         .chain(missing.iter().map(|name| (*name, "missing")))
         .chain([("stage1/train/features/c/0/0/0/0/0.unfinished", "leftover")])
-        .chain([("stage2/checkpoint/epoch-000001.safetensors", "leftover")])
+        .chain([(checkpoint, "leftover")])
         .map(|(name, flaw)| (name.to_string(), flaw.to_string()))
         .collect();
     let found = space.run("verify cache --json");
@@ -94,15 +96,30 @@ fn what_is_broken_is_listed_and_only_that_is_made_again() {
 fn foreign_files_are_listed_and_left() {
     let space = Space::with_photos();
     space.run("run photos.toml").ok();
+    space.write("cache/stage1/checkpoint/thesis.tex", "mine");
     space.write("cache/stage1/notes.txt", "mine");
+    space.write("cache/stage1/train/features/c/thesis.unfinished", "mine");
     space.write("cache/stage2/train/features/c/0/7/0/0/0", "no shard of this array");
     let found = space.run("verify cache --json");
     assert_eq!(
         flaws(&found).into_iter().map(|(name, flaw)| format!("{name} {flaw}")).collect::<Vec<_>>(),
-        ["stage1/notes.txt foreign", "stage2/train/features/c/0/7/0/0/0 foreign",]
+        [
+            "stage1/checkpoint/thesis.tex foreign",
+            "stage1/notes.txt foreign",
+            "stage1/train/features/c/thesis.unfinished foreign",
+            "stage2/train/features/c/0/7/0/0/0 foreign",
+        ]
     );
-    space.run("verify cache --repair").fails(1, &["2 files"]);
-    assert_eq!(fs::read(space.path("cache/stage1/notes.txt")).unwrap(), b"mine");
+    let all = space.files("cache");
+    space.run("verify cache --repair").fails(1, &["4 files"]);
+    space.run("clean photos.toml --yes").ok();
+    // Neither is it removed to make way for what is made anew.
+    for change in ["training.epochs=2", "features.dtype=\"f32\""] {
+        space
+            .run(&format!("run photos.toml --set {change}"))
+            .fails(1, &["`checkpoint/thesis.tex`", "nothing was removed"]);
+    }
+    assert_eq!(space.files("cache"), all);
 }
 
 #[test]
@@ -199,6 +216,56 @@ fn other_images_than_those_it_was_made_of_repair_nothing() {
     assert!(repair.stdout.contains("it came out with other bytes than the recorded ones"), "{}", repair.stdout);
     repair.fails(1, &["1 file is missing"]);
     assert_eq!(space.files("cache"), damaged);
+}
+
+#[test]
+fn what_is_beyond_repair_stops_nothing_else() {
+    let space = Space::new();
+    space.run(SHARDS).ok();
+    let before = space.files("cache");
+    let shards = [0, 1, 2].map(|at| space.path(&format!("cache/stage1/train/features/c/0/{at}/0/0/0")));
+    shards.iter().for_each(|shard| flip(shard));
+    // A folder in its place cannot be replaced by a file.
+    fs::remove_file(&shards[0]).unwrap();
+    fs::create_dir(&shards[0]).unwrap();
+    let repair = space.run("verify cache --repair");
+    assert_eq!(repair.stdout.matches("made again").count(), 3, "{}", repair.stdout);
+    repair.fails(1, &["1 file is missing"]);
+    fs::remove_dir(&shards[0]).unwrap();
+    space.run("verify cache --repair").ok();
+    assert_eq!(space.files("cache"), before);
+}
+
+#[test]
+fn a_run_waits_for_readers_and_no_verdict_is_given_on_what_is_written() {
+    let space = Space::with_photos();
+    space.run("run photos.toml --set network.blocks=1").ok();
+    let stage = space.path("cache/stage1");
+    let writes = Lock::take(&stage).unwrap();
+    space.run("verify cache/stage1").fails(1, &["nothing was verified", "hint:"]);
+    drop(writes);
+    let reads = Lock::share(&stage).unwrap();
+    let run = space.command("run photos.toml --set training.epochs=2").stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    drop(reads);
+    let run = Run::of(run.wait_with_output().unwrap()).ok();
+    assert_eq!(run.stderr.matches("which reads it: waiting").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn a_record_that_names_files_elsewhere_is_refused() {
+    let space = Space::with_photos();
+    space.run("run photos.toml").ok();
+    let text = fs::read_to_string(space.path("cache/stage1/record.json")).unwrap();
+    for name in ["../stage2/block.safetensors", "/etc/passwd"] {
+        // Version 1 has no seal.
+        let unsealed = text.lines().filter(|line| !line.starts_with("  \"blake3\"")).collect::<Vec<_>>().join("\n");
+        let hostile =
+            unsealed.replace("\"format\": 2", "\"format\": 1").replace("\"block.safetensors\"", &format!("\"{name}\""));
+        space.write("cache/stage1/record.json", &hostile);
+        space.write("cache/stage1/spare/record.json", &hostile);
+        space.run("inspect cache/stage1").fails(1, &[&format!("`{name}` is no file of a stage"), "hint:"]);
+    }
 }
 
 #[test]
