@@ -1,6 +1,6 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
-use super::{Augmentation, BadImage, Crop, Data, Pipeline, Stage};
+use super::{Augmentation, BadImage, Codec, Crop, Data, Features, Pipeline, Shuffle, Stage};
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,9 +89,10 @@ impl Manifest {
         manifest.add("training", 2);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
-        if *number == 1 {
+        if pipeline.reads(*number).start == 0 {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
+        manifest.add_input(pipeline, *number);
         manifest.add("block.space_to_depth", block.space_to_depth);
         manifest.add("block.in_channels", block.input.channels);
         manifest.add("block.width", block.output.channels);
@@ -107,9 +108,44 @@ impl Manifest {
         manifest.add("training.weight_decay", training.weight_decay);
         manifest.add("training.decay", training.decay);
         manifest.add("training.decay_every", training.decay_every);
-        manifest.add("features.dtype", pipeline.features.dtype.word());
-        manifest.add("features.shard_mib", pipeline.features.shard_mib);
+        manifest.add_features(&pipeline.features, *number);
         manifest
+    }
+
+    /// How the input of a stage is drawn, where it is not read once from the stage before.
+    fn add_input(&mut self, pipeline: &Pipeline, stage: usize) {
+        let features = &pipeline.features;
+        let nearest = features.nearest(stage);
+        if nearest + 1 != stage {
+            self.add("input.features_of", nearest);
+        }
+        if nearest > 0 && features.refresh > 0.0 {
+            self.add("input.refresh", features.refresh);
+        }
+        if nearest > 0 && features.late_crops {
+            self.add("input.crop", "late");
+        }
+        if features.shuffle != Shuffle::Global {
+            self.add("input.shuffle", features.shuffle.word());
+        }
+    }
+
+    /// What is written of a stage.
+    fn add_features(&mut self, features: &Features, stage: usize) {
+        if !features.keeps(stage) {
+            return self.add("features.kept", false);
+        }
+        self.add("features.dtype", features.dtype.word());
+        self.add("features.shard_mib", features.shard_mib);
+        if features.codec != Codec::None {
+            self.add("features.codec", features.codec.word());
+        }
+        if features.views != 1 {
+            self.add("features.views", features.views);
+        }
+        if features.late_crops {
+            self.add("features.crop", "late");
+        }
     }
 
     fn add_augmentation(&mut self, augmentation: &Augmentation, data: &Data) {

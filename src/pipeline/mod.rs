@@ -4,6 +4,7 @@
 
 mod data;
 mod fault;
+mod features;
 mod graph;
 mod manifest;
 mod network;
@@ -13,13 +14,15 @@ mod tree;
 
 pub use data::{Augmentation, BadImage, Crop, Data, Source};
 pub use fault::Fault;
+pub use features::{Codec, Dtype, Features, Materialize, Shuffle};
 pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
 pub use manifest::Manifest;
 pub use network::{Auxiliary, Block, Network, POOLED, Shape};
-pub use training::{Dtype, Features, Training};
+pub use training::Training;
 
 use network::AuxiliarySettings;
 use section::Section;
+use std::ops::Range;
 use tree::Table;
 
 /// Everything that a pipeline file says.
@@ -94,9 +97,12 @@ impl Pipeline {
         network_section.finish()?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
-        let features = Features::read(&mut features_section)?;
+        let features = Features::read(&mut features_section, network.blocks.len())?;
         features_section.finish()?;
         let stages = read_stages(stage_section, &network, auxiliary, training)?;
+        if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
+            return Err(Section::root(&table).section("features")?.fault("crop", fault));
+        }
 
         let mut settings = table.to_toml();
         settings.insert("name".into(), name.clone().into());
@@ -107,6 +113,43 @@ impl Pipeline {
     pub fn image(&self) -> Shape {
         Shape { channels: self.data.channels, size: self.augmentation.size }
     }
+
+    /// The stages whose output a stage reads: the nearest features that are written and the blocks after them, or, where
+    /// views are refreshed, everything from the images on.
+    pub fn reads(&self, stage: usize) -> Range<usize> {
+        let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
+        first..stage
+    }
+
+    /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.
+    pub fn canvas(&self, crop: Shape) -> Shape {
+        let image = canvas_size(&self.data, &self.augmentation);
+        Shape { size: crop.size * image / self.augmentation.size, ..crop }
+    }
+}
+
+/// The side of an image with its padding.
+fn canvas_size(data: &Data, augmentation: &Augmentation) -> usize {
+    match augmentation.crop {
+        Crop::Padded { padding } => data.size + 2 * padding,
+        Crop::Centre | Crop::Resized { .. } => data.size,
+    }
+}
+
+/// Why features cannot be cropped late, where that is asked for.
+fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, network: &Network) -> Option<String> {
+    if !features.late_crops {
+        return None;
+    }
+    if matches!(augmentation.crop, Crop::Resized { .. }) {
+        return Some("is \"late\", but crops that are scaled cannot be taken from features".into());
+    }
+    let side = canvas_size(data, augmentation);
+    let steps = network.blocks.iter().map(|block| augmentation.size / block.output.size);
+    let step = steps.max().unwrap_or(1);
+    (!side.is_multiple_of(step) || !augmentation.size.is_multiple_of(step)).then(|| {
+        format!("is \"late\", but {side} pixels, the image with its padding, are no multiple of the {step} pixels that a step of the last features spans")
+    })
 }
 
 /// Fits the classifier and the training to each block; `[stage.3.training]` and `[stage.3.auxiliary]` override both.

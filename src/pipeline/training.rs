@@ -1,4 +1,4 @@
-//! `[training]` and `[features]`: how a stage learns, and how its output is stored.
+//! `[training]`: how a stage learns.
 
 use super::Fault;
 use super::section::Section;
@@ -71,66 +71,5 @@ impl Training {
     /// Whether the validation images are looked at when an epoch ends.
     pub fn evaluates_at(&self, epoch: usize) -> bool {
         epoch + 1 == self.epochs || (self.evaluate_every > 0 && (epoch + 1).is_multiple_of(self.evaluate_every))
-    }
-}
-
-/// The type that features are stored in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dtype {
-    /// 8-bit whole numbers: decoded images.
-    U8,
-    /// 16-bit floating point, with 11 bits of precision.
-    F16,
-    /// 16-bit floating point with the range of `F32` and 8 bits of precision.
-    Bf16,
-    /// 32-bit floating point.
-    F32,
-}
-
-impl Dtype {
-    /// Bytes a value.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::U8 => 1,
-            Self::F16 | Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-
-    /// Its name in a pipeline file.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::U8 => "u8",
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
-        }
-    }
-}
-
-/// How the output of a stage is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Features {
-    /// The type of the values.
-    pub dtype: Dtype,
-    /// The size of a shard that is aimed at, in MiB.
-    pub shard_mib: usize,
-}
-
-impl Features {
-    pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
-        Ok(Self {
-            dtype: section.choice(
-                "dtype",
-                Dtype::F16,
-                &[("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32)],
-            )?,
-            shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
-        })
-    }
-
-    /// Samples in a shard, where a sample takes so many bytes.
-    pub fn samples_in_shard(&self, sample_bytes: usize) -> usize {
-        ((self.shard_mib << 20) / sample_bytes.max(1)).max(1)
     }
 }

@@ -1,0 +1,268 @@
+//! `[features]`: which features are kept between stages, in what form, and how a stage is fed with them.
+
+use super::Fault;
+use super::section::Section;
+
+/// The type that features are stored in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dtype {
+    /// 8-bit whole numbers: decoded images, or features on a scale of their own.
+    U8,
+    /// 16-bit floating point, with 11 bits of precision.
+    F16,
+    /// 16-bit floating point with the range of `F32` and 8 bits of precision.
+    Bf16,
+    /// 32-bit floating point.
+    F32,
+}
+
+impl Dtype {
+    /// Bytes a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// How the bytes of a sample are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Codec {
+    /// Not at all.
+    None,
+    /// LZ4 after a shuffle of bits (Blosc): little smaller, nearly as fast to read.
+    Lz4,
+    /// Zstandard of a level.
+    Zstd(i32),
+    /// Whichever of them reads fastest, as tried on the first samples, of those that fit the disk.
+    Auto,
+}
+
+impl Codec {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> String {
+        match self {
+            Self::None => "none".into(),
+            Self::Lz4 => "lz4".into(),
+            Self::Zstd(level) => format!("zstd:{level}"),
+            Self::Auto => "auto".into(),
+        }
+    }
+
+    fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
+        let word = section.get("codec", "none".to_string())?;
+        let level = word.strip_prefix("zstd:").and_then(|level| level.parse().ok());
+        match (word.as_str(), level) {
+            ("none", _) => Ok(Self::None),
+            ("lz4", _) => Ok(Self::Lz4),
+            ("auto", _) => Ok(Self::Auto),
+            (_, Some(level @ 1..=22)) => Ok(Self::Zstd(level)),
+            _ => {
+                let message =
+                    format!("is \"{word}\", but must be \"none\", \"lz4\", \"zstd:1\" to \"zstd:22\" or \"auto\"");
+                Err(section.fault("codec", message).suggest(&word, ["none", "lz4", "zstd:1", "auto"].into_iter()))
+            }
+        }
+    }
+}
+
+/// The stages whose features are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Materialize {
+    /// Every one.
+    All,
+    /// Those that make the whole fastest, as planned from this machine's rates and the disk.
+    Auto,
+    /// These, by number.
+    Only(Vec<usize>),
+}
+
+/// The order in which an epoch meets the samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shuffle {
+    /// Any sample may follow any other.
+    Global,
+    /// Shards in random order, and the samples of so many of them at a time: reads are long and local.
+    Shards(usize),
+}
+
+impl Shuffle {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> String {
+        match self {
+            Self::Global => "global".into(),
+            Self::Shards(count) => format!("shards:{count}"),
+        }
+    }
+
+    fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
+        let word = section.get("shuffle", "global".to_string())?;
+        match (word.as_str(), word.strip_prefix("shards:").and_then(|count| count.parse().ok())) {
+            ("global", _) => Ok(Self::Global),
+            (_, Some(count @ 1..=1_000_000)) => Ok(Self::Shards(count)),
+            _ => {
+                let message = format!("is \"{word}\", but must be \"global\" or \"shards:N\", such as \"shards:8\"");
+                Err(section.fault("shuffle", message).suggest(&word, ["global", "shards:8"].into_iter()))
+            }
+        }
+    }
+}
+
+/// How the output of a stage is stored, and how the stage after it is fed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    /// The type of the values.
+    pub dtype: Dtype,
+    /// How they are compressed.
+    pub codec: Codec,
+    /// The size of a shard that is aimed at, in MiB.
+    pub shard_mib: usize,
+    /// The augmented views that are kept of each training image.
+    pub views: usize,
+    /// Whether the features of whole padded images are kept, and cropped afresh at every epoch.
+    pub late_crops: bool,
+    /// The share of the training samples that get a new view, from their images, at every epoch.
+    pub refresh: f64,
+    /// The stages whose features are written.
+    pub materialize: Materialize,
+    /// Bytes that all features together may take, where that is limited.
+    pub disk: Option<u64>,
+    /// The order of the samples in an epoch.
+    pub shuffle: Shuffle,
+    /// Bytes of memory that features of a stage's input may be kept in; half of what is free where nothing is said.
+    pub memory: Option<u64>,
+}
+
+impl Features {
+    /// Reads the table of a network of so many blocks.
+    pub(super) fn read(section: &mut Section<'_>, blocks: usize) -> Result<Self, Fault> {
+        let dtypes = [("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32), ("u8", Dtype::U8)];
+        let features = Self {
+            dtype: section.choice("dtype", Dtype::F16, &dtypes)?,
+            codec: Codec::read(section)?,
+            shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
+            views: section.within("views", 1, 1..=1024)?,
+            late_crops: section.choice("crop", false, &[("early", false), ("late", true)])?,
+            refresh: section.within("refresh", 0.0, 0.0..=1.0)?,
+            materialize: read_materialize(section, blocks)?,
+            disk: read_size(section, "disk")?,
+            shuffle: Shuffle::read(section)?,
+            memory: read_size(section, "memory")?,
+        };
+        if features.late_crops && features.refresh > 0.0 {
+            let fault = section.fault("refresh", "has no use beside late crops, which differ at every epoch anyway");
+            return Err(fault.hint("choose one of `features.refresh` and `features.crop = \"late\"`"));
+        }
+        Ok(features)
+    }
+
+    /// Samples in a shard, where a sample takes so many bytes.
+    pub fn samples_in_shard(&self, sample_bytes: usize) -> usize {
+        ((self.shard_mib << 20) / sample_bytes.max(1)).max(1)
+    }
+
+    /// Whether the features of a stage are written. What is left to the plan counts as written until it is planned.
+    pub fn keeps(&self, stage: usize) -> bool {
+        match &self.materialize {
+            Materialize::All | Materialize::Auto => true,
+            Materialize::Only(stages) => stages.contains(&stage),
+        }
+    }
+
+    /// The nearest stage before another whose output is written; 0, the images, where there is none.
+    pub fn nearest(&self, stage: usize) -> usize {
+        (1..stage).rev().find(|&before| self.keeps(before)).unwrap_or(0)
+    }
+}
+
+/// `materialize`, or `mode = "recompute"` for none.
+fn read_materialize(section: &mut Section<'_>, blocks: usize) -> Result<Materialize, Fault> {
+    let recompute = section.choice("mode", false, &[("cached", false), ("recompute", true)])?;
+    if recompute && section.has("materialize") {
+        return Err(section.fault("materialize", "has no meaning where all features are recomputed"));
+    }
+    if let Ok(Some(word)) = section.optional::<String>("materialize") {
+        return match word.as_str() {
+            "all" => Ok(Materialize::All),
+            "auto" => Ok(Materialize::Auto),
+            _ => {
+                let fault =
+                    section.fault("materialize", format!("is \"{word}\", but must be \"auto\", \"all\" or a list"));
+                Err(fault.suggest(&word, ["auto", "all"].into_iter()))
+            }
+        };
+    }
+    match section.optional::<Vec<usize>>("materialize")? {
+        _ if recompute => Ok(Materialize::Only(Vec::new())),
+        None => Ok(Materialize::All),
+        Some(mut stages) => {
+            if let Some(stage) = stages.iter().find(|&stage| !(1..=blocks).contains(stage)) {
+                return Err(section.fault("materialize", format!("names stage {stage}, but stages are 1 to {blocks}")));
+            }
+            stages.sort_unstable();
+            stages.dedup();
+            Ok(Materialize::Only(stages))
+        }
+    }
+}
+
+/// A number of bytes, written as `"2TB"` or `"512 MiB"`.
+fn read_size(section: &mut Section<'_>, key: &str) -> Result<Option<u64>, Fault> {
+    let Some(text) = section.optional::<String>(key)? else { return Ok(None) };
+    let size = bytes(&text);
+    size.map(Some)
+        .ok_or_else(|| section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\"")))
+}
+
+/// Bytes of a size such as `2TB`, `1.5 TiB` or `0`.
+pub fn bytes(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number: f64 = text[..digits].parse().ok()?;
+    let factor = match text[digits..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => f64::from(1 << 30),
+        "tib" => 1024.0 * f64::from(1 << 30),
+        _ => return None,
+    };
+    let bytes = number * factor;
+    (0.0..=1e18).contains(&bytes).then_some(bytes as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        let found = ["2TB", "1.5 TiB", "0", "512 mib", "3kb"].map(bytes);
+        assert_eq!(found, [2_000_000_000_000, 1_649_267_441_664, 0, 536_870_912, 3000].map(Some));
+        assert_eq!(["", "TB", "1.2.3", "5 bananas", "-1", "1e9", "9999999TB"].map(bytes), [None; 7]);
+    }
+
+    #[test]
+    fn a_stage_reads_the_nearest_features_that_are_kept() {
+        let text = "[data]\nsource = \"builtin\"\n[features]\nmaterialize = [4, 2]\n[network]\nblocks = 6\n";
+        let pipeline = super::super::Pipeline::parse("p", "p", text, &[]).unwrap();
+        let nearest: Vec<usize> = (1..=6).map(|stage| pipeline.features.nearest(stage)).collect();
+        assert_eq!(nearest, [0, 0, 2, 2, 4, 4]);
+    }
+}
