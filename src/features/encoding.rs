@@ -1,9 +1,12 @@
 //! Values of features as bytes and back.
 
+use super::array::Layout;
+use super::order::{pixels_to_planes, planes_to_pixels};
 use crate::error::{Error, Result};
 use crate::pipeline::Dtype;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::cell::RefCell;
 
 /// Writes features as little-endian bytes of a type.
 ///
@@ -40,6 +43,36 @@ pub fn decode_values(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
             words.for_each(|(out, word)| *out = f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
         }
     }
+}
+
+/// Turns a sample's pixels \[y, x, channel\] into its bytes as an array has them.
+///
+/// # Errors
+/// As [`encode_values`].
+pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
+    with_planes(pixels.len(), |planes| {
+        pixels_to_planes(pixels, layout.shape.channels, planes);
+        encode_values(planes, layout.dtype, out)
+    })
+}
+
+/// Turns a sample's bytes into pixels \[y, x, channel\].
+pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
+    with_planes(out.len(), |planes| {
+        decode_values(bytes, layout.dtype, planes);
+        planes_to_pixels(planes, layout.shape.channels, out);
+    });
+}
+
+/// Memory for one sample that each thread uses again and again.
+fn with_planes<T>(values: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
+    thread_local! {
+        static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    PLANES.with_borrow_mut(|planes| {
+        planes.resize(values, 0.0);
+        f(planes)
+    })
 }
 
 /// A 16-bit floating point type.

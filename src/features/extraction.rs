@@ -1,18 +1,16 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Layout, Subset, write_files};
-use super::encoding::encode_values;
-use super::loader::{Batch, Draw, Loader};
-use super::order::pixels_to_planes;
+use super::array::{Layout, Subset};
+use super::draw::Draw;
+use super::encoding::encode_sample;
+use super::loader::{Batch, Loader};
 use super::shard::{ShardWriter, StoredSamples};
-use super::small::label_files;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
 use crate::pipeline::{Features, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{Device, Storage, Tensor};
-use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -27,8 +25,6 @@ pub struct Extraction<'a> {
     pub stage: &'a Path,
     /// Its block.
     pub block: &'a FrozenBlock,
-    /// What the block makes of a sample.
-    pub output: Shape,
     /// How features are stored.
     pub features: &'a Features,
     /// Where the block runs.
@@ -38,16 +34,15 @@ pub struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Writes one subset, with one view; shards that are there are kept.
+    /// Writes one subset, training samples in all their views; shards that are there are kept.
     ///
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
-        let layout = self.layout(input);
-        write_files(self.stage, &label_files(subset, input.labels())?)?;
-        let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64);
+        let layout = self.layout(subset, input);
+        let task = self.progress.start(&format!("features {}", subset.name()), (layout.views * layout.samples) as u64);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            self.fill(shard, input, (subset, view), samples, &*task)
+            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
         })
     }
 
@@ -56,11 +51,11 @@ impl Extraction<'_> {
     /// # Errors
     /// As [`write`](Self::write), and when other bytes come out; such a shard is left as it is.
     pub fn rewrite(&self, subset: Subset, input: &Loader, shards: &[ShardSum]) -> Result<()> {
-        let layout = self.layout(input);
+        let layout = self.layout(subset, input);
         let count = samples_in(&layout, shards);
         let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
         rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
-            self.fill(shard, input, (subset, view), samples, &*task)
+            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
         })
     }
 
@@ -69,21 +64,20 @@ impl Extraction<'_> {
         &self,
         shard: &mut ShardWriter,
         input: &Loader,
-        (subset, view): (Subset, usize),
+        (draw, layout): (Draw, &Layout),
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let at_once = BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1);
-        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+        let read = input.shape(draw);
+        let at_once = BATCH.min(BATCH_VALUES / read.values().max(layout.shape.values())).max(1);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
-        let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
-        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(sample_bytes));
+        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout.sample_bytes()));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
             let count = batch.labels.len();
             // A batch is written while the one after it is computed.
             let (computed, written) =
-                rayon::join(|| self.run(batch, input.shape(), &mut next), || shard.append(&ready));
+                rayon::join(|| self.run(batch, (read, layout), &mut next), || shard.append(&ready));
             written.and(computed)?;
             std::mem::swap(&mut ready, &mut next);
             task.advance(count as u64);
@@ -97,38 +91,35 @@ impl Extraction<'_> {
     /// # Errors
     /// When it cannot be described.
     pub fn array_file(&self, subset: Subset, input: &Loader) -> Result<(String, Vec<u8>)> {
-        self.layout(input).file(subset)
+        self.layout(subset, input).file(subset)
     }
 
-    fn layout(&self, input: &Loader) -> Layout {
-        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+    fn layout(&self, subset: Subset, input: &Loader) -> Layout {
+        let shape = self.block.output(input.shape(draw(subset, 0)));
+        let dtype = self.features.dtype;
         Layout {
-            views: 1,
+            views: if subset == Subset::Train { self.features.views } else { 1 },
             samples: input.len(),
-            shape: self.output,
-            dtype: self.features.dtype,
-            samples_in_shard: self.features.samples_in_shard(sample_bytes).min(input.len()),
+            shape,
+            dtype,
+            samples_in_shard: self.features.samples_in_shard(shape.values() * dtype.bytes()).min(input.len()),
         }
     }
 
     /// Encodes the features of a batch.
-    fn run(&self, batch: Batch, input: Shape, out: &mut StoredSamples) -> Result<()> {
+    fn run(&self, batch: Batch, (read, layout): (Shape, &Layout), out: &mut StoredSamples) -> Result<()> {
         let count = batch.labels.len();
-        let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
+        let x = Tensor::from_vec(batch.values, (count, read.size, read.size, read.channels), self.device)?;
         let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
-        let (storage, layout) = features.storage_and_layout();
+        let (storage, place) = features.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
-        let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
-        out.fill(count, |at, bytes| {
-            thread_local! {
-                static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-            }
-            PLANES.with_borrow_mut(|planes| {
-                let pixels = &values[at * self.output.values()..][..self.output.values()];
-                planes.resize(pixels.len(), 0.0);
-                pixels_to_planes(pixels, self.output.channels, planes);
-                encode_values(planes, self.features.dtype, bytes)
-            })
-        })
+        let values = &storage.as_slice::<f32>()?[place.start_offset()..];
+        let one = layout.shape.values();
+        out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
     }
+}
+
+/// How the samples of a subset are drawn for a view that is written.
+fn draw(subset: Subset, view: usize) -> Draw {
+    if subset == Subset::Train { Draw::View(view) } else { Draw::Plain }
 }

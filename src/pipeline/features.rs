@@ -218,12 +218,16 @@ fn read_materialize(section: &mut Section<'_>, blocks: usize) -> Result<Material
     }
 }
 
-/// A number of bytes, written as `"2TB"` or `"512 MiB"`.
+/// A number of bytes, written as `"2TB"`, `"512 MiB"` or a whole number.
 fn read_size(section: &mut Section<'_>, key: &str) -> Result<Option<u64>, Fault> {
+    if let Ok(size @ Some(_)) = section.optional::<u64>(key) {
+        return Ok(size);
+    }
     let Some(text) = section.optional::<String>(key)? else { return Ok(None) };
-    let size = bytes(&text);
-    size.map(Some)
-        .ok_or_else(|| section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\"")))
+    match bytes(&text) {
+        None => Err(section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\""))),
+        size => Ok(size),
+    }
 }
 
 /// Bytes of a size such as `2TB`, `1.5 TiB` or `0`.

@@ -89,7 +89,7 @@ impl Manifest {
         manifest.add("training", 2);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
-        if pipeline.reads(*number).start == 0 {
+        if pipeline.reads(*number).start == 0 || pipeline.features.late_crops {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);

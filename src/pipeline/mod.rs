@@ -126,6 +126,18 @@ impl Pipeline {
         let image = canvas_size(&self.data, &self.augmentation);
         Shape { size: crop.size * image / self.augmentation.size, ..crop }
     }
+
+    /// The feature map of a crop, from that of the whole padded image.
+    pub fn crop(&self, canvas: Shape) -> Shape {
+        let image = canvas_size(&self.data, &self.augmentation);
+        Shape { size: canvas.size * self.augmentation.size / image, ..canvas }
+    }
+
+    /// The most pixels of the image that a step of a feature map spans, at the end of the network.
+    pub fn widest_step(&self) -> usize {
+        let steps = self.stages.iter().map(|stage| self.augmentation.size / stage.block.output.size);
+        steps.max().unwrap_or(1)
+    }
 }
 
 /// The side of an image with its padding.

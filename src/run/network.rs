@@ -4,9 +4,9 @@ use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, planes_to_pixels};
+use crate::features::{Draw, Loader, Subset, planes_to_pixels};
 use crate::images::{Augmenter, decode_file};
-use crate::network::{FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
+use crate::network::{Chain, FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
 use crate::pipeline::{self, Pipeline};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -21,7 +21,7 @@ pub struct TrainedNetwork {
     /// The names of the classes.
     pub classes: Vec<String>,
     /// The folder of the decoded images.
-    pub images: StageFolder,
+    images: StageFolder,
     stages: Vec<(FrozenBlock, FrozenAuxiliary)>,
     device: Device,
 }
@@ -76,6 +76,15 @@ impl TrainedNetwork {
             all.push(auxiliary.forward(&x)?.flatten_all()?.to_vec1()?);
         }
         Ok(all)
+    }
+
+    /// The images of a subset that the network was made with.
+    ///
+    /// # Errors
+    /// When they are missing or damaged.
+    pub fn images(&self, subset: Subset) -> Result<Loader> {
+        let none = Chain::new(Vec::new(), &self.device);
+        Loader::open(self.images.path(), subset, &self.pipeline, self.classes.len(), none)
     }
 
     /// Runs images through the whole network, without what is cached of any stage.

@@ -83,7 +83,9 @@ fn stages_outlive_the_data_they_were_made_of() {
 fn a_stage_that_cannot_be_made_is_refused_with_the_way_out() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    space.run("stage 2 --from cache/stage0").fails(2, &["stage 2 reads stage 1", "hint:"]);
+    space.run("stage 1 --from cache/stage1").fails(2, &["stage 1 reads stage 0", "hint:"]);
+    std::fs::rename(space.path("cache/stage0"), space.path("alone")).unwrap();
+    space.run("stage 2 --from alone").fails(2, &["stage 2 reads stage 1, but `alone` is stage 0", "hint:"]);
     space.run("stage 9 --from cache/stage2").fails(2, &["stages 1 to 2", "hint:"]);
     space.run("stage 1 --from nowhere").fails(1, &["`nowhere` is no folder of a stage", "hint:"]);
 }
@@ -94,7 +96,10 @@ fn a_stage_that_does_not_fit_its_input_is_refused_and_the_old_one_stays() {
     space.run("run small.toml").ok();
     let before = space.files("cache");
     let other = "stage 2 --from cache/stage1 --set augmentation.size=16";
-    space.run(other).fails(2, &["`cache/stage1` holds 6 x 16 x 16 features, but the block reads 6 x 8 x 8", "hint:"]);
+    space.run(other).fails(
+        2,
+        &["`cache/stage1`, which is stage 1, gives 6 x 16 x 16 features, but the block reads 6 x 8 x 8", "hint:"],
+    );
     space.run("stage 2 --from cache/stage1 --to cache/stage1").fails(2, &["holds stage 1", "--to"]);
     space.run("stage 2 --from cache/stage1 --to cache/stage0").fails(2, &["holds stage 0"]);
     assert_eq!(space.files("cache"), before);
