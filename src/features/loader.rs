@@ -94,7 +94,7 @@ impl Loader {
     /// When the images are not those that the features were made of, or the folder refuses.
     pub fn renewed(mut self, renewal: Renewal, memory: u64, folder: &Path) -> Result<Self> {
         let layout = *self.samples.layout();
-        let made = renewal.chain.output(renewal.images.shape(Draw::Plain));
+        let made = renewal.chain.output(renewal.images.shape(Draw::View(0)));
         if renewal.images.layout().samples != layout.samples || made != layout.shape {
             return Err(Error::failed("the images are not those that the features were made of")
                 .hint("`greedy run` brings the stages up to date"));
@@ -275,7 +275,7 @@ impl Loader {
             return Err(Error::failed(format!("the features that are read have {views} views, fewer than wanted"))
                 .hint("`greedy run` brings the stages up to date, or set `features.views` to their number"));
         };
-        let input = images.shape(Draw::Plain);
+        let input = images.shape(Draw::View(0));
         let mut pixels = vec![0.0; missing.len() * input.values()];
         let slots = pixels.par_chunks_exact_mut(input.values()).zip(missing);
         slots.try_for_each(|(out, &(sample, shown))| images.read(sample, shown, out).map(drop))?;

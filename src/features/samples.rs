@@ -139,9 +139,10 @@ impl Images {
     }
 }
 
-/// How a view of a sample lies on its canvas.
+/// How a view of a sample lies on its canvas. Every second view of a sample is mirrored, and of every second sample the
+/// first one.
 fn draw_canvas(augmenter: &Augmenter, seed: u64, (view, sample): (usize, usize), step: usize) -> Canvas {
-    augmenter.draw_canvas(view, step, &mut Stream::new(Purpose::View, seed, (view as u64, sample as u64)))
+    augmenter.draw_canvas(view + sample, step, &mut Stream::new(Purpose::View, seed, (view as u64, sample as u64)))
 }
 
 /// Crops features of canvases afresh at every epoch.

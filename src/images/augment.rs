@@ -74,7 +74,7 @@ impl Augmenter {
         self.write(&pixels, side, &Window { top, left, size, mirrored }, out);
     }
 
-    /// Draws the canvas of a view: each second view is mirrored, and all are moved by less than `step` pixels.
+    /// Draws the canvas of a view: those of odd numbers are mirrored, and all are moved by less than `step` pixels.
     pub fn draw_canvas(&self, view: usize, step: usize, stream: &mut Stream) -> Canvas {
         let room = self.stored + 2 * self.padding() - self.augmentation.size;
         let mut moved = || stream.below(step.min(room + 1) as u64) as usize;

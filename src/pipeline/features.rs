@@ -149,7 +149,7 @@ impl Features {
     /// Reads the table of a network of so many blocks.
     pub(super) fn read(section: &mut Section<'_>, blocks: usize) -> Result<Self, Fault> {
         let dtypes = [("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32), ("u8", Dtype::U8)];
-        let features = Self {
+        Ok(Self {
             dtype: section.choice("dtype", Dtype::F16, &dtypes)?,
             codec: Codec::read(section)?,
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
@@ -160,12 +160,7 @@ impl Features {
             disk: read_size(section, "disk")?,
             shuffle: Shuffle::read(section)?,
             memory: read_size(section, "memory")?,
-        };
-        if features.late_crops && features.refresh > 0.0 {
-            let fault = section.fault("refresh", "has no use beside late crops, which differ at every epoch anyway");
-            return Err(fault.hint("choose one of `features.refresh` and `features.crop = \"late\"`"));
-        }
-        Ok(features)
+        })
     }
 
     /// Samples in a shard, where a sample takes so many bytes.

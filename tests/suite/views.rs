@@ -215,7 +215,6 @@ fn settings_that_do_not_go_together_are_refused() {
     space.write("resized.toml", SMALL.replace("crop = \"padded\"\npadding = 2\n", "crop = \"resized\"\n"));
     space.run("run resized.toml --set features.crop=late").fails(2, &["scaled"]);
     for (settings, words) in [
-        ("--set features.crop=late --set features.refresh=0.5", "no use beside late crops"),
         ("--set features.crop=late --set augmentation.padding=3 --set network.space_to_depth=[1,2]", "no multiple"),
         ("--set features.mode=recompute --set features.materialize=[1]", "no meaning"),
         ("--set features.materialize=[3]", "stages are 1 to 2"),
