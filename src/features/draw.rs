@@ -18,6 +18,8 @@ pub enum Draw {
     View(usize),
     /// For validation: images are cropped at the centre.
     Plain,
+    /// For validation, as it is written: with late crops, whole canvases.
+    Whole,
 }
 
 /// One sample as it is shown.
@@ -25,6 +27,8 @@ pub enum Draw {
 pub(super) enum Shown {
     /// Cropped at the centre, not mirrored.
     Plain,
+    /// On a canvas that is not mirrored, where there are late crops.
+    Whole,
     /// The view of a number. Those below the number of views that are cached are cached; the others were drawn later.
     View(usize),
     /// As no view shows it, for one epoch of one stage.

@@ -121,5 +121,5 @@ impl Extraction<'_> {
 
 /// How the samples of a subset are drawn for a view that is written.
 fn draw(subset: Subset, view: usize) -> Draw {
-    if subset == Subset::Train { Draw::View(view) } else { Draw::Plain }
+    if subset == Subset::Train { Draw::View(view) } else { Draw::Whole }
 }

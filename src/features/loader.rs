@@ -61,7 +61,7 @@ impl Renewal {
         if !samples.are_images() {
             return Err(Error::failed(format!("`{}` does not hold images", images.display())));
         }
-        Ok(Self { images: samples, chain, share: pipeline.features.refresh })
+        Ok(Self { images: samples, chain, share: pipeline.refresh() })
     }
 }
 
@@ -83,7 +83,7 @@ impl Loader {
         }
         let shuffle = pipeline.features.shuffle;
         let rotation = Rotation::new(layout, 0.0, shuffle);
-        let cropped = subset == Subset::Train && pipeline.features.late_crops && !samples.are_images();
+        let cropped = pipeline.features.late_crops && !samples.are_images();
         let late = cropped.then(|| LateCrops::new(pipeline, chain.output(layout.shape)));
         Ok(Self { samples, labels, chain, rotation, shuffle, late, renewal: None, kept: None })
     }
@@ -129,7 +129,7 @@ impl Loader {
     /// The shape of a sample as it is drawn.
     pub fn shape(&self, draw: Draw) -> Shape {
         match (&self.late, draw) {
-            (Some(late), Draw::Epoch { .. }) => late.shape(),
+            (Some(late), Draw::Epoch { .. } | Draw::Plain) => late.shape(),
             _ => self.chain.output(self.samples.shape(draw)),
         }
     }
@@ -223,6 +223,7 @@ impl Loader {
     fn shown(&self, sample: usize, draw: Draw) -> (usize, Shown) {
         let shown = match draw {
             Draw::Plain => Shown::Plain,
+            Draw::Whole => Shown::Whole,
             Draw::View(view) => Shown::View(view),
             Draw::Epoch { stage, epoch } if self.samples.are_images() => Shown::Fresh { stage, epoch },
             Draw::Epoch { epoch, .. } => Shown::View(self.rotation.view(sample, epoch)),
@@ -295,15 +296,17 @@ impl Loader {
 
     /// Crops what was run as a whole.
     fn crop(&self, values: Vec<f32>, shown: &[(usize, Shown)], draw: Draw) -> Vec<f32> {
-        let (Some(late), Draw::Epoch { stage, epoch }) = (&self.late, draw) else { return values };
+        let Some(late) = self.late.as_ref().filter(|_| matches!(draw, Draw::Epoch { .. } | Draw::Plain)) else {
+            return values;
+        };
+        let place = |sample, shown| match (shown, draw) {
+            (Shown::View(view), Draw::Epoch { stage, epoch }) => late.place(view, sample, (stage, epoch)),
+            _ => late.centre(),
+        };
         let canvas = values.len() / shown.len().max(1);
         let mut crops = vec![0.0; shown.len() * late.shape().values()];
         let slots = crops.par_chunks_exact_mut(late.shape().values()).zip(values.par_chunks_exact(canvas));
-        slots.zip(shown).for_each(|((out, canvas), &(sample, shown))| {
-            if let Shown::View(view) = shown {
-                late.cut(canvas, late.place(view, sample, (stage, epoch)), out);
-            }
-        });
+        slots.zip(shown).for_each(|((out, canvas), &(sample, shown))| late.cut(canvas, place(sample, shown), out));
         crops
     }
 }

@@ -81,6 +81,14 @@ impl Augmenter {
         Canvas { moved: (moved(), moved()), mirrored: self.augmentation.flip && view % 2 == 1 }
     }
 
+    /// The canvas that validation images lie on, and the first row and column of the centre on it: a multiple of `step`
+    /// pixels, so that the centre can be cut out of features as well.
+    pub fn centred_canvas(&self, step: usize) -> (Canvas, usize) {
+        let place = self.padding() + centre(self.stored - self.augmentation.size);
+        let moved = place.next_multiple_of(step.max(1)) - place;
+        (Canvas { moved: (moved, moved), mirrored: false }, place + moved)
+    }
+
     /// Turns a stored image [channels, stored, stored] into a canvas [channels, side, side], where the side is that of
     /// the stored image with its padding.
     ///

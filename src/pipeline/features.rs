@@ -133,8 +133,9 @@ pub struct Features {
     pub views: usize,
     /// Whether the features of whole padded images are kept, and cropped afresh at every epoch.
     pub late_crops: bool,
-    /// The share of the training samples that get a new view, from their images, at every epoch.
-    pub refresh: f64,
+    /// The share of the training samples that get a new view, from their images, at every epoch; see
+    /// [`Pipeline::refresh`](super::Pipeline::refresh).
+    pub refresh: Option<f64>,
     /// The stages whose features are written.
     pub materialize: Materialize,
     /// Bytes that all features together may take, where that is limited.
@@ -155,7 +156,7 @@ impl Features {
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
             views: section.within("views", 1, 1..=1024)?,
             late_crops: section.choice("crop", false, &[("early", false), ("late", true)])?,
-            refresh: section.within("refresh", 0.0, 0.0..=1.0)?,
+            refresh: section.has("refresh").then_some(section.within("refresh", 0.0, 0.0..=1.0)?),
             materialize: read_materialize(section, blocks)?,
             disk: read_size(section, "disk")?,
             shuffle: Shuffle::read(section)?,

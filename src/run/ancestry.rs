@@ -137,7 +137,7 @@ impl Ancestry {
         let Inputs { mut train, val, classes } = inputs;
         let features = &pipeline.features;
         let memory = features.memory.unwrap_or_else(|| room::free_memory() / 2);
-        if nearest > 0 && features.refresh > 0.0 {
+        if nearest > 0 && pipeline.refresh() > 0.0 {
             let renewal = Renewal::open(self.of(0)?.0.path(), self.chain(1..nearest + 1, device)?, pipeline)?;
             train = train.renewed(renewal, memory, &own.checkpoints())?;
         }

@@ -28,8 +28,7 @@ fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64
         return (train + val) as u64 * BESIDE_SAMPLE;
     }
     let crop = stage.block.output;
-    let shown = if late_crops { pipeline.canvas(crop) } else { crop };
-    samples(shown, dtype, views * train) + samples(crop, dtype, val)
+    samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val)
 }
 
 fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {

@@ -113,8 +113,18 @@ impl Project {
         refuse_another_stage(number, &to)?;
         let most = from.record()?.stage;
         pipeline.features.materialize = Materialize::Only(kept_before(&pipeline, (number, most), &last)?);
-        let first = pipeline.reads(number).start;
-        let ancestry = Ancestry::follow(&last, first)?;
+        if number > 1 && pipeline.features.late_crops && pipeline.features.nearest(number) == 0 {
+            return Err(Error::usage("features can be cropped late only where some are kept")
+                .hint("`--set features.crop=early` draws fresh crops of the images instead"));
+        }
+        let mut ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
+        if ancestry.is_err() && pipeline.features.refresh.is_none() {
+            // The folder was moved away from its images: it does without new views, unless they were asked for.
+            pipeline.features.refresh = Some(0.0);
+            ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
+        }
+        let ancestry = ancestry?;
+        let first = number - ancestry.stages().len();
         let mut graph = Graph::default();
         for (_, record) in ancestry.stages() {
             graph.add(Vec::new(), record.manifest());

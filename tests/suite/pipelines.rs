@@ -125,7 +125,7 @@ fn batch_norm_is_as_written_and_otherwise_as_in_the_paper() {
 /// Each setting that changes results makes just the right stages stale.
 #[test]
 fn every_ingredient_is_in_the_right_manifests() {
-    let text = "[data]\nsource = \"tar\"\npath = \"a.tar\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\n[network]\nblocks = 3\nspace_to_depth = [1]\n";
+    let text = "[data]\nsource = \"tar\"\npath = \"a.tar\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\n[network]\nblocks = 3\nspace_to_depth = [1]\n[features]\nrefresh = 0.0\n";
     let manifests = |overrides: &[&str]| {
         let pipeline = parse_with(text, overrides).unwrap();
         let mut all = vec![Manifest::of_images(&pipeline, "files")];

@@ -136,14 +136,19 @@ fn a_reader_that_goes_away_is_no_fault() {
 #[test]
 fn evaluation_through_the_whole_network_agrees_with_training() {
     let space = Space::new();
-    let run = space.run("run small.toml --set features.dtype=f32 --json").ok().json();
-    let found = space.run("evaluate cache/stage2 --json").ok().json();
-    for at in 0..2 {
-        let difference =
-            |key: &str| (run["stages"][at][key].as_f64().unwrap() - found["stages"][at][key].as_f64().unwrap()).abs();
-        // 100 images: a tie that rounds the other way may move one of them.
-        assert!(difference("accuracy") <= 1.0 && difference("ensemble_accuracy") <= 1.0, "stage {}", at + 1);
-        assert!(difference("loss") < 1e-3, "stage {}", at + 1);
+    space.write("small.toml", crate::space::SMALL.replace("blocks = 2", "blocks = 3"));
+    for settings in ["", "--set features.crop=late", "--set features.mode=recompute"] {
+        let run = space.run(&format!("run small.toml --set features.dtype=f32 {settings} --json")).ok().json();
+        let found = space.run("evaluate cache/stage3 --json").ok().json();
+        for at in 0..3 {
+            let figure = |of: &serde_json::Value, key: &str| of["stages"][at][key].as_f64().unwrap();
+            let difference = |key: &str| (figure(&run, key) - figure(&found, key)).abs();
+            // 100 images: a tie that rounds the other way may move one of them.
+            assert!(difference("accuracy") <= 1.0 && difference("ensemble_accuracy") <= 1.0, "{settings}, {at}");
+            assert!(difference("loss") < 1e-3, "{settings}, {at}");
+        }
+        let image = format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"));
+        space.run(&format!("predict --from cache/stage3 {image}")).ok();
     }
 }
 

@@ -137,7 +137,8 @@ fn refreshed_views_are_those_of_the_images_and_a_run_that_was_killed_meets_the_s
     let space = Space::new();
     let settings = "--set features.refresh=0.5 --set features.dtype=f32 --set training.epochs=6";
     space.run(&format!("run small.toml {settings} --cache whole")).ok();
-    let plain = space.run("run small.toml --set features.dtype=f32 --set training.epochs=6 --cache plain").ok();
+    let still = "--set features.refresh=0 --set features.dtype=f32 --set training.epochs=6";
+    let plain = space.run(&format!("run small.toml {still} --cache plain")).ok();
     assert!(!plain.stderr.contains("new view"));
     let weights = |cache: &str| std::fs::read(space.path(&format!("{cache}/stage2/block.safetensors"))).unwrap();
     assert_ne!(weights("whole"), weights("plain"), "new views change nothing");
@@ -218,6 +219,7 @@ fn settings_that_do_not_go_together_are_refused() {
         ("--set features.crop=late --set augmentation.padding=3 --set network.space_to_depth=[1,2]", "no multiple"),
         ("--set features.mode=recompute --set features.materialize=[1]", "no meaning"),
         ("--set features.materialize=[3]", "stages are 1 to 2"),
+        ("--set features.crop=late --set features.mode=recompute", "features of stage 1 are not kept"),
         ("--set features.materialize=some", "\"auto\", \"all\" or a list"),
         ("--set features.shuffle=shards:0", "shards:8"),
         ("--set features.codec=zstd:99", "zstd:22"),
