@@ -1,18 +1,17 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Layout, Subset, write_files};
-use super::encoding::encode_values;
+use super::array::{Files, Layout, Order, Subset, write_files};
+use super::encoding::encode_sample;
+use super::form::Form;
 use super::loader::{Batch, Draw, Loader};
-use super::order::pixels_to_planes;
 use super::shard::{ShardWriter, StoredSamples};
 use super::small::label_files;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
-use crate::pipeline::{Features, Shape};
+use crate::pipeline::{Codec, Dtype, Features, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{Device, Storage, Tensor};
-use std::cell::RefCell;
 use std::ops::Range;
 use std::path::Path;
 
@@ -20,6 +19,9 @@ use std::path::Path;
 const BATCH: usize = 256;
 /// Values of such a batch, in or out, at most: 64 MiB of f32, so that large feature maps take fewer samples at once.
 const BATCH_VALUES: usize = 1 << 24;
+
+/// Samples that scale and codec are chosen by at most.
+const FIRST: usize = 64;
 
 /// The writing of a block's features into the folder of its stage.
 pub struct Extraction<'a> {
@@ -43,11 +45,11 @@ impl Extraction<'_> {
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
-        let layout = self.layout(input);
+        let layout = self.layout(subset, input)?;
         write_files(self.stage, &label_files(subset, input.labels())?)?;
         let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            self.fill(shard, input, (subset, view), samples, &*task)
+            self.fill(shard, input, &layout, (subset, view), samples, &*task)
         })
     }
 
@@ -56,11 +58,11 @@ impl Extraction<'_> {
     /// # Errors
     /// As [`write`](Self::write), and when other bytes come out; such a shard is left as it is.
     pub fn rewrite(&self, subset: Subset, input: &Loader, shards: &[ShardSum]) -> Result<()> {
-        let layout = self.layout(input);
+        let layout = self.layout(subset, input)?;
         let count = samples_in(&layout, shards);
         let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
         rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
-            self.fill(shard, input, (subset, view), samples, &*task)
+            self.fill(shard, input, &layout, (subset, view), samples, &*task)
         })
     }
 
@@ -69,21 +71,21 @@ impl Extraction<'_> {
         &self,
         shard: &mut ShardWriter,
         input: &Loader,
+        layout: &Layout,
         (subset, view): (Subset, usize),
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let at_once = BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1);
-        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+        let at_once = self.at_once(input);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
-        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(sample_bytes));
+        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
             let count = batch.labels.len();
             // A batch is written while the one after it is computed.
             let (computed, written) =
-                rayon::join(|| self.run(batch, input.shape(), &mut next), || shard.append(&ready));
+                rayon::join(|| self.run(batch, input.shape(), layout, &mut next), || shard.append(&ready));
             written.and(computed)?;
             std::mem::swap(&mut ready, &mut next);
             task.advance(count as u64);
@@ -92,43 +94,79 @@ impl Extraction<'_> {
         shard.append(&ready)
     }
 
-    /// The metadata file of a subset's array.
+    /// Samples that are run at once.
+    fn at_once(&self, input: &Loader) -> usize {
+        BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1)
+    }
+
+    /// The metadata file of a subset's array, in every form that it may have had where nothing is left that tells.
     ///
     /// # Errors
     /// When it cannot be described.
-    pub fn array_file(&self, subset: Subset, input: &Loader) -> Result<(String, Vec<u8>)> {
-        self.layout(input).file(subset)
+    pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
+        let forms = match (Form::begun(self.stage, self.features), subset) {
+            (Some(form), _) => vec![form],
+            (None, Subset::Train) => Form::possible(
+                self.features,
+                self.find(input, &Features { codec: Codec::None, ..self.features.clone() })?.scale,
+            ),
+            (None, Subset::Val) => return Ok(Files::new()),
+        };
+        forms.into_iter().map(|form| self.formed(input, form).file(subset)).collect()
     }
 
-    fn layout(&self, input: &Loader) -> Layout {
+    /// The layout of a subset's array: both have the form that one of them was begun with.
+    fn layout(&self, subset: Subset, input: &Loader) -> Result<Layout> {
+        let form = match Form::begun(self.stage, self.features) {
+            Some(form) => form,
+            None if subset == Subset::Train => self.find(input, self.features)?,
+            None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
+        };
+        Ok(self.formed(input, form))
+    }
+
+    fn formed(&self, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
         let sample_bytes = self.output.values() * self.features.dtype.bytes();
         Layout {
             views: 1,
             samples: input.len(),
             shape: self.output,
             dtype: self.features.dtype,
+            order,
+            codec,
+            scale,
             samples_in_shard: self.features.samples_in_shard(sample_bytes).min(input.len()),
         }
     }
 
+    /// Chooses a form by the first training samples, where there is a choice.
+    fn find(&self, input: &Loader, features: &Features) -> Result<Form> {
+        let plain = Form { order: Order::Pixels, codec: features.codec, scale: None };
+        if features.dtype != Dtype::U8 && features.codec != Codec::Auto {
+            return Ok(plain);
+        }
+        let first: Vec<u32> = (0..input.len().min(FIRST).min(self.at_once(input)) as u32).collect();
+        let batch = input.batch(&first, Draw::View(0))?;
+        let layout = self.formed(input, plain);
+        self.forward(batch, input.shape(), |values| Form::find(self.stage, features, &layout, values))
+    }
+
     /// Encodes the features of a batch.
-    fn run(&self, batch: Batch, input: Shape, out: &mut StoredSamples) -> Result<()> {
+    fn run(&self, batch: Batch, input: Shape, layout: &Layout, out: &mut StoredSamples) -> Result<()> {
+        let (count, each) = (batch.labels.len(), self.output.values());
+        self.forward(batch, input, |values| {
+            out.fill(count, |at, bytes| encode_sample(&values[at * each..][..each], layout, bytes))
+        })
+    }
+
+    /// Hands the features of a batch over, \[sample, y, x, channel\].
+    fn forward<T>(&self, batch: Batch, input: Shape, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
         let count = batch.labels.len();
         let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
         let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
         let (storage, layout) = features.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
         let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
-        out.fill(count, |at, bytes| {
-            thread_local! {
-                static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-            }
-            PLANES.with_borrow_mut(|planes| {
-                let pixels = &values[at * self.output.values()..][..self.output.values()];
-                planes.resize(pixels.len(), 0.0);
-                pixels_to_planes(pixels, self.output.channels, planes);
-                encode_values(planes, self.features.dtype, bytes)
-            })
-        })
+        f(&values[..count * self.output.values()])
     }
 }

@@ -1,13 +1,13 @@
 //! Batches of a stage's input, ready for the network and read ahead of it.
 
 use super::array::Subset;
-use super::encoding::decode_values;
+use super::encoding::decode_sample;
 use super::order::planes_to_pixels;
 use super::reader::Reader;
 use super::small::read_labels;
 use crate::error::{Error, Result};
 use crate::images::Augmenter;
-use crate::pipeline::{Dtype, Pipeline, Shape};
+use crate::pipeline::{Pipeline, Shape};
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -70,7 +70,7 @@ impl Loader {
         if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
             return Err(Error::failed(format!("`{}` has label {label}, but {classes} classes", array.display())));
         }
-        let images = layout.dtype == Dtype::U8;
+        let images = layout.holds_images();
         let shape = if images { pipeline.image() } else { layout.shape };
         let stored = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
         if images && layout.shape != stored {
@@ -143,19 +143,19 @@ impl Loader {
             static SAMPLE: RefCell<(Vec<u8>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
         }
         SAMPLE.with_borrow_mut(|(stored, planes)| {
-            planes.resize(out.len(), 0.0);
             match &self.augmenter {
                 None => {
                     let layout = self.reader.layout();
                     self.reader.read(draw.view() % layout.views, sample, stored)?;
-                    decode_values(stored, layout.dtype, planes);
+                    decode_sample(stored, layout, out);
                 }
                 Some((augmenter, seed)) => {
                     self.reader.read(0, sample, stored)?;
+                    planes.resize(out.len(), 0.0);
                     augmenter.apply(stored, draw.stream(*seed, sample).as_mut(), planes);
+                    planes_to_pixels(planes, self.shape.channels, out);
                 }
             }
-            planes_to_pixels(planes, self.shape.channels, out);
             Ok(())
         })
     }
