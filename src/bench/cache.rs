@@ -56,7 +56,7 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let bytes = vec![0x3c; layout.samples * layout.sample_bytes()];
     let plain = size.0 / bench.seconds(|| disk::write(&folder.join("plain"), &bytes))?;
     let array = folder.join("written");
-    let mut stored = StoredSamples::new(layout.sample_bytes());
+    let mut stored = StoredSamples::new(layout);
     bench.measure(("writing features", &case), size, Some((plain, "of a plain synced file")), || {
         disk::remove(&array)?;
         let task = Silent.start("", 0);

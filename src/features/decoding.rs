@@ -1,13 +1,13 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
-use super::array::{Files, Layout, Subset, write_files};
+use super::array::{Files, Layout, Order, Subset, write_files};
 use super::shard::{ShardWriter, StoredSamples};
 use super::small::label_files;
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::Split;
-use crate::pipeline::{BadImage, Dtype, Pipeline, Shape};
+use crate::pipeline::{BadImage, Codec, Dtype, Pipeline, Shape};
 use crate::progress::{Progress, Task};
 use crate::room;
 use rayon::prelude::*;
@@ -84,7 +84,8 @@ pub fn decode(
 fn layout(images: &Split, pipeline: &Pipeline) -> Layout {
     let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
-    Layout { views: 1, samples: images.len(), shape, dtype: Dtype::U8, samples_in_shard }
+    let (dtype, order, codec) = (Dtype::U8, Order::Planes, Codec::None);
+    Layout { views: 1, samples: images.len(), shape, dtype, order, codec, scale: None, samples_in_shard }
 }
 
 /// The small files of a subset: metadata and labels.
@@ -154,7 +155,7 @@ impl Decoder<'_> {
     fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
         let sample_bytes = self.layout.sample_bytes();
         let at_once = BATCH.min(BATCH_BYTES / sample_bytes).max(1);
-        let (mut rest, mut stored) = (candidates, StoredSamples::new(sample_bytes));
+        let (mut rest, mut stored) = (candidates, StoredSamples::new(&self.layout));
         while shard.room() > 0 && !rest.is_empty() {
             self.progress.check()?;
             let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));

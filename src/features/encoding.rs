@@ -1,6 +1,6 @@
 //! Values of features as bytes and back.
 
-use super::array::Layout;
+use super::array::{Layout, Order};
 use super::order::{pixels_to_planes, planes_to_pixels};
 use crate::error::{Error, Result};
 use crate::pipeline::Dtype;
@@ -8,34 +8,133 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use std::cell::RefCell;
 
-/// Writes features as little-endian bytes of a type.
+/// What a stored 1 stands for, where features are stored as whole numbers from 0 to 255: positive and finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale(f32);
+
+// A scale is never NaN.
+impl Eq for Scale {}
+
+/// Values that a scale is chosen by at most.
+const SCALED: usize = 1 << 18;
+/// Largest values that are tried, each a little smaller than the one before.
+const CANDIDATES: usize = 64;
+
+impl Scale {
+    /// A scale, where the number can be one.
+    pub fn new(factor: f32) -> Option<Self> {
+        (factor.is_normal() && factor > 0.0).then_some(Self(factor))
+    }
+
+    /// The number.
+    pub fn factor(self) -> f32 {
+        self.0
+    }
+
+    /// The scale that stores values with the least squared error: values above 255 times the scale are cut off where
+    /// that makes the others finer. A function of the values and their order alone.
+    ///
+    /// # Errors
+    /// When a value is negative or not finite.
+    pub fn of(values: &[f32]) -> Result<Self> {
+        let largest = largest(values)?;
+        let some: Vec<f32> = values.iter().copied().step_by(values.len().div_ceil(SCALED).max(1)).collect();
+        let error = |scale: f32| -> f64 {
+            let of = |&value: &f32| f64::from(value - f32::from(quantised(value, scale)) * scale).powi(2);
+            some.iter().map(of).sum()
+        };
+        let tried =
+            (0..CANDIDATES).map(|less| largest / 255.0 * 0.96f32.powi(less as i32)).map(|scale| (error(scale), scale));
+        let best = tried.min_by(|a, b| a.0.total_cmp(&b.0)).and_then(|(_, scale)| Self::new(scale));
+        // Where every value is zero, any scale will do.
+        Ok(best.unwrap_or(Self(1.0)))
+    }
+}
+
+fn quantised(value: f32, scale: f32) -> u8 {
+    (value / scale).round_ties_even() as u8
+}
+
+/// The largest of values that can be stored on a scale.
+fn largest(values: &[f32]) -> Result<f32> {
+    match values.iter().find(|value| !value.is_finite() || **value < 0.0) {
+        Some(value) if value.is_finite() => {
+            Err(Error::failed(format!("feature value {value} does not fit into u8"))
+                .hint("set `features.dtype = \"f16\"`"))
+        }
+        Some(_) => Err(diverged()),
+        None => Ok(values.iter().fold(0.0, |most, &value| value.max(most))),
+    }
+}
+
+fn diverged() -> Error {
+    Error::failed("features are not finite: the block has diverged")
+        .hint("train the stage with a smaller `training.learning_rate`")
+}
+
+thread_local! {
+    /// The values of a sample channel by channel.
+    static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes the values \[y, x, channel\] of a sample as the bytes that a layout says, before any compression.
 ///
 /// # Errors
-/// When a value is not finite in that type: an overflow of f16, or a network that diverged.
-pub fn encode_values(values: &[f32], dtype: Dtype, out: &mut [u8]) -> Result<()> {
-    if out.len() != values.len() * dtype.bytes() {
-        return Err(Error::failed(format!("{} values do not fill {} bytes", values.len(), out.len())));
+/// When a value is not finite or does not fit into the type: an overflow of f16, or a network that diverged.
+pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
+    if pixels.len() != layout.shape.values() || out.len() != layout.sample_bytes() {
+        return Err(Error::failed(format!("{} values do not fill {} bytes", pixels.len(), out.len())));
     }
-    if !values.iter().all(|value| value.is_finite()) {
-        return Err(Error::failed("features are not finite: the block has diverged")
-            .hint("train the stage with a smaller `training.learning_rate`"));
+    match layout.order {
+        Order::Pixels => encode_values(pixels, layout, out),
+        Order::Planes => PLANES.with_borrow_mut(|planes| {
+            planes.resize(pixels.len(), 0.0);
+            pixels_to_planes(pixels, layout.shape.channels, planes);
+            encode_values(planes, layout, out)
+        }),
     }
-    match dtype {
-        Dtype::F32 => {
+}
+
+/// Reads the values \[y, x, channel\] of a sample from its bytes, as [`Reader::read`](super::Reader::read) gives them.
+pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
+    match layout.order {
+        Order::Pixels => decode_values(bytes, layout, out),
+        Order::Planes => PLANES.with_borrow_mut(|planes| {
+            planes.resize(out.len(), 0.0);
+            decode_values(bytes, layout, planes);
+            planes_to_pixels(planes, layout.shape.channels, out);
+        }),
+    }
+}
+
+fn encode_values(values: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
+    match (layout.dtype, layout.scale) {
+        (Dtype::F32, _) => {
+            // Every bit pattern of a finite number lies below that of infinity; this form is quick.
+            let most = values.iter().fold(0, |most, value| (value.to_bits() & 0x7fff_ffff).max(most));
+            if !f32::from_bits(most).is_finite() {
+                return Err(diverged());
+            }
             let bytes = out.chunks_exact_mut(4).zip(values);
             bytes.for_each(|(out, value)| out.copy_from_slice(&value.to_le_bytes()));
         }
-        Dtype::F16 => encode_halves::<f16>(values, out)?,
-        Dtype::Bf16 => encode_halves::<bf16>(values, out)?,
-        Dtype::U8 => out.iter_mut().zip(values).for_each(|(out, &value)| *out = value.round().clamp(0.0, 255.0) as u8),
+        (Dtype::F16, _) => encode_halves::<f16>(values, out)?,
+        (Dtype::Bf16, _) => encode_halves::<bf16>(values, out)?,
+        (Dtype::U8, Some(Scale(scale))) => {
+            largest(values)?;
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out = quantised(value, scale));
+        }
+        (Dtype::U8, None) => return Err(Error::failed("features cannot be stored as u8 without a scale")),
     }
     Ok(())
 }
 
-/// Reads values of a type from little-endian bytes.
-pub fn decode_values(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
-    match dtype {
-        Dtype::U8 => out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = f32::from(byte)),
+fn decode_values(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
+    match layout.dtype {
+        Dtype::U8 => {
+            let scale = layout.scale.map_or(1.0, Scale::factor);
+            out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = f32::from(byte) * scale);
+        }
         Dtype::F16 => decode_halves::<f16>(bytes, out),
         Dtype::Bf16 => decode_halves::<bf16>(bytes, out),
         Dtype::F32 => {
@@ -43,36 +142,6 @@ pub fn decode_values(bytes: &[u8], dtype: Dtype, out: &mut [f32]) {
             words.for_each(|(out, word)| *out = f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
         }
     }
-}
-
-/// Turns a sample's pixels \[y, x, channel\] into its bytes as an array has them.
-///
-/// # Errors
-/// As [`encode_values`].
-pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
-    with_planes(pixels.len(), |planes| {
-        pixels_to_planes(pixels, layout.shape.channels, planes);
-        encode_values(planes, layout.dtype, out)
-    })
-}
-
-/// Turns a sample's bytes into pixels \[y, x, channel\].
-pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
-    with_planes(out.len(), |planes| {
-        decode_values(bytes, layout.dtype, planes);
-        planes_to_pixels(planes, layout.shape.channels, out);
-    });
-}
-
-/// Memory for one sample that each thread uses again and again.
-fn with_planes<T>(values: usize, f: impl FnOnce(&mut [f32]) -> T) -> T {
-    thread_local! {
-        static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-    }
-    PLANES.with_borrow_mut(|planes| {
-        planes.resize(values, 0.0);
-        f(planes)
-    })
 }
 
 /// A 16-bit floating point type.
@@ -119,9 +188,12 @@ fn encode_halves<H: Half>(values: &[f32], out: &mut [u8]) -> Result<()> {
     for (values, out) in values.chunks(AT_ONCE).zip(out.chunks_mut(2 * AT_ONCE)) {
         let halves = &mut halves[..values.len()];
         H::narrow(values, halves);
-        if let Some(at) = halves.iter().position(|half| !half.is_finite()) {
-            return Err(Error::failed(format!("feature value {} does not fit into {}", values[at], H::NAME))
-                .hint("set `features.dtype = \"f32\"`"));
+        if halves.iter().fold(false, |any, half| any | !half.is_finite()) {
+            let fault = values.iter().zip(&*halves).find(|(value, half)| value.is_finite() && !half.is_finite());
+            return Err(fault.map_or_else(diverged, |(value, _)| {
+                Error::failed(format!("feature value {value} does not fit into {}", H::NAME))
+                    .hint("set `features.dtype = \"f32\"`")
+            }));
         }
         out.chunks_exact_mut(2).zip(halves).for_each(|(out, half)| out.copy_from_slice(&half.to_bytes()));
     }
@@ -141,28 +213,78 @@ fn decode_halves<H: Half>(bytes: &[u8], out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::{Codec, Shape};
+
+    fn layout(dtype: Dtype, order: Order, values: usize) -> Layout {
+        let shape = Shape { channels: values / 4, size: 2 };
+        let scale = Scale::new(0.5).filter(|_| dtype == Dtype::U8);
+        Layout { views: 1, samples: 1, shape, dtype, order, codec: Codec::None, scale, samples_in_shard: 1 }
+    }
 
     #[test]
-    fn values_come_back_as_the_type_rounds_them() {
-        let values: Vec<f32> = (0..1500).map(|at| at as f32 * 0.37 - 200.0).collect();
-        let back = |dtype: Dtype| {
-            let mut bytes = vec![0; values.len() * dtype.bytes()];
-            encode_values(&values, dtype, &mut bytes).unwrap();
-            let mut out = vec![0.0; values.len()];
-            decode_values(&bytes, dtype, &mut out);
-            out
+    fn values_come_back_as_the_type_rounds_them_in_either_order() {
+        let values: Vec<f32> = (0..1500).map(|at| at as f32 * 0.08).collect();
+        for order in [Order::Planes, Order::Pixels] {
+            let back = |dtype: Dtype| {
+                let layout = layout(dtype, order, values.len());
+                let mut bytes = vec![0; layout.sample_bytes()];
+                encode_sample(&values, &layout, &mut bytes).unwrap();
+                let mut out = vec![0.0; values.len()];
+                decode_sample(&bytes, &layout, &mut out);
+                out
+            };
+            let rounded = |round: &dyn Fn(f32) -> f32| values.iter().map(|&value| round(value)).collect::<Vec<_>>();
+            assert_eq!(back(Dtype::F32), values);
+            assert_eq!(back(Dtype::F16), rounded(&|value| f16::from_f32(value).to_f32()));
+            assert_eq!(back(Dtype::Bf16), rounded(&|value| bf16::from_f32(value).to_f32()));
+            assert_eq!(back(Dtype::U8), rounded(&|value| (value * 2.0).round_ties_even().min(255.0) / 2.0));
+        }
+    }
+
+    #[test]
+    fn bytes_lie_in_the_order_that_the_layout_says() {
+        let pixels: Vec<f32> = (0..12).map(|at| at as f32).collect();
+        let stored = |order| {
+            let layout = layout(Dtype::F32, order, 12);
+            let mut bytes = vec![0; layout.sample_bytes()];
+            encode_sample(&pixels, &layout, &mut bytes).unwrap();
+            bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect::<Vec<_>>()
         };
-        assert_eq!(back(Dtype::F32), values);
-        let rounded: Vec<f32> = values.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
-        assert_eq!(back(Dtype::F16), rounded);
-        let rounded: Vec<f32> = values.iter().map(|&value| bf16::from_f32(value).to_f32()).collect();
-        assert_eq!(back(Dtype::Bf16), rounded);
+        assert_eq!(stored(Order::Pixels), pixels);
+        assert_eq!(stored(Order::Planes)[..5], [0.0, 3.0, 6.0, 9.0, 1.0]);
     }
 
     #[test]
     fn a_value_that_does_not_fit_is_an_error() {
-        let mut out = [0; 4];
-        assert!(encode_values(&[1e5], Dtype::F16, &mut out[..2]).unwrap_err().to_string().contains("f16"));
-        assert!(encode_values(&[f32::NAN], Dtype::F32, &mut out).is_err());
+        let encode = |dtype, value: f32| {
+            let layout = layout(dtype, Order::Pixels, 4);
+            encode_sample(&[0.0, value, 0.0, 0.0], &layout, &mut vec![0; layout.sample_bytes()])
+        };
+        assert!(encode(Dtype::F16, 1e5).unwrap_err().to_string().contains("f16"));
+        assert!(encode(Dtype::U8, -1.0).unwrap_err().to_string().contains("u8"));
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::U8] {
+            for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                assert!(encode(dtype, value).unwrap_err().to_string().contains("diverged"), "{dtype:?} {value}");
+            }
+            assert!(encode(dtype, 1.0).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_scale_makes_the_error_small_and_does_not_follow_outliers() {
+        let spread: Vec<f32> = (0..100_000).map(|at| at as f32 / 1000.0).collect();
+        assert!((Scale::of(&spread).unwrap().factor() - 100.0 / 255.0).abs() < 0.02);
+        // One large value: cutting a little off costs less than coarser steps for all others.
+        let mut outlier: Vec<f32> = (0..200_000).map(|at| at as f32 / 200_000.0).collect();
+        outlier[77] = 3.0;
+        let (scale, plain) = (Scale::of(&outlier).unwrap().factor(), 3.0 / 255.0);
+        let error = |scale: f32| {
+            let back = |&value: &f32| (value - f32::from(quantised(value, scale)) * scale).powi(2);
+            outlier.iter().map(back).sum::<f32>()
+        };
+        assert!(scale < 0.9 * plain && error(scale) < 0.9 * error(plain), "{scale}");
+        assert_eq!(Scale::of(&[0.0; 9]).unwrap().factor(), 1.0);
+        assert!(Scale::of(&[1.0, -1e-9]).is_err() && Scale::of(&[f32::NAN]).is_err());
+        assert!([0.0, -1.0, f32::NAN, f32::INFINITY, 1e-45].iter().all(|&factor| Scale::new(factor).is_none()));
     }
 }

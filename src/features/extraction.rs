@@ -1,14 +1,15 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Layout, Subset};
+use super::array::{Files, Layout, Order, Subset};
 use super::draw::Draw;
 use super::encoding::encode_sample;
+use super::form::Form;
 use super::loader::{Batch, Loader};
 use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
-use crate::pipeline::{Features, Shape};
+use crate::pipeline::{Codec, Dtype, Features, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{Device, Storage, Tensor};
 use std::ops::Range;
@@ -18,6 +19,9 @@ use std::path::Path;
 const BATCH: usize = 256;
 /// Values of such a batch, in or out, at most: 64 MiB of f32, so that large feature maps take fewer samples at once.
 const BATCH_VALUES: usize = 1 << 24;
+
+/// Samples that scale and codec are chosen by at most.
+const FIRST: usize = 64;
 
 /// The writing of a block's features into the folder of its stage.
 pub struct Extraction<'a> {
@@ -39,7 +43,7 @@ impl Extraction<'_> {
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
-        let layout = self.layout(subset, input);
+        let layout = self.layout(subset, input)?;
         let task = self.progress.start(&format!("features {}", subset.name()), (layout.views * layout.samples) as u64);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
             self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
@@ -51,7 +55,7 @@ impl Extraction<'_> {
     /// # Errors
     /// As [`write`](Self::write), and when other bytes come out; such a shard is left as it is.
     pub fn rewrite(&self, subset: Subset, input: &Loader, shards: &[ShardSum]) -> Result<()> {
-        let layout = self.layout(subset, input);
+        let layout = self.layout(subset, input)?;
         let count = samples_in(&layout, shards);
         let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
         rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
@@ -69,9 +73,9 @@ impl Extraction<'_> {
         task: &dyn Task,
     ) -> Result<()> {
         let read = input.shape(draw);
-        let at_once = BATCH.min(BATCH_VALUES / read.values().max(layout.shape.values())).max(1);
+        let at_once = BATCH.min(at_once(read, layout.shape));
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
-        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout.sample_bytes()));
+        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
             let count = batch.labels.len();
@@ -86,15 +90,33 @@ impl Extraction<'_> {
         shard.append(&ready)
     }
 
-    /// The metadata file of a subset's array.
+    /// The metadata file of a subset's array, in every form that it may have had where nothing is left that tells.
     ///
     /// # Errors
     /// When it cannot be described.
-    pub fn array_file(&self, subset: Subset, input: &Loader) -> Result<(String, Vec<u8>)> {
-        self.layout(subset, input).file(subset)
+    pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
+        let forms = match (Form::begun(self.stage, self.features)?, subset) {
+            (Some(form), _) => vec![form],
+            (None, Subset::Train) => Form::possible(
+                self.features,
+                self.find(input, &Features { codec: Codec::None, ..self.features.clone() })?.scale,
+            ),
+            (None, Subset::Val) => return Ok(Files::new()),
+        };
+        forms.into_iter().map(|form| self.formed(subset, input, form).file(subset)).collect()
     }
 
-    fn layout(&self, subset: Subset, input: &Loader) -> Layout {
+    /// The layout of a subset's array: both have the form that one of them was begun with.
+    fn layout(&self, subset: Subset, input: &Loader) -> Result<Layout> {
+        let form = match Form::begun(self.stage, self.features)? {
+            Some(form) => form,
+            None if subset == Subset::Train => self.find(input, self.features)?,
+            None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
+        };
+        Ok(self.formed(subset, input, form))
+    }
+
+    fn formed(&self, subset: Subset, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
         let shape = self.block.output(input.shape(draw(subset, 0)));
         let dtype = self.features.dtype;
         Layout {
@@ -102,21 +124,48 @@ impl Extraction<'_> {
             samples: input.len(),
             shape,
             dtype,
+            order,
+            codec,
+            scale,
             samples_in_shard: self.features.samples_in_shard(shape.values() * dtype.bytes()).min(input.len()),
         }
     }
 
+    /// Chooses a form by the first training samples, where there is a choice.
+    fn find(&self, input: &Loader, features: &Features) -> Result<Form> {
+        let plain = Form { order: Order::Pixels, codec: features.codec, scale: None };
+        if features.dtype != Dtype::U8 && features.codec != Codec::Auto {
+            return Ok(plain);
+        }
+        let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));
+        let read = input.shape(draw);
+        let first = input.len().min(FIRST).min(at_once(read, layout.shape)) as u32;
+        let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
+        self.forward(batch, read, |values| Form::find(self.stage, features, &layout, values))
+    }
+
     /// Encodes the features of a batch.
     fn run(&self, batch: Batch, (read, layout): (Shape, &Layout), out: &mut StoredSamples) -> Result<()> {
+        let (count, one) = (batch.labels.len(), layout.shape.values());
+        self.forward(batch, read, |values| {
+            out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
+        })
+    }
+
+    /// Hands the features of a batch over, \[sample, y, x, channel\].
+    fn forward<T>(&self, batch: Batch, read: Shape, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
         let count = batch.labels.len();
         let x = Tensor::from_vec(batch.values, (count, read.size, read.size, read.channels), self.device)?;
         let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
         let (storage, place) = features.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
-        let values = &storage.as_slice::<f32>()?[place.start_offset()..];
-        let one = layout.shape.values();
-        out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
+        f(&storage.as_slice::<f32>()?[place.start_offset()..][..features.elem_count()])
     }
+}
+
+/// Samples of these shapes, read and made, that fit into memory at once.
+fn at_once(read: Shape, made: Shape) -> usize {
+    (BATCH_VALUES / read.values().max(made.values())).max(1)
 }
 
 /// How the samples of a subset are drawn for a view that is written.

@@ -1,7 +1,7 @@
 //! Reads samples of a feature array at random, with the places of all samples in memory and every checksum checked.
 
 use super::array::Layout;
-use super::shard::{read_index, read_sample};
+use super::shard::{Place, read_index, read_sample};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::ErrorKind;
@@ -19,7 +19,7 @@ pub struct Reader {
 }
 
 struct Shard {
-    offsets: Vec<u64>,
+    places: Vec<Place>,
     file: Option<File>,
 }
 
@@ -41,7 +41,7 @@ impl Reader {
         &self.layout
     }
 
-    /// Reads one sample of one view as stored: [`Layout::sample_bytes`] bytes, into a buffer that is reused.
+    /// Reads one sample of one view: [`Layout::sample_bytes`] bytes of values, into a buffer that is reused.
     ///
     /// # Errors
     /// When the shard or the sample is missing or damaged; the message names array, shard and sample.
@@ -52,10 +52,7 @@ impl Reader {
         }
         let place = (view, sample / samples_in_shard);
         let shard = self.shard(place)?;
-        let mut read = |file: &File| {
-            let offset = shard.offsets[sample % samples_in_shard];
-            read_sample(file, offset, self.layout.sample_bytes(), out)
-        };
+        let mut read = |file: &File| read_sample(file, shard.places[sample % samples_in_shard], &self.layout, out);
         let done = match &shard.file {
             Some(file) => read(file),
             None => self.open_shard(place).and_then(|file| read(&file)),
@@ -88,12 +85,10 @@ impl Reader {
             return Ok(shard);
         }
         let file = self.open_shard((view, at))?;
-        let Layout { samples, samples_in_shard, .. } = self.layout;
-        let count = samples_in_shard.min(samples - at * samples_in_shard);
-        let offsets = read_index(&file, samples_in_shard, count, self.layout.sample_bytes())
-            .map_err(|e| self.damaged((view, at), e))?;
+        let count = self.layout.samples_of(at).len();
+        let places = read_index(&file, &self.layout, count).map_err(|e| self.damaged((view, at), e))?;
         // Where another thread was faster, its reading is as good as this one.
-        Ok(slot.get_or_init(|| Shard { offsets, file: (position < OPEN_SHARDS).then_some(file) }))
+        Ok(slot.get_or_init(|| Shard { places, file: (position < OPEN_SHARDS).then_some(file) }))
     }
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {

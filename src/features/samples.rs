@@ -7,7 +7,7 @@ use super::order::planes_to_pixels;
 use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::images::{Augmenter, Canvas};
-use crate::pipeline::{Dtype, Pipeline, Shape};
+use crate::pipeline::{Pipeline, Shape};
 use crate::random::{Purpose, Stream};
 use std::cell::RefCell;
 use std::path::Path;
@@ -41,7 +41,7 @@ impl Samples {
         if layout.samples == 0 {
             return Err(Error::failed(format!("`{}` holds no samples", array.display())));
         }
-        if layout.dtype != Dtype::U8 {
+        if !layout.holds_images() {
             return Ok(Self { reader, images: None });
         }
         let stored = Shape { channels: pipeline.data.channels, size: pipeline.data.size };

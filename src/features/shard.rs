@@ -1,18 +1,22 @@
 //! The bytes of one shard: encoded samples one after the other, then the index of their places.
 //!
-//! A sample is its values (little endian) and their CRC-32C. The index holds offset and length of every sample as
-//! 64-bit numbers, then its own CRC-32C; samples beyond the end of the array have all bits set. This is Zarr v3's
-//! `sharding_indexed` codec, so other readers understand it. Ours checks every checksum.
+//! The index holds offset and length of every sample as 64-bit numbers, then its own CRC-32C; samples beyond the end of
+//! the array have all bits set. This is Zarr v3's `sharding_indexed` codec, so other readers understand it. Ours checks
+//! every checksum.
 
+use super::array::Layout;
+use super::packing::{pack, seal, stored_bytes, unpack, unpack_in_place};
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
+use crate::pipeline::Codec;
 use crate::room;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Bytes of a checksum.
+/// Bytes of the checksum of the index.
 const CHECKSUM: usize = 4;
 /// Offset and length of a sample that is not there.
 const ABSENT: u64 = u64::MAX;
@@ -21,7 +25,6 @@ const ABSENT: u64 = u64::MAX;
 pub struct ShardWriter {
     file: NewFile,
     hasher: blake3::Hasher,
-    sample_bytes: usize,
     capacity: usize,
     index: Vec<u8>,
     written: u64,
@@ -29,9 +32,9 @@ pub struct ShardWriter {
 
 impl ShardWriter {
     /// Begins the shard of `capacity` samples at a path.
-    pub(super) fn create(path: &Path, sample_bytes: usize, capacity: usize) -> Result<Self> {
+    pub(super) fn create(path: &Path, capacity: usize) -> Result<Self> {
         let file = NewFile::create(path)?;
-        Ok(Self { file, hasher: blake3::Hasher::new(), sample_bytes, capacity, index: Vec::new(), written: 0 })
+        Ok(Self { file, hasher: blake3::Hasher::new(), capacity, index: Vec::new(), written: 0 })
     }
 
     /// Samples that still fit.
@@ -44,12 +47,11 @@ impl ShardWriter {
     /// # Errors
     /// When the disk refuses.
     pub fn append(&mut self, samples: &StoredSamples) -> Result<()> {
-        let stored = self.sample_bytes + CHECKSUM;
-        for at in 0..samples.bytes.len() / stored {
-            self.index.extend((self.written + (at * stored) as u64).to_le_bytes());
-            self.index.extend((stored as u64).to_le_bytes());
+        for &length in &samples.lengths {
+            self.index.extend(self.written.to_le_bytes());
+            self.index.extend((length as u64).to_le_bytes());
+            self.written += length as u64;
         }
-        self.written += samples.bytes.len() as u64;
         self.put(&samples.bytes)
     }
 
@@ -88,16 +90,17 @@ impl ShardWriter {
     }
 }
 
-/// Samples as they are stored, one after the other, each with its checksum; the memory is used again and again.
+/// Samples as they are stored, one after the other; the memory is used again and again.
 pub struct StoredSamples {
+    layout: Layout,
     bytes: Vec<u8>,
-    sample_bytes: usize,
+    lengths: Vec<usize>,
 }
 
 impl StoredSamples {
-    /// None yet, of so many bytes each.
-    pub fn new(sample_bytes: usize) -> Self {
-        Self { bytes: Vec::new(), sample_bytes }
+    /// None yet, of an array of this layout.
+    pub fn new(layout: &Layout) -> Self {
+        Self { layout: *layout, bytes: Vec::new(), lengths: Vec::new() }
     }
 
     /// Takes samples as they are, in the place of what was there.
@@ -105,10 +108,10 @@ impl StoredSamples {
     /// # Errors
     /// When their length is no multiple of a sample's.
     pub fn copy(&mut self, samples: &[u8]) -> Result<()> {
-        if !samples.len().is_multiple_of(self.sample_bytes) {
+        let sample_bytes = self.layout.sample_bytes();
+        if !samples.len().is_multiple_of(sample_bytes) {
             return Err(Error::failed(format!("{} bytes are no whole samples", samples.len())));
         }
-        let sample_bytes = self.sample_bytes;
         self.fill(samples.len() / sample_bytes, |at, out| {
             out.copy_from_slice(&samples[at * sample_bytes..][..sample_bytes]);
             Ok(())
@@ -118,25 +121,67 @@ impl StoredSamples {
     /// Takes the place of what was there: `encode` writes the bytes of each of `count` samples, in parallel.
     ///
     /// # Errors
-    /// With an error of `encode`.
+    /// With an error of `encode`, or when there is no memory.
     pub fn fill(&mut self, count: usize, encode: impl Fn(usize, &mut [u8]) -> Result<()> + Sync) -> Result<()> {
-        let stored = self.sample_bytes + CHECKSUM;
-        room::resize(&mut self.bytes, count.saturating_mul(stored))?;
-        self.bytes.par_chunks_exact_mut(stored).enumerate().try_for_each(|(at, bytes)| {
-            let (sample, checksum) = bytes.split_at_mut(self.sample_bytes);
-            encode(at, sample)?;
-            checksum.copy_from_slice(&crc32c::crc32c(sample).to_le_bytes());
-            Ok(())
-        })
+        let layout = &self.layout;
+        let (sample_bytes, (_, most)) = (layout.sample_bytes(), stored_bytes(layout));
+        room::resize(&mut self.bytes, count.saturating_mul(most))?;
+        let store = |(at, out): (usize, &mut [u8])| {
+            if layout.codec == Codec::None {
+                encode(at, &mut out[..sample_bytes])?;
+                return Ok(seal(out, sample_bytes));
+            }
+            SCRATCH.with_borrow_mut(|sample| {
+                room::resize(sample, sample_bytes)?;
+                encode(at, sample)?;
+                pack(layout, sample, out)
+            })
+        };
+        self.lengths = self.bytes.par_chunks_exact_mut(most).enumerate().map(store).collect::<Result<_>>()?;
+        self.close_gaps(most);
+        Ok(())
+    }
+
+    /// Moves samples that took less than the most together.
+    fn close_gaps(&mut self, most: usize) {
+        let mut end = 0;
+        for (at, &length) in self.lengths.iter().enumerate() {
+            self.bytes.copy_within(at * most..at * most + length, end);
+            end += length;
+        }
+        self.bytes.truncate(end);
+    }
+
+    /// Bytes of all.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Each, as it lies in a shard.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.lengths.iter().scan(&self.bytes[..], |rest, &length| rest.split_off(..length))
     }
 }
 
-/// Reads and checks the index of a shard that holds `count` samples: the offset of each.
+thread_local! {
+    /// A sample before it is compressed, or before it is decompressed.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Where a sample lies in its shard.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    offset: u64,
+    length: u32,
+}
+
+/// Reads and checks the index of a shard that holds `count` samples: the place of each.
 ///
 /// # Errors
-/// When the index is damaged, a sample is missing or lies outside the file, or there are more samples.
-pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_bytes: usize) -> Result<Vec<u64>> {
-    let length = capacity * 16 + CHECKSUM;
+/// When the index is damaged, a sample is missing, lies outside the file or has a length that no sample has, or there
+/// are more samples.
+pub(super) fn read_index(file: &File, layout: &Layout, count: usize) -> Result<Vec<Place>> {
+    let length = layout.samples_in_shard * 16 + CHECKSUM;
     let end = file.metadata().map_err(|e| Error::failed(e.to_string()))?.len();
     let start = end.checked_sub(length as u64).ok_or_else(|| Error::failed("it is too short for its index"))?;
     let mut bytes = Vec::new();
@@ -147,11 +192,15 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
         return Err(Error::failed("the checksum of its index is wrong"));
     }
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |all, &byte| all << 8 | u64::from(byte));
-    let stored = (sample_bytes + CHECKSUM) as u64;
+    let (least, most) = stored_bytes(layout);
     let place = |(at, entry): (usize, &[u8])| {
         let (offset, length) = (number(&entry[..8]), number(&entry[8..]));
-        let whole = offset != ABSENT && length == stored && offset.checked_add(length).is_some_and(|end| end <= start);
-        if whole { Ok(offset) } else { Err(Error::failed(format!("sample {at} of it is missing"))) }
+        let inside = offset != ABSENT && offset.checked_add(length).is_some_and(|end| end <= start);
+        let possible = (least as u64..=most as u64).contains(&length);
+        match u32::try_from(length) {
+            Ok(length) if inside && possible => Ok(Place { offset, length }),
+            _ => Err(Error::failed(format!("sample {at} of it is missing"))),
+        }
     };
     if index.chunks_exact(16).skip(count).any(|entry| number(&entry[..8]) != ABSENT) {
         return Err(Error::failed(format!("it holds more than {count} samples")));
@@ -159,13 +208,21 @@ pub(super) fn read_index(file: &File, capacity: usize, count: usize, sample_byte
     index.chunks_exact(16).take(count).enumerate().map(place).collect()
 }
 
-/// Reads the values of a sample at an offset and checks them.
+/// Reads the bytes of a sample and checks them: as many as its values take, however they are stored.
 ///
 /// # Errors
-/// When the file is too short or the checksum is wrong.
-pub(super) fn read_sample(file: &File, offset: u64, sample_bytes: usize, out: &mut Vec<u8>) -> Result<()> {
-    room::resize(out, sample_bytes + CHECKSUM)?;
-    file.read_exact_at(out, offset).map_err(|e| Error::failed(e.to_string()))?;
-    let checksum = out.split_off(sample_bytes);
-    if crc32c::crc32c(out).to_le_bytes() == *checksum { Ok(()) } else { Err(Error::failed("the checksum is wrong")) }
+/// When the file is too short, the checksum is wrong or the sample has another length.
+pub(super) fn read_sample(file: &File, place: Place, layout: &Layout, out: &mut Vec<u8>) -> Result<()> {
+    let read = |stored: &mut Vec<u8>| {
+        room::resize(stored, place.length as usize)?;
+        file.read_exact_at(stored, place.offset).map_err(|e| Error::failed(e.to_string()))
+    };
+    if layout.codec == Codec::None {
+        read(out)?;
+        return unpack_in_place(out);
+    }
+    SCRATCH.with_borrow_mut(|stored| {
+        read(stored)?;
+        unpack(layout, stored, out)
+    })
 }

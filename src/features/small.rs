@@ -1,6 +1,7 @@
 //! Small arrays of a stage, one chunk each: labels and logits.
 
-use super::array::{Files, Subset, without_notes};
+use super::array::{Files, Subset};
+use super::metadata::without_notes;
 use crate::disk;
 use crate::error::{Error, Result};
 use serde_json::Value;

@@ -48,11 +48,13 @@ pub fn write_array(
     task: &dyn Task,
     mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
 ) -> Result<Written> {
+    // Shards whose bytes meant something else, or nobody knows what, are of no use.
+    let known = Layout::open(array).is_ok_and(|found| found == *layout);
     describe(array, layout)?;
     let mut shards = Vec::with_capacity(layout.views * layout.shards_in_view());
     for (view, at) in layout.shards() {
         let samples = layout.samples_of(at);
-        if let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
+        if known && let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
             task.skip(samples.len() as u64);
             shards.push(shard);
             continue;
@@ -113,7 +115,7 @@ pub(super) fn begin_shard(array: &Path, layout: &Layout, (view, at): (usize, usi
     if let Some(folder) = path.parent() {
         disk::create_folder(folder)?;
     }
-    ShardWriter::create(&path, layout.sample_bytes(), layout.samples_in_shard)
+    ShardWriter::create(&path, layout.samples_in_shard)
 }
 
 pub(super) fn finish_shard(writer: ShardWriter, (view, at): (usize, usize)) -> Result<ShardSum> {
@@ -135,13 +137,9 @@ pub(super) fn whole_shard(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io("open", &path, &e)),
     };
-    let Ok(offsets) = read_index(&file, layout.samples_in_shard, count, layout.sample_bytes()) else {
-        return Ok(None);
-    };
-    let whole = offsets.par_iter().all(|&offset| {
-        let mut sample = Vec::new();
-        read_sample(&file, offset, layout.sample_bytes(), &mut sample).is_ok()
-    });
+    let Ok(places) = read_index(&file, layout, count) else { return Ok(None) };
+    let check = places.par_iter().map_init(Vec::new, |sample, &place| read_sample(&file, place, layout, sample));
+    let whole = check.all(|read| read.is_ok());
     if !whole {
         return Ok(None);
     }

@@ -1,7 +1,7 @@
 //! Figures of features and labels.
 
 use crate::error::Result;
-use crate::features::{Reader, decode_values};
+use crate::features::{Reader, decode_sample, pixels_to_planes};
 use rayon::prelude::*;
 
 /// One channel over some samples.
@@ -72,14 +72,16 @@ pub fn channels(reader: &Reader, most: usize) -> Result<(Vec<Channel>, usize)> {
     Ok((sums.into_iter().map(Sums::channel).collect(), chosen.len()))
 }
 
-/// The values of a sample of a view.
+/// The values of a sample of a view, channel by channel.
 fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
     let layout = reader.layout();
     let mut bytes = Vec::new();
     reader.read(view, sample, &mut bytes)?;
-    let mut values = vec![0.0; layout.shape.values()];
-    decode_values(&bytes, layout.dtype, &mut values);
-    Ok(values)
+    let mut pixels = vec![0.0; layout.shape.values()];
+    decode_sample(&bytes, layout, &mut pixels);
+    let mut planes = vec![0.0; pixels.len()];
+    pixels_to_planes(&pixels, layout.shape.channels, &mut planes);
+    Ok(planes)
 }
 
 /// The first `count` values of some samples of the first view, and the sum of all values of the array: what other readers of the format

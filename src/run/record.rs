@@ -84,7 +84,7 @@ pub struct ArrayRecord {
 
 impl ArrayRecord {
     pub(super) fn new(written: &Written) -> Self {
-        let Layout { views, samples, shape, dtype, samples_in_shard } = written.layout;
+        let Layout { views, samples, shape, dtype, samples_in_shard, .. } = written.layout;
         let shards = written.shards.iter().map(|shard| (shard.key.clone(), shard.bytes, shard.blake3.clone()));
         Self {
             shape: [views, samples, shape.channels, shape.size, shape.size],

@@ -205,7 +205,7 @@ impl Repair<'_> {
             put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)?;
         }
         for (subset, input) in &inputs {
-            put(folder, broken, vec![extraction.array_file(*subset, input)?])?;
+            put(folder, broken, extraction.array_files(*subset, input)?)?;
             for (name, shard) in broken_shards(record, *subset, broken) {
                 let made = extraction.rewrite(*subset, input, &[shard]);
                 faults.note(Some(name), made.map_err(|e| self.elsewhere(e, record)))?;

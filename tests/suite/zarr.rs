@@ -1,7 +1,7 @@
 //! The arrays on the disk are Zarr v3: zarrs reads the values that we read, and damage is reported.
 
 use crate::space::Space;
-use greedy::features::{Reader, Subset, decode_values};
+use greedy::features::{Reader, Subset, decode_sample, pixels_to_planes};
 use std::path::Path;
 use std::sync::Arc;
 use zarrs::array::Array;
@@ -22,10 +22,11 @@ fn zarrs_reads_the_values_that_we_read() {
     let theirs: Vec<half::f16> = array.retrieve_array_subset(&array.subset_all()).unwrap();
     let reader = reader(&stage);
     let mut bytes = Vec::new();
-    let mut ours = vec![0.0; 6 * 256];
+    let [mut pixels, mut ours] = [(); 2].map(|()| vec![0.0; 6 * 256]);
     for (sample, theirs) in theirs.chunks_exact(6 * 256).enumerate() {
         reader.read(0, sample, &mut bytes).unwrap();
-        decode_values(&bytes, reader.layout().dtype, &mut ours);
+        decode_sample(&bytes, reader.layout(), &mut pixels);
+        pixels_to_planes(&pixels, 6, &mut ours);
         assert!(ours.iter().zip(theirs).all(|(ours, theirs)| *ours == theirs.to_f32()), "sample {sample}");
     }
 }

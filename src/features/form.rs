@@ -1,0 +1,139 @@
+//! How the values of a stage's features are stored, beyond what the settings say: as its arrays were begun, or else as
+//! is found out on the first samples.
+
+use super::array::{Layout, Order, Subset};
+use super::encoding::{Scale, encode_sample};
+use super::packing::unpack;
+use super::shard::StoredSamples;
+use crate::disk::{self, UNFINISHED};
+use crate::error::{Error, Result};
+use crate::pipeline::{Codec, Dtype, Features};
+use crate::room;
+use rayon::prelude::*;
+use rustix::fs::{Advice, fadvise};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The codecs that are tried where one is to be found.
+const TRIED: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd(1)];
+/// How long each is tried at least.
+const TRIAL: Duration = Duration::from_millis(30);
+/// Bytes that the disk's speed is measured by.
+const PROBE: usize = 32 << 20;
+/// What an array takes beside the training samples as the first of them compress: others, validation samples, indexes.
+const MORE: f64 = 1.1;
+
+/// What the arrays of a stage have in common.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Form {
+    pub order: Order,
+    pub codec: Codec,
+    pub scale: Option<Scale>,
+}
+
+impl Form {
+    /// The form of what lies in a stage's folder, be it written by an earlier version; nothing where there is nothing
+    /// of these settings, or its metadata are damaged.
+    ///
+    /// # Errors
+    /// When metadata are there but cannot be read.
+    pub fn begun(stage: &Path, features: &Features) -> Result<Option<Self>> {
+        for subset in Subset::BOTH {
+            let array = subset.array(stage, "features");
+            if disk::read_text(&array.join("zarr.json"))?.is_none() {
+                continue;
+            }
+            let fits = |found: &Layout| {
+                found.dtype == features.dtype
+                    && [found.codec, Codec::Auto].contains(&features.codec)
+                    && !found.holds_images()
+            };
+            if let Some(found) = Layout::open(&array).ok().filter(fits) {
+                return Ok(Some(Self { order: found.order, codec: found.codec, scale: found.scale }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All forms that arrays of these settings may have.
+    pub fn possible(features: &Features, scale: Option<Scale>) -> Vec<Self> {
+        let codecs = if features.codec == Codec::Auto { TRIED.to_vec() } else { vec![features.codec] };
+        let orders =
+            [Order::Pixels, Order::Planes].into_iter().filter(|&order| scale.is_none() || order == Order::Pixels);
+        orders.flat_map(|order| codecs.iter().map(move |&codec| Self { order, codec, scale })).collect()
+    }
+
+    /// The form for features of which the first samples have these values \[y, x, channel\].
+    ///
+    /// # Errors
+    /// When a value does not fit the type, or the disk cannot be tried.
+    pub fn find(stage: &Path, features: &Features, layout: &Layout, values: &[f32]) -> Result<Self> {
+        let scale = match features.dtype {
+            Dtype::U8 => Some(Scale::of(values)?),
+            _ => None,
+        };
+        let layout = Layout { order: Order::Pixels, codec: Codec::None, scale, ..*layout };
+        let codec = match features.codec {
+            Codec::Auto => fastest(stage, features, &layout, values)?,
+            codec => codec,
+        };
+        Ok(Self { order: Order::Pixels, codec, scale })
+    }
+}
+
+/// What a codec makes of the first samples.
+struct Trial {
+    codec: Codec,
+    /// Stored bytes of a byte of values.
+    ratio: f64,
+    /// Seconds that a byte of values takes to decode, on all threads.
+    seconds: f64,
+}
+
+/// The codec that is read fastest where the disk is the source, of those whose array fits the disk; the one that
+/// takes least where none does.
+fn fastest(stage: &Path, features: &Features, layout: &Layout, values: &[f32]) -> Result<Codec> {
+    let trials = TRIED.iter().map(|&codec| trial(&Layout { codec, ..*layout }, values)).collect::<Result<Vec<_>>>()?;
+    let free = room::free(stage).unwrap_or(u64::MAX);
+    let limit = features.disk.map_or(free, |disk| disk.min(free)) as f64;
+    let rate = reading_rate(stage)?;
+    let fits = |trial: &&Trial| layout.logical_bytes() as f64 * trial.ratio * MORE <= limit;
+    let cost = |trial: &&Trial| trial.seconds + trial.ratio / rate;
+    let quickest = trials.iter().filter(fits).min_by(|a, b| cost(a).total_cmp(&cost(b)));
+    let smallest = || trials.iter().min_by(|a, b| a.ratio.total_cmp(&b.ratio));
+    Ok(quickest.or_else(smallest).map_or(Codec::None, |trial| trial.codec))
+}
+
+fn trial(layout: &Layout, values: &[f32]) -> Result<Trial> {
+    let each = layout.shape.values();
+    let count = values.len() / each;
+    let mut stored = StoredSamples::new(layout);
+    stored.fill(count, |at, out| encode_sample(&values[at * each..][..each], layout, out))?;
+    let samples: Vec<&[u8]> = stored.iter().collect();
+    let bytes = (count * layout.sample_bytes()) as f64;
+    let (started, mut best) = (Instant::now(), f64::INFINITY);
+    while best.is_infinite() || started.elapsed() < TRIAL {
+        let round = Instant::now();
+        samples.par_iter().try_for_each_init(Vec::new, |out, sample| unpack(layout, sample, out))?;
+        best = best.min(round.elapsed().as_secs_f64());
+    }
+    Ok(Trial { codec: layout.codec, ratio: stored.len() as f64 / bytes, seconds: best / bytes })
+}
+
+/// Bytes a second that a file in a folder is read at when it is not in memory.
+fn reading_rate(folder: &Path) -> Result<f64> {
+    let path = folder.join(format!("probe.{UNFINISHED}"));
+    disk::write(&path, &vec![0x5a; PROBE])?;
+    let fault = |e: &std::io::Error| Error::io("read", &path, e);
+    let mut file = File::open(&path).map_err(|e| fault(&e))?;
+    // Where the system does not forget what it holds, reading from memory is what training will meet as well.
+    let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    let mut piece = vec![0; 1 << 20];
+    let started = Instant::now();
+    while file.read(&mut piece).map_err(|e| fault(&e))? > 0 {}
+    let seconds = started.elapsed().as_secs_f64();
+    disk::remove(&path)?;
+    Ok(PROBE as f64 / seconds.max(1e-9))
+}
