@@ -56,15 +56,14 @@ impl ShardWriter {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update_rayon(bytes);
-        self.file.write(bytes)
+        let (hasher, file) = (&mut self.hasher, &mut self.file);
+        rayon::join(|| file.write(bytes), || hasher.update_rayon(bytes)).0
     }
 
-    /// Writes the index and puts the shard in its place; gives its length and BLAKE3 hash.
-    pub fn finish(mut self) -> Result<(u64, blake3::Hash)> {
-        let sum = self.put_index()?;
-        self.file.finish()?;
-        Ok(sum)
+    /// Writes the index; gives length and BLAKE3 hash of the shard, and the file that is left to be put in its place.
+    pub(super) fn close(mut self) -> Result<(u64, blake3::Hash, NewFile)> {
+        let (bytes, hash) = self.put_index()?;
+        Ok((bytes, hash, self.file))
     }
 
     /// The same for a shard that is written again.
