@@ -24,7 +24,7 @@ pub const UNFINISHED: &str = "unfinished";
 pub const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
 /// Bytes of a large file after which the disk begins to take them, while more are written.
-const SYNC_EVERY: usize = 32 << 20;
+const SYNC_EVERY: usize = 8 << 20;
 
 /// A file that takes its name only when it is whole and on the disk.
 ///

@@ -60,14 +60,18 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let mut draw = Stream::new(Purpose::Bench, 2, (0, 0));
     let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| draw.bits() as u8).collect();
     let (plain, array) = (folder.join("plain"), folder.join("written"));
-    let mut stored = StoredSamples::new(layout);
+    let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
     let mut write = || {
         let written = write_array(&array, layout, &*Silent.start("", 0), |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
-            samples.chunks(BATCH * layout.sample_bytes()).try_for_each(|batch| {
-                stored.copy(batch)?;
-                shard.append(&stored)
-            })
+            ready.copy(&[])?;
+            // As in extraction, samples are written while the ones after them are made.
+            for batch in samples.chunks(BATCH * layout.sample_bytes()) {
+                let (made, written) = rayon::join(|| next.copy(batch), || shard.append(&ready));
+                written.and(made)?;
+                std::mem::swap(&mut ready, &mut next);
+            }
+            shard.append(&ready)
         });
         written.map(drop)
     };

@@ -5,7 +5,7 @@
 //! every checksum.
 
 use super::array::Layout;
-use super::packing::{pack, seal, stored_bytes, unpack, unpack_in_place};
+use super::packing::{crc32c, pack, seal, stored_bytes, unpack, unpack_in_place};
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
 use crate::pipeline::Codec;
@@ -83,7 +83,7 @@ impl ShardWriter {
         let held = index.len();
         room::resize(&mut index, self.capacity * 16)?;
         index[held..].fill(0xff);
-        index.extend(crc32c::crc32c(&index).to_le_bytes());
+        index.extend(crc32c(&index).to_le_bytes());
         self.put(&index)?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
     }
@@ -187,7 +187,7 @@ pub(super) fn read_index(file: &File, layout: &Layout, count: usize) -> Result<V
     room::resize(&mut bytes, length)?;
     file.read_exact_at(&mut bytes, start).map_err(|e| Error::failed(e.to_string()))?;
     let (index, checksum) = bytes.split_at(length - CHECKSUM);
-    if crc32c::crc32c(index).to_le_bytes() != *checksum {
+    if crc32c(index).to_le_bytes() != *checksum {
         return Err(Error::failed("the checksum of its index is wrong"));
     }
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |all, &byte| all << 8 | u64::from(byte));
