@@ -16,6 +16,8 @@ pub enum Purpose {
     Subset = 5,
     /// Pictures of the built-in data set; the counters are (split, sample).
     Picture = 6,
+    /// Crops of cached features; the counters are (stage and epoch, sample).
+    Window = 8,
     /// What is only measured, never learned from; the counters are free.
     Bench = 7,
 }

@@ -52,6 +52,22 @@ pub fn require(folder: &Path, bytes: u64) -> Result<()> {
     }
 }
 
+/// Bytes of memory that can be taken without harm to others; one GiB where the system does not say.
+pub fn free_memory() -> u64 {
+    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let of_machine = || {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let of_group = || {
+        let most = number("/sys/fs/cgroup/memory.max")?;
+        Some(most.saturating_sub(number("/sys/fs/cgroup/memory.current")?))
+    };
+    let machine = of_machine().unwrap_or(1 << 30);
+    of_group().map_or(machine, |group| group.min(machine))
+}
+
 /// Gives a buffer a length; bytes that are new are zero.
 ///
 /// # Errors

@@ -3,9 +3,11 @@
 use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, decode, write_array};
+use crate::features::{
+    Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, decode, label_files, write_array, write_files,
+};
 use crate::images::ImageSet;
-use crate::network::{Block, FrozenBlock};
+use crate::network::{Block, Chain, FrozenBlock};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
@@ -37,9 +39,16 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
         decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
-        let input = Loader::open(&first, Subset::Train, &pipeline, images.classes.len())?;
+        let labels: Vec<u32> = (0..images.train.len()).map(|index| images.train.label(index)).collect();
+        write_files(&second, &label_files(Subset::Train, &labels)?)?;
+        let device = bench.device.clone();
+        let open = |stage: &Path| {
+            let none = Chain::new(Vec::new(), &device);
+            Loader::open(stage, Subset::Train, &pipeline, images.classes.len(), none)
+        };
+        let input = open(&first)?;
         extract(bench, &pipeline, 1, (&input, &second))?;
-        let input = Loader::open(&second, Subset::Train, &pipeline, images.classes.len())?;
+        let input = open(&second)?;
         let features = Reader::open(&Subset::Train.array(&second, "features"))?;
         writing(bench, &scratch.0, features.layout())?;
         reading(bench, &features, &input)?;
@@ -106,14 +115,14 @@ fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<
 /// Extraction from cached features, beside the bare forward pass.
 fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
-    let shape = input.shape();
+    let shape = input.shape(Draw::View(0));
     let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
     let images = (input.len() as f64, "images/s");
     let (device, progress) = (bench.device.clone(), bench.progress);
     let rounds = input.len() / BATCH;
     let mut bare = || (0..rounds).try_for_each(|_| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?));
-    let mut all = || write((&device, progress), pipeline, 2, &block, (input, to));
+    let mut all = || write((&device, progress), pipeline, &block, (input, to));
     bench.in_turn(
         ("extraction", &case),
         images,
@@ -158,7 +167,7 @@ impl Bench<'_> {
 }
 
 fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loader, &Path)) -> Result<()> {
-    write((&bench.device, bench.progress), pipeline, number, &block(bench, pipeline, number)?, paths)
+    write((&bench.device, bench.progress), pipeline, &block(bench, pipeline, number)?, paths)
 }
 
 /// The block of a stage, with random weights.
@@ -170,12 +179,10 @@ fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<Frozen
 fn write(
     (device, progress): (&Device, &dyn Progress),
     pipeline: &Pipeline,
-    number: usize,
     block: &FrozenBlock,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
-    let (output, features) = (pipeline.stages[number - 1].block.output, &pipeline.features);
-    Extraction { stage, block, output, features, device, progress }.write(Subset::Train, input).map(drop)
+    Extraction { stage, block, features: &pipeline.features, device, progress }.write(Subset::Train, input).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.

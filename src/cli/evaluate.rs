@@ -6,7 +6,7 @@ use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::features::{Loader, Subset};
+use crate::features::Subset;
 use crate::run::{StageFolder, TrainedNetwork, device};
 use crate::training::Score;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use std::path::Path;
 pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device)?)?;
     let subset = if args.train { Subset::Train } else { Subset::Val };
-    let images = Loader::open(network.images.path(), subset, &network.pipeline, network.classes.len())?;
+    let images = network.images(subset)?;
     let found = network.evaluate(&images, terminal)?;
     let rows = (1..).zip(found.stages.iter().zip(&found.ensembles));
     if args.json {

@@ -26,8 +26,10 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
             .hint("`greedy run` goes on with it"));
     }
     let arrays = arrays(folder.path())?;
-    let reader = Reader::open(&Subset::Train.array(folder.path(), "features"))?;
-    let (channels, samples) = channels(&reader, args.samples)?;
+    let (channels, samples) = match record.arrays.is_empty() {
+        true => (Vec::new(), 0),
+        false => channels(&Reader::open(&Subset::Train.array(folder.path(), "features"))?, args.samples)?,
+    };
     let labels = |subset| Ok::<_, Error>(histogram(&read_labels(folder.path(), subset)?, record.classes.len()));
     let labels = [labels(Subset::Train)?, labels(Subset::Val)?];
     if args.json {
@@ -49,6 +51,9 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
     output.text(&provenance(&record))?;
     output.text(&format!("\n{}", array_text(&arrays)))?;
     output.text(&format!("\n{}", label_table(&record.classes, &labels).text()))?;
+    if channels.is_empty() {
+        return output.line("\nits features are not kept: they are computed where they are needed");
+    }
     output.text(&format!("\n{}", channel_text(&channels, samples)))
 }
 

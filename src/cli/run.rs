@@ -64,7 +64,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     let device = run::device(&args.work.device.device)?;
     let first = project.first();
     let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
-    update.records.remove(0);
+    update.records.drain(..update.records.len() - 1);
     if args.work.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
         return output.json(&json!({ "done": update.done, "stages": stages }));

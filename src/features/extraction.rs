@@ -1,11 +1,11 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Files, Layout, Order, Subset, write_files};
+use super::array::{Files, Layout, Order, Subset};
+use super::draw::Draw;
 use super::encoding::encode_sample;
 use super::form::Form;
-use super::loader::{Batch, Draw, Loader};
+use super::loader::{Batch, Loader};
 use super::shard::{ShardWriter, StoredSamples};
-use super::small::label_files;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
@@ -29,8 +29,6 @@ pub struct Extraction<'a> {
     pub stage: &'a Path,
     /// Its block.
     pub block: &'a FrozenBlock,
-    /// What the block makes of a sample.
-    pub output: Shape,
     /// How features are stored.
     pub features: &'a Features,
     /// Where the block runs.
@@ -40,16 +38,15 @@ pub struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Writes one subset, with one view; shards that are there are kept.
+    /// Writes one subset, training samples in all their views; shards that are there are kept.
     ///
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
     pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
         let layout = self.layout(subset, input)?;
-        write_files(self.stage, &label_files(subset, input.labels())?)?;
-        let task = self.progress.start(&format!("features {}", subset.name()), layout.samples as u64);
+        let task = self.progress.start(&format!("features {}", subset.name()), (layout.views * layout.samples) as u64);
         write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            self.fill(shard, input, &layout, (subset, view), samples, &*task)
+            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
         })
     }
 
@@ -62,7 +59,7 @@ impl Extraction<'_> {
         let count = samples_in(&layout, shards);
         let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
         rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
-            self.fill(shard, input, &layout, (subset, view), samples, &*task)
+            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
         })
     }
 
@@ -71,32 +68,26 @@ impl Extraction<'_> {
         &self,
         shard: &mut ShardWriter,
         input: &Loader,
-        layout: &Layout,
-        (subset, view): (Subset, usize),
+        (draw, layout): (Draw, &Layout),
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let at_once = self.at_once(input);
+        let read = input.shape(draw);
+        let at_once = at_once(read, layout.shape);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
-        let draw = if subset == Subset::Train { Draw::View(view) } else { Draw::Plain };
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
             let count = batch.labels.len();
             // A batch is written while the one after it is computed.
             let (computed, written) =
-                rayon::join(|| self.run(batch, input.shape(), layout, &mut next), || shard.append(&ready));
+                rayon::join(|| self.run(batch, (read, layout), &mut next), || shard.append(&ready));
             written.and(computed)?;
             std::mem::swap(&mut ready, &mut next);
             task.advance(count as u64);
             Ok(())
         })?;
         shard.append(&ready)
-    }
-
-    /// Samples that are run at once.
-    fn at_once(&self, input: &Loader) -> usize {
-        BATCH.min(BATCH_VALUES / input.shape().values().max(self.output.values())).max(1)
     }
 
     /// The metadata file of a subset's array, in every form that it may have had where nothing is left that tells.
@@ -106,13 +97,13 @@ impl Extraction<'_> {
     pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
         let forms = match (Form::begun(self.stage, self.features), subset) {
             (Some(form), _) => vec![form],
-            (None, Subset::Train) => Form::possible(
-                self.features,
-                self.find(input, &Features { codec: Codec::None, ..self.features.clone() })?.scale,
-            ),
-            (None, Subset::Val) => return Ok(Files::new()),
+            (None, Subset::Val) => Vec::new(),
+            (None, Subset::Train) => {
+                let plain = Features { codec: Codec::None, ..self.features.clone() };
+                Form::possible(self.features, self.find(input, &plain)?.scale)
+            }
         };
-        forms.into_iter().map(|form| self.formed(input, form).file(subset)).collect()
+        forms.into_iter().map(|form| self.formed(subset, input, form).file(subset)).collect()
     }
 
     /// The layout of a subset's array: both have the form that one of them was begun with.
@@ -122,20 +113,21 @@ impl Extraction<'_> {
             None if subset == Subset::Train => self.find(input, self.features)?,
             None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
         };
-        Ok(self.formed(input, form))
+        Ok(self.formed(subset, input, form))
     }
 
-    fn formed(&self, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
-        let sample_bytes = self.output.values() * self.features.dtype.bytes();
+    fn formed(&self, subset: Subset, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
+        let shape = self.block.output(input.shape(draw(subset, 0)));
+        let dtype = self.features.dtype;
         Layout {
-            views: 1,
+            views: if subset == Subset::Train { self.features.views } else { 1 },
             samples: input.len(),
-            shape: self.output,
-            dtype: self.features.dtype,
+            shape,
+            dtype,
             order,
             codec,
             scale,
-            samples_in_shard: self.features.samples_in_shard(sample_bytes).min(input.len()),
+            samples_in_shard: self.features.samples_in_shard(shape.values() * dtype.bytes()).min(input.len()),
         }
     }
 
@@ -145,28 +137,44 @@ impl Extraction<'_> {
         if features.dtype != Dtype::U8 && features.codec != Codec::Auto {
             return Ok(plain);
         }
-        let first: Vec<u32> = (0..input.len().min(FIRST).min(self.at_once(input)) as u32).collect();
-        let batch = input.batch(&first, Draw::View(0))?;
-        let layout = self.formed(input, plain);
-        self.forward(batch, input.shape(), |values| Form::find(self.stage, features, &layout, values))
+        let layout = self.formed(Subset::Train, input, plain);
+        let (draw, read) = (Draw::View(0), input.shape(Draw::View(0)));
+        let first: Vec<u32> = (0..input.len().min(FIRST).min(at_once(read, layout.shape)) as u32).collect();
+        let batch = input.batch(&first, draw)?;
+        self.forward(batch, (read, &layout), |values| Form::find(self.stage, features, &layout, values))
     }
 
     /// Encodes the features of a batch.
-    fn run(&self, batch: Batch, input: Shape, layout: &Layout, out: &mut StoredSamples) -> Result<()> {
-        let (count, each) = (batch.labels.len(), self.output.values());
-        self.forward(batch, input, |values| {
-            out.fill(count, |at, bytes| encode_sample(&values[at * each..][..each], layout, bytes))
+    fn run(&self, batch: Batch, (read, layout): (Shape, &Layout), out: &mut StoredSamples) -> Result<()> {
+        let (count, one) = (batch.labels.len(), layout.shape.values());
+        self.forward(batch, (read, layout), |values| {
+            out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
         })
     }
 
     /// Hands the features of a batch over, \[sample, y, x, channel\].
-    fn forward<T>(&self, batch: Batch, input: Shape, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    fn forward<T>(
+        &self,
+        batch: Batch,
+        (read, layout): (Shape, &Layout),
+        f: impl FnOnce(&[f32]) -> Result<T>,
+    ) -> Result<T> {
         let count = batch.labels.len();
-        let x = Tensor::from_vec(batch.values, (count, input.size, input.size, input.channels), self.device)?;
+        let x = Tensor::from_vec(batch.values, (count, read.size, read.size, read.channels), self.device)?;
         let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
-        let (storage, layout) = features.storage_and_layout();
+        let (storage, place) = features.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
-        let values = &storage.as_slice::<f32>()?[layout.start_offset()..];
-        f(&values[..count * self.output.values()])
+        let values = &storage.as_slice::<f32>()?[place.start_offset()..];
+        f(&values[..count * layout.shape.values()])
     }
+}
+
+/// Samples that are run at once.
+fn at_once(read: Shape, made: Shape) -> usize {
+    BATCH.min(BATCH_VALUES / read.values().max(made.values())).max(1)
+}
+
+/// How the samples of a subset are drawn for a view that is written.
+fn draw(subset: Subset, view: usize) -> Draw {
+    if subset == Subset::Train { Draw::View(view) } else { Draw::Whole }
 }

@@ -4,23 +4,28 @@
 
 mod array;
 mod decoding;
+mod draw;
 mod encoding;
 mod extraction;
 mod form;
+mod kept;
 mod loader;
 mod metadata;
 mod order;
 mod packing;
 mod reader;
+mod samples;
 mod shard;
 mod small;
 mod writer;
 
 pub use array::{Files, Layout, Order, Subset, group_files, write_files};
 pub use decoding::{Decoded, Redecoding, decode, note_skipped};
+pub use draw::Draw;
 pub use encoding::{Scale, decode_sample, encode_sample};
 pub use extraction::Extraction;
-pub use loader::{Batch, Draw, Loader};
+pub use kept::NAME as KEPT;
+pub use loader::{Batch, Loader, Renewal};
 pub use order::{pixels_to_planes, planes_to_pixels};
 pub use reader::Reader;
 pub use shard::{ShardWriter, StoredSamples};

@@ -20,7 +20,17 @@ pub struct Augmenter {
 struct Window {
     top: isize,
     left: isize,
+    size: usize,
     mirrored: bool,
+}
+
+/// A whole image with its padding, from which crops are taken later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Canvas {
+    /// Pixels by which it is moved, down and right: crops by whole steps of features reach other pixels then.
+    pub moved: (usize, usize),
+    /// Whether it is mirrored (before it is moved).
+    pub mirrored: bool,
 }
 
 impl Augmenter {
@@ -44,7 +54,7 @@ impl Augmenter {
         assert_eq!((stored.len(), out.len()), (channels * self.stored * self.stored, channels * size * size));
         let middle = centre(self.stored - size) as isize;
         let Some(stream) = draw else {
-            return self.write(stored, self.stored, &Window { top: middle, left: middle, mirrored: false }, out);
+            return self.write(stored, self.stored, &Window { top: middle, left: middle, size, mirrored: false }, out);
         };
         let (mut side, mut pixels) = (self.stored, Cow::Borrowed(stored));
         let (top, left) = match self.augmentation.crop {
@@ -61,7 +71,44 @@ impl Augmenter {
             }
         };
         let mirrored = self.augmentation.flip && stream.below(2) == 1;
-        self.write(&pixels, side, &Window { top, left, mirrored }, out);
+        self.write(&pixels, side, &Window { top, left, size, mirrored }, out);
+    }
+
+    /// Draws the canvas of a view: those of odd numbers are mirrored, and all are moved by less than `step` pixels.
+    pub fn draw_canvas(&self, view: usize, step: usize, stream: &mut Stream) -> Canvas {
+        let room = self.stored + 2 * self.padding() - self.augmentation.size;
+        let mut moved = || stream.below(step.min(room + 1) as u64) as usize;
+        Canvas { moved: (moved(), moved()), mirrored: self.augmentation.flip && view % 2 == 1 }
+    }
+
+    /// The canvas that validation images lie on, and the first row and column of the centre on it: a multiple of `step`
+    /// pixels, so that the centre can be cut out of features as well.
+    pub fn centred_canvas(&self, step: usize) -> (Canvas, usize) {
+        let place = self.padding() + centre(self.stored - self.augmentation.size);
+        let moved = place.next_multiple_of(step.max(1)) - place;
+        (Canvas { moved: (moved, moved), mirrored: false }, place + moved)
+    }
+
+    /// Turns a stored image [channels, stored, stored] into a canvas [channels, side, side], where the side is that of
+    /// the stored image with its padding.
+    ///
+    /// # Panics
+    /// When `stored` or `out` has not the length that the pipeline demands.
+    pub fn apply_canvas(&self, stored: &[u8], canvas: Canvas, out: &mut [f32]) {
+        let (size, channels) = (self.stored + 2 * self.padding(), self.normalised.len());
+        assert_eq!((stored.len(), out.len()), (channels * self.stored * self.stored, channels * size * size));
+        let (padding, (down, right)) = (self.padding() as isize, canvas.moved);
+        // Rows are mirrored after they are cut out, so a mirrored canvas moves to the right by a window further right.
+        let left = if canvas.mirrored { right as isize - padding } else { -padding - right as isize };
+        let window = Window { top: -padding - down as isize, left, size, mirrored: canvas.mirrored };
+        self.write(stored, self.stored, &window, out);
+    }
+
+    fn padding(&self) -> usize {
+        match self.augmentation.crop {
+            Crop::Padded { padding } => padding,
+            Crop::Centre | Crop::Resized { .. } => 0,
+        }
     }
 
     /// Scales a region of a stored image to [channels, size, size].
@@ -74,7 +121,7 @@ impl Augmenter {
 
     /// Normalises a window of an image [channels, side, side].
     fn write(&self, pixels: &[u8], side: usize, window: &Window, out: &mut [f32]) {
-        let size = self.augmentation.size;
+        let size = window.size;
         let (first, before) = (window.left.max(0) as usize, (-window.left).max(0) as usize);
         let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(size * size));
         for ((plane, table), out) in planes {
@@ -173,6 +220,29 @@ mod tests {
             let expected: Vec<u8> =
                 (0..3 * size * size).map(|at| pixel(at / (size * size), at / size % size, at % size)).collect();
             assert_eq!(applied(&augmenter, Some(seed)), expected, "draw {seed}");
+        }
+    }
+
+    #[test]
+    fn a_crop_of_a_canvas_is_a_padded_crop() {
+        let (size, padding, step) = (4, 3, 2);
+        let augmenter = augmenter(size, Crop::Padded { padding }, true);
+        let side = SIDE + 2 * padding;
+        for seed in 0..200 {
+            let canvas = augmenter.draw_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
+            assert!(canvas.moved.0 < step && canvas.moved.1 < step && canvas.mirrored == (seed % 2 == 1));
+            let mut out = vec![-1.0; 3 * side * side];
+            augmenter.apply_canvas(&stored(), canvas, &mut out);
+            for (channel, y, x) in (0..3 * side * side).map(|at| (at / (side * side), at / side % side, at % side)) {
+                let (row, column) = (y.checked_sub(padding + canvas.moved.0), x.checked_sub(padding + canvas.moved.1));
+                let inside = row.zip(column).filter(|&(row, column)| row < SIDE && column < SIDE);
+                let expected = inside.map_or(0, |(row, column)| {
+                    let column = if canvas.mirrored { SIDE - 1 - column } else { column };
+                    stored()[(channel * SIDE + row) * SIDE + column]
+                });
+                let found = out[(channel * side + y) * side + x].round() as u8;
+                assert_eq!(found, expected, "draw {seed}, {canvas:?}, {channel} {y} {x}");
+            }
         }
     }
 

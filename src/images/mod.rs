@@ -14,7 +14,7 @@ mod resample;
 mod shapes;
 mod tar;
 
-pub use augment::Augmenter;
+pub use augment::{Augmenter, Canvas};
 pub use decode::decode_file;
 pub use fingerprint::{Sight, look};
 pub use memory::Memory;

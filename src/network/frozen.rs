@@ -1,7 +1,7 @@
 //! Blocks and classifiers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
 
 use crate::ops::{Activation, convolution, pool, space_to_depth, to_nchw};
-use crate::pipeline::POOLED;
+use crate::pipeline::{POOLED, Shape};
 use candle_core::{Result, Tensor};
 
 /// 3x3 convolution + bias + ReLU in one pass.
@@ -27,6 +27,14 @@ pub struct FrozenBlock {
 }
 
 impl FrozenBlock {
+    /// The shape of what it makes of an input.
+    pub fn output(&self, input: Shape) -> Shape {
+        Shape {
+            channels: self.unit.weight.dims().first().copied().unwrap_or(0),
+            size: if self.space_to_depth { input.size / 2 } else { input.size },
+        }
+    }
+
     /// \[batch, height, width, channels\] → the block's features \[batch, height', width', channels'\].
     ///
     /// # Errors

@@ -1,11 +1,13 @@
 //! Blocks, auxiliary classifiers, and their weights in and out.
 
+mod chain;
 mod frozen;
 mod gradients;
 mod layer;
 mod stage;
 mod weights;
 
+pub use chain::Chain;
 pub use frozen::{FrozenAuxiliary, FrozenBlock};
 pub use gradients::Gradients;
 pub use stage::{Auxiliary, Block, Pass, StageNetwork};

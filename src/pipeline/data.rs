@@ -178,6 +178,11 @@ pub struct Augmentation {
 }
 
 impl Augmentation {
+    /// Whether a training image looks different each time.
+    pub fn is_random(&self) -> bool {
+        self.flip || self.crop != Crop::Centre
+    }
+
     pub(super) fn read(section: &mut Section<'_>, stored: usize) -> Result<Self, Fault> {
         let size = section.within("size", stored, 4..=stored)?;
         let word = section.get("crop", "centre".to_string())?;

@@ -133,8 +133,9 @@ pub struct Features {
     pub views: usize,
     /// Whether the features of whole padded images are kept, and cropped afresh at every epoch.
     pub late_crops: bool,
-    /// The share of the training samples that get a new view, from their images, at every epoch.
-    pub refresh: f64,
+    /// The share of the training samples that get a new view, from their images, at every epoch; see
+    /// [`Pipeline::refresh`](super::Pipeline::refresh).
+    pub refresh: Option<f64>,
     /// The stages whose features are written.
     pub materialize: Materialize,
     /// Bytes that all features together may take, where that is limited.
@@ -149,23 +150,18 @@ impl Features {
     /// Reads the table of a network of so many blocks.
     pub(super) fn read(section: &mut Section<'_>, blocks: usize) -> Result<Self, Fault> {
         let dtypes = [("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32), ("u8", Dtype::U8)];
-        let features = Self {
+        Ok(Self {
             dtype: section.choice("dtype", Dtype::F16, &dtypes)?,
             codec: Codec::read(section)?,
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
             views: section.within("views", 1, 1..=1024)?,
             late_crops: section.choice("crop", false, &[("early", false), ("late", true)])?,
-            refresh: section.within("refresh", 0.0, 0.0..=1.0)?,
+            refresh: section.has("refresh").then_some(section.within("refresh", 0.0, 0.0..=1.0)?),
             materialize: read_materialize(section, blocks)?,
             disk: read_size(section, "disk")?,
             shuffle: Shuffle::read(section)?,
             memory: read_size(section, "memory")?,
-        };
-        if features.late_crops && features.refresh > 0.0 {
-            let fault = section.fault("refresh", "has no use beside late crops, which differ at every epoch anyway");
-            return Err(fault.hint("choose one of `features.refresh` and `features.crop = \"late\"`"));
-        }
-        Ok(features)
+        })
     }
 
     /// Samples in a shard, where a sample takes so many bytes.
@@ -218,12 +214,16 @@ fn read_materialize(section: &mut Section<'_>, blocks: usize) -> Result<Material
     }
 }
 
-/// A number of bytes, written as `"2TB"` or `"512 MiB"`.
+/// A number of bytes, written as `"2TB"`, `"512 MiB"` or a whole number.
 fn read_size(section: &mut Section<'_>, key: &str) -> Result<Option<u64>, Fault> {
+    if let Ok(size @ Some(_)) = section.optional::<u64>(key) {
+        return Ok(size);
+    }
     let Some(text) = section.optional::<String>(key)? else { return Ok(None) };
-    let size = bytes(&text);
-    size.map(Some)
-        .ok_or_else(|| section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\"")))
+    match bytes(&text) {
+        None => Err(section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\""))),
+        size => Ok(size),
+    }
 }
 
 /// Bytes of a size such as `2TB`, `1.5 TiB` or `0`.

@@ -89,7 +89,7 @@ impl Manifest {
         manifest.add("training", 2);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
-        if pipeline.reads(*number).start == 0 {
+        if pipeline.reads(*number).start == 0 || pipeline.features.late_crops {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);
@@ -119,8 +119,8 @@ impl Manifest {
         if nearest + 1 != stage {
             self.add("input.features_of", nearest);
         }
-        if nearest > 0 && features.refresh > 0.0 {
-            self.add("input.refresh", features.refresh);
+        if nearest > 0 && pipeline.refresh() > 0.0 {
+            self.add("input.refresh", pipeline.refresh());
         }
         if nearest > 0 && features.late_crops {
             self.add("input.crop", "late");

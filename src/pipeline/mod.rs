@@ -117,14 +117,32 @@ impl Pipeline {
     /// The stages whose output a stage reads: the nearest features that are written and the blocks after them, or, where
     /// views are refreshed, everything from the images on.
     pub fn reads(&self, stage: usize) -> Range<usize> {
-        let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
+        let first = if self.refresh() > 0.0 { 0 } else { self.features.nearest(stage) };
         first..stage
+    }
+
+    /// The share of the training samples that get a new view at every epoch. Where the file does not say, that is a
+    /// quarter: measured to learn as well from one view as from fresh ones at every epoch, for a quarter of their cost.
+    pub fn refresh(&self) -> f64 {
+        if self.augmentation.is_random() { self.features.refresh.unwrap_or(0.25) } else { 0.0 }
     }
 
     /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.
     pub fn canvas(&self, crop: Shape) -> Shape {
         let image = canvas_size(&self.data, &self.augmentation);
         Shape { size: crop.size * image / self.augmentation.size, ..crop }
+    }
+
+    /// The feature map of a crop, from that of the whole padded image.
+    pub fn crop(&self, canvas: Shape) -> Shape {
+        let image = canvas_size(&self.data, &self.augmentation);
+        Shape { size: canvas.size * self.augmentation.size / image, ..canvas }
+    }
+
+    /// The most pixels of the image that a step of a feature map spans, at the end of the network.
+    pub fn widest_step(&self) -> usize {
+        let steps = self.stages.iter().map(|stage| self.augmentation.size / stage.block.output.size);
+        steps.max().unwrap_or(1)
     }
 }
 
@@ -140,6 +158,9 @@ fn canvas_size(data: &Data, augmentation: &Augmentation) -> usize {
 fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, network: &Network) -> Option<String> {
     if !features.late_crops {
         return None;
+    }
+    if network.blocks.len() > 1 && !features.keeps(1) {
+        return Some("is \"late\", but the features of stage 1 are not kept (`features.materialize`)".into());
     }
     if matches!(augmentation.crop, Crop::Resized { .. }) {
         return Some("is \"late\", but crops that are scaled cannot be taken from features".into());

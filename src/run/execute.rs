@@ -1,14 +1,14 @@
 //! Does one stage: decodes the images, or trains a block and writes its features.
 
+use super::ancestry::{Ancestry, Inputs};
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::forecast;
 use super::network::load_stage;
-use super::record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
+use super::record::{ArrayRecord, Figures, MadeOn, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{self, Loader, Subset};
+use crate::features::{self, Subset};
 use crate::images::ImageSet;
-use crate::lock::Lock;
 use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
@@ -30,12 +30,10 @@ pub(super) struct Work<'a> {
     pub progress: &'a dyn Progress,
 }
 
-/// The stage before one that is trained.
+/// What a stage is trained from.
 pub(super) struct Source<'a> {
     pub stage: &'a Stage,
-    pub folder: &'a StageFolder,
-    /// The hash of its output.
-    pub output: String,
+    pub ancestry: Ancestry,
 }
 
 impl Work<'_> {
@@ -51,13 +49,13 @@ impl Work<'_> {
             return self.finish(&mut record);
         };
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
-        let _reading = Lock::share(source.folder.path())?;
-        let inputs = Inputs::open(source, self.pipeline)?;
+        let _reading = source.ancestry.share()?;
+        let nearest = self.pipeline.features.nearest(self.number);
+        let inputs = source.ancestry.inputs(self.pipeline, source.stage, nearest, self.device)?;
         let counts = [inputs.train.len(), inputs.val.len()];
-        let bytes = forecast::stage(source.stage, &self.pipeline.features, counts, inputs.classes.len());
-        room::require(self.folder.path(), bytes)?;
+        room::require(self.folder.path(), forecast::stage(self.pipeline, source.stage, counts, inputs.classes.len()))?;
         let mut record = self.prepare(verdict)?;
-        self.train(&mut record, source, &inputs)?;
+        let inputs = self.train(&mut record, source, inputs)?;
         let network = load_stage(self.folder, &record, source.stage, self.device)?;
         self.complete_logits(&network, source.stage, &inputs)?;
         self.write_features(&mut record, &network, source.stage, &inputs)?;
@@ -91,16 +89,16 @@ impl Work<'_> {
     }
 
     fn begin(&self) -> Result<Record> {
-        let parent = match &self.source {
-            None => None,
-            Some(source) => Some(Parent { folder: self.folder.path_to(source.folder)?, output: source.output.clone() }),
+        let links = match &self.source {
+            None => (None, Vec::new()),
+            Some(source) => source.ancestry.links(self.folder)?,
         };
         let made_on = MadeOn {
             version: env!("CARGO_PKG_VERSION").into(),
             device: if self.device.is_cuda() { "cuda" } else { "cpu" }.into(),
             threads: rayon::current_num_threads(),
         };
-        Ok(Record::begin(self.pipeline, self.number, self.manifest, parent, made_on))
+        Ok(Record::begin(self.pipeline, self.number, self.manifest, links, made_on))
     }
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
@@ -138,12 +136,15 @@ impl Work<'_> {
         Err(Error::failed(fault).hint(format!("remove `{folder}`; `greedy run` then decodes all images again")))
     }
 
-    /// Trains the block, unless that is done.
-    fn train(&self, record: &mut Record, source: &Source<'_>, inputs: &Inputs) -> Result<()> {
+    /// Trains the block, unless that is done; gives the inputs back.
+    fn train(&self, record: &mut Record, source: &Source<'_>, inputs: Inputs) -> Result<Inputs> {
         if record.state == State::Trained && record.figures.is_some() {
-            return Ok(());
+            return Ok(inputs);
         }
         record.classes = inputs.classes.clone();
+        let nearest = self.pipeline.features.nearest(self.number);
+        let (stage, place) = ((source.stage, nearest), (self.folder, self.device));
+        let inputs = source.ancestry.prepare(inputs, self.pipeline, stage, place, self.progress)?;
         let job = Job {
             stage: source.stage,
             seed: self.pipeline.seed,
@@ -155,9 +156,10 @@ impl Work<'_> {
             device: self.device,
         };
         let outcome = training::train(&job, self.progress)?;
-        self.keep(record, &outcome, inputs, source.folder)?;
+        self.keep(record, &outcome, &inputs, &source.ancestry.parent()?.0)?;
         record.state = State::Trained;
-        record.write(self.folder.path())
+        record.write(self.folder.path())?;
+        Ok(inputs)
     }
 
     /// Writes the weights and notes the figures.
@@ -187,6 +189,7 @@ impl Work<'_> {
             ensemble_accuracy: together,
             block_parameters: block.parameter_count(),
             auxiliary_parameters: auxiliary.parameter_count(),
+            images: inputs.train.len(),
             history: outcome.history.clone(),
         });
         record.seconds.insert("train".into(), outcome.seconds);
@@ -232,10 +235,15 @@ impl Work<'_> {
         inputs: &Inputs,
     ) -> Result<()> {
         let started = Instant::now();
+        for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
+            features::write_files(self.folder.path(), &features::label_files(subset, input.labels())?)?;
+        }
+        if !self.pipeline.features.keeps(stage.number) {
+            return Ok(());
+        }
         let extraction = features::Extraction {
             stage: self.folder.path(),
             block: &network.block.frozen()?,
-            output: stage.block.output,
             features: &self.pipeline.features,
             device: self.device,
             progress: self.progress,
@@ -255,7 +263,7 @@ impl Work<'_> {
     fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
         features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
-        record.files = self.folder.sum_small_files(record.stage)?;
+        record.files = self.folder.sum_small_files(record)?;
         record.output = Some(self.output(record)?);
         record.state = State::Finished;
         record.write(self.folder.path())
@@ -280,30 +288,6 @@ impl Work<'_> {
             }
         }
         Ok(hasher.finalize().to_hex().to_string())
-    }
-}
-
-/// What a stage is trained on and looked at with.
-struct Inputs {
-    train: Loader,
-    val: Loader,
-    classes: Vec<String>,
-}
-
-impl Inputs {
-    fn open(source: &Source<'_>, pipeline: &Pipeline) -> Result<Self> {
-        let classes = source.folder.record()?.classes;
-        let open = |subset| Loader::open(source.folder.path(), subset, pipeline, classes.len());
-        let (train, val) = (open(Subset::Train)?, open(Subset::Val)?);
-        let (found, wanted) = (train.shape(), source.stage.block.input);
-        if found != wanted || val.shape() != wanted {
-            let folder = source.folder.path().display();
-            let say = |shape: Shape| format!("{} x {} x {}", shape.channels, shape.size, shape.size);
-            let (found, wanted) = (say(found), say(wanted));
-            return Err(Error::usage(format!("`{folder}` holds {found} features, but the block reads {wanted}"))
-                .hint("settings of earlier stages cannot be changed here; `greedy run` makes those anew"));
-        }
-        Ok(Self { train, val, classes })
     }
 }
 

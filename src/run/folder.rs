@@ -102,10 +102,12 @@ impl StageFolder {
     }
 
     /// The paths in the folder of all files of a finished stage but for weights, shards and the record.
-    pub(super) fn small_files(&self, stage: usize) -> Vec<String> {
+    pub(super) fn small_files(&self, record: &Record) -> Vec<String> {
+        let stage = record.stage;
         let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
+        all.extend(record.arrays.keys().map(|array| format!("{array}/zarr.json")));
         for subset in Subset::BOTH.map(Subset::name) {
-            all.extend(["features/zarr.json", "labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
+            all.extend(["labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
             let skipped = format!("{subset}/skipped.json");
             if stage == 0 && self.path.join(&skipped).exists() {
                 all.push(skipped);
@@ -121,12 +123,12 @@ impl StageFolder {
     ///
     /// # Errors
     /// When one cannot be read.
-    pub(super) fn sum_small_files(&self, stage: usize) -> Result<BTreeMap<String, (u64, String)>> {
+    pub(super) fn sum_small_files(&self, record: &Record) -> Result<BTreeMap<String, (u64, String)>> {
         let sum = |name: String| {
             let bytes = disk::read(&self.path.join(&name))?;
             Ok((name, (bytes.len() as u64, blake3::hash(&bytes).to_hex().to_string())))
         };
-        self.small_files(stage).into_iter().map(sum).collect()
+        self.small_files(record).into_iter().map(sum).collect()
     }
 
     /// Whether all small files of a finished stage are here: metadata with their recorded bytes, the others with their
@@ -135,7 +137,7 @@ impl StageFolder {
     /// # Errors
     /// When metadata are there but cannot be read.
     pub(super) fn holds_small_files(&self, record: &Record) -> Result<bool> {
-        if !self.small_files(record.stage).iter().all(|name| record.files.contains_key(name)) {
+        if !self.small_files(record).iter().all(|name| record.files.contains_key(name)) {
             return Ok(false);
         }
         for (name, (length, hash)) in &record.files {

@@ -1,6 +1,6 @@
 //! What a stage will write at most, so that a disk without room for it is refused before anything begins.
 
-use crate::pipeline::{Dtype, Features, Shape, Stage};
+use crate::pipeline::{Dtype, Features, Pipeline, Shape, Stage};
 
 /// Bytes of a sample's checksum, of its place in the shard's index and of its label.
 const BESIDE_SAMPLE: u64 = 4 + 16 + 4;
@@ -16,10 +16,19 @@ pub(super) fn images(image: Shape, count: usize) -> u64 {
 
 /// Bytes of a trained stage: features and labels of all samples, logits of the validation samples, weights, and the
 /// checkpoints, which hold the weights and a velocity for each.
-pub(super) fn stage(stage: &Stage, features: &Features, [train, val]: [usize; 2], classes: usize) -> u64 {
+pub(super) fn stage(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2], classes: usize) -> u64 {
     let logits = val as u64 * classes as u64 * VALUE;
     let weights = (stage.block.weights() + stage.auxiliary.weights(classes)) as u64 * VALUE;
-    samples(stage.block.output, features.dtype, train + val) + logits + weights * (1 + 2 * CHECKPOINTS)
+    features(pipeline, stage, [train, val]) + logits + weights * (1 + 2 * CHECKPOINTS)
+}
+
+fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64 {
+    let Features { dtype, views, late_crops, .. } = pipeline.features;
+    if !pipeline.features.keeps(stage.number) {
+        return (train + val) as u64 * BESIDE_SAMPLE;
+    }
+    let crop = stage.block.output;
+    samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val)
 }
 
 fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {
@@ -30,7 +39,6 @@ fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::network::StageNetwork;
-    use crate::pipeline::Pipeline;
     use crate::random::{Purpose, Stream};
     use candle_core::Device;
 
@@ -51,7 +59,7 @@ mod tests {
     fn the_papers_first_block_on_imagenet_takes_four_terabytes() {
         let file = format!("{}/pipelines/imagenet-simcnn-k2.toml", env!("CARGO_MANIFEST_DIR"));
         let pipeline = Pipeline::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &[]).unwrap();
-        let bytes = stage(&pipeline.stages[0], &pipeline.features, [1_281_167, 50_000], 1000);
+        let bytes = stage(&pipeline, &pipeline.stages[0], [1_281_167, 50_000], 1000);
         assert!((4_000_000_000_000..4_500_000_000_000).contains(&bytes), "{bytes}");
     }
 }

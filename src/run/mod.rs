@@ -1,5 +1,6 @@
 //! DO: look at the disk, plan, run the stages, record what was done.
 
+mod ancestry;
 mod cache;
 mod clean;
 mod device;

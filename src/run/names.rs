@@ -3,6 +3,7 @@
 use super::folder::{AUXILIARY, BLOCK};
 use super::record;
 use crate::disk::UNFINISHED;
+use crate::features::KEPT;
 use crate::lock::LOCK;
 use crate::training::is_checkpoint;
 use std::path::Path;
@@ -17,7 +18,7 @@ pub(super) fn is_ours(name: &str) -> bool {
             ["features", "c", view, shard, "0", "0", "0"] => is_number(view) && is_number(shard),
             _ => false,
         },
-        ["checkpoint", file] => is_checkpoint(file),
+        ["checkpoint", file] => is_checkpoint(file) || *file == KEPT,
         _ => [record::NAME, record::SPARE, LOCK, BLOCK, AUXILIARY, "zarr.json"].contains(&name),
     }
 }

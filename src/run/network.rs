@@ -4,10 +4,10 @@ use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, planes_to_pixels};
+use crate::features::{Draw, Loader, Subset, planes_to_pixels};
 use crate::images::{Augmenter, decode_file};
-use crate::network::{FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
-use crate::pipeline::{self, Pipeline};
+use crate::network::{Chain, FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
+use crate::pipeline::{self, Pipeline, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::training::{Score, ensemble, score};
@@ -21,7 +21,7 @@ pub struct TrainedNetwork {
     /// The names of the classes.
     pub classes: Vec<String>,
     /// The folder of the decoded images.
-    pub images: StageFolder,
+    images: StageFolder,
     stages: Vec<(FrozenBlock, FrozenAuxiliary)>,
     device: Device,
 }
@@ -64,18 +64,48 @@ impl TrainedNetwork {
     }
 
     /// The logits of every stage for a batch of inputs \[sample, y, x, channel\]: one list \[sample, class\] a stage.
+    /// With late crops the inputs are whole canvases.
     ///
     /// # Errors
     /// When the values do not fit the network.
     pub fn logits(&self, values: Vec<f32>, samples: usize) -> Result<Vec<Vec<f32>>> {
-        let image = self.pipeline.image();
+        let image = self.input();
         let mut x = Tensor::from_vec(values, (samples, image.size, image.size, image.channels), &self.device)?;
         let mut all = Vec::with_capacity(self.stages.len());
         for (block, auxiliary) in &self.stages {
-            x = block.forward(&x)?;
-            all.push(auxiliary.forward(&x)?.flatten_all()?.to_vec1()?);
+            let next = block.forward(&x)?;
+            // A classifier was trained on what its block makes of a crop, the blocks after it on a crop of that.
+            let shown =
+                if self.pipeline.features.late_crops { block.forward(&self.centre(&x)?)? } else { next.clone() };
+            all.push(auxiliary.forward(&shown)?.flatten_all()?.to_vec1()?);
+            x = next;
         }
         Ok(all)
+    }
+
+    /// The shape of an input.
+    fn input(&self) -> Shape {
+        let image = self.pipeline.image();
+        if self.pipeline.features.late_crops { self.pipeline.canvas(image) } else { image }
+    }
+
+    /// The centre of canvases, or of feature maps of them.
+    fn centre(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, size, _, channels) = x.dims4()?;
+        let crop = self.pipeline.crop(Shape { channels, size }).size;
+        let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
+        let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
+        let place = place * crop / self.pipeline.augmentation.size;
+        Ok(x.narrow(1, place, crop)?.narrow(2, place, crop)?.contiguous()?)
+    }
+
+    /// The images of a subset that the network was made with.
+    ///
+    /// # Errors
+    /// When they are missing or damaged.
+    pub fn images(&self, subset: Subset) -> Result<Loader> {
+        let none = Chain::new(Vec::new(), &self.device);
+        Loader::open(self.images.path(), subset, &self.pipeline, self.classes.len(), none)
     }
 
     /// Runs images through the whole network, without what is cached of any stage.
@@ -86,7 +116,7 @@ impl TrainedNetwork {
         let task = progress.start("evaluate", images.len() as u64);
         let mut logits = vec![Vec::new(); self.stages.len()];
         let order: Vec<u32> = (0..images.len() as u32).collect();
-        images.for_each_batch(&order, BATCH, Draw::Plain, |batch| {
+        images.for_each_batch(&order, BATCH, Draw::Whole, |batch| {
             progress.check()?;
             let count = batch.labels.len();
             let found = self.logits(batch.values, count)?;
@@ -108,9 +138,16 @@ impl TrainedNetwork {
         let mut stored = vec![0; data.channels * data.size * data.size];
         let bytes = disk::read(path)?;
         decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
-        let mut values = vec![0.0; self.pipeline.image().values()];
+        let mut values = vec![0.0; self.input().values()];
         let mut planes = values.clone();
-        Augmenter::new(&self.pipeline.augmentation, data).apply(&stored, None, &mut planes);
+        let augmenter = Augmenter::new(&self.pipeline.augmentation, data);
+        match self.pipeline.features.late_crops {
+            true => {
+                let (canvas, _) = augmenter.centred_canvas(self.pipeline.widest_step());
+                augmenter.apply_canvas(&stored, canvas, &mut planes);
+            }
+            false => augmenter.apply(&stored, None, &mut planes),
+        }
         planes_to_pixels(&planes, data.channels, &mut values);
         let mut logits = self.logits(values, 1)?;
         let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };

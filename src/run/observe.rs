@@ -42,7 +42,7 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     };
     let seen = Seen {
         manifest: record.manifest(),
-        inputs: record.parent.iter().map(|parent| parent.output.clone()).collect(),
+        inputs: record.inputs(),
         output: record.output.clone().filter(|_| whole),
         progress,
     };

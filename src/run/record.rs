@@ -58,6 +58,9 @@ pub struct Figures {
     pub block_parameters: usize,
     /// Learned values of the auxiliary classifier.
     pub auxiliary_parameters: usize,
+    /// Training images.
+    #[serde(default)]
+    pub images: usize,
     /// Epoch by epoch.
     pub history: Vec<Epoch>,
 }
@@ -120,8 +123,11 @@ pub struct Record {
     pub key: String,
     /// What it depends on beyond its parent.
     pub manifest: Map<String, Value>,
-    /// The stage whose output it reads.
+    /// The stage before it.
     pub parent: Option<Parent>,
+    /// Stages before that one which it read as well, first to last: their features, or their blocks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<Parent>,
     /// The hash of its weights and features, once they are written.
     pub output: Option<String>,
     /// The settings of the whole pipeline, as TOML: further stages can be made from this folder alone.
@@ -151,7 +157,7 @@ impl Record {
         pipeline: &Pipeline,
         stage: usize,
         manifest: &Manifest,
-        parent: Option<Parent>,
+        (parent, earlier): (Option<Parent>, Vec<Parent>),
         made_on: MadeOn,
     ) -> Self {
         let entries = manifest.entries().map(|(name, value)| (name.to_string(), Value::from(value)));
@@ -163,6 +169,7 @@ impl Record {
             key: manifest.key(),
             manifest: entries.collect(),
             parent,
+            earlier,
             output: None,
             settings: pipeline.text.clone(),
             classes: Vec::new(),
@@ -237,6 +244,17 @@ impl Record {
         disk::write(&folder.join(NAME), text.as_bytes())
     }
 
+    /// The outputs of all stages that it read, first to last.
+    pub(super) fn inputs(&self) -> Vec<String> {
+        self.earlier.iter().chain(&self.parent).map(|parent| parent.output.clone()).collect()
+    }
+
+    /// The stage whose features it read; 0 where it read the images.
+    pub(super) fn features_of(&self) -> usize {
+        let named = self.manifest().value("input.features_of").and_then(|number| number.parse().ok());
+        named.unwrap_or_else(|| self.stage.saturating_sub(1))
+    }
+
     /// What it depends on.
     pub fn manifest(&self) -> Manifest {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_string);
@@ -261,7 +279,8 @@ impl Record {
 
     /// Training images a second over all epochs.
     pub fn images_per_second(&self) -> Option<f64> {
-        let trained = self.arrays.get("train/features")?.shape[1] as f64 * self.figures.as_ref()?.history.len() as f64;
+        let figures = self.figures.as_ref()?;
+        let trained = figures.images as f64 * figures.history.len() as f64;
         let seconds = self.seconds.get("train").filter(|seconds| **seconds > 0.0)?;
         Some(trained / seconds)
     }

@@ -1,5 +1,6 @@
 //! Makes broken files of a stage again, and only those: with the very bytes that they had.
 
+use super::ancestry::{Ancestry, Inputs};
 use super::execute::{array_name, attributes};
 use super::folder::{AUXILIARY, BLOCK, StageFolder};
 use super::network::{load_stage, settings};
@@ -7,7 +8,7 @@ use super::record::{self, Record};
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
 use crate::disk;
 use crate::error::{Error, Kind, Result};
-use crate::features::{self, Extraction, Files, Loader, Redecoding, ShardSum, Subset};
+use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Subset};
 use crate::images::ImageSet;
 use crate::lock::Lock;
 use crate::pipeline::Pipeline;
@@ -177,9 +178,11 @@ impl Repair<'_> {
         let Some((parent, _)) = folder.parent(record)? else {
             return Err(Error::failed("its record names no stage before it"));
         };
-        let _reading = Lock::share(parent.path())?;
-        let open = |subset| Loader::open(parent.path(), subset, pipeline, record.classes.len());
-        let inputs = [(Subset::Train, open(Subset::Train)?), (Subset::Val, open(Subset::Val)?)];
+        let nearest = record.features_of();
+        let ancestry = Ancestry::follow(&parent, nearest)?;
+        let _reading = ancestry.share()?;
+        let Inputs { train, val, .. } = ancestry.inputs(pipeline, stage, nearest, self.device)?;
+        let inputs = [(Subset::Train, train), (Subset::Val, val)];
         for (subset, input) in &inputs {
             put(folder, broken, features::label_files(*subset, input.labels())?)?;
         }
@@ -192,7 +195,6 @@ impl Repair<'_> {
         let extraction = Extraction {
             stage: folder.path(),
             block: &network.block.frozen()?,
-            output: stage.block.output,
             features: &pipeline.features,
             device: self.device,
             progress: self.progress,

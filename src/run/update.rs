@@ -1,5 +1,6 @@
 //! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
 
+use super::ancestry::Ancestry;
 use super::cache;
 use super::execute::{Source, Work};
 use super::folder::StageFolder;
@@ -8,7 +9,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::images::{Memory, Sight, look};
 use crate::lock::Lock;
-use crate::pipeline::{Graph, Manifest, Pipeline, Seen, Source as Images, Verdict, plan};
+use crate::pipeline::{Graph, Manifest, Materialize, Pipeline, Seen, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
 use std::path::{Path, PathBuf};
@@ -88,43 +89,55 @@ impl Project {
         let mut graph = Graph::default();
         let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, files));
         for stage in &pipeline.stages {
-            last = graph.add(vec![last], Manifest::of_stage(&pipeline, stage));
+            last = graph.add(pipeline.reads(stage.number).collect(), Manifest::of_stage(&pipeline, stage));
         }
         let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
         Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders)
     }
 
-    /// A stage and the one before it, which lies in `from` and is taken as it is.
+    /// A stage, and those before it that it reads. `from` is the stage right before, or an earlier one with the stages
+    /// between beside it; all are taken as they are.
     ///
     /// # Errors
-    /// When `from` is not the finished stage before it.
-    pub fn single(pipeline: Pipeline, number: usize, from: &StageFolder, to: StageFolder) -> Result<Self> {
-        let parent = from.record()?;
+    /// When `from` is no finished stage before it, or one of those between is missing.
+    pub fn single(mut pipeline: Pipeline, number: usize, from: &StageFolder, to: StageFolder) -> Result<Self> {
         let count = pipeline.stages.len();
-        let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)) else {
+        let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)).copied() else {
             let error = Error::usage(format!("pipeline `{}` has stages 1 to {count}, not {number}", pipeline.name));
             return Err(error.hint(match number {
                 0 => "`greedy run` decodes the images".to_string(),
                 _ => format!("add blocks with `--set network.blocks={number}`"),
             }));
         };
-        if parent.stage + 1 != number {
-            let (folder, found) = (from.path().display(), parent.stage);
-            let error =
-                Error::usage(format!("stage {number} reads stage {}, but `{folder}` is stage {found}", number - 1));
-            return Err(error.hint(format!("name the folder of stage {}", number - 1)));
-        }
+        let last = last_before(number, from)?;
         refuse_another_stage(number, &to)?;
-        let mut graph = Graph::default();
-        let first = graph.add(Vec::new(), parent.manifest());
-        graph.add(vec![first], Manifest::of_stage(&pipeline, stage));
-        let project = Self::look(pipeline, parent.stage, None, graph, vec![from.clone(), to]);
-        project.refuse_trouble()?;
-        match &project.verdicts[0] {
-            Verdict::Current => Ok(project),
-            _ => Err(Error::failed(format!("`{}` is not finished", from.path().display()))
-                .hint("`greedy run` with the pipeline's file finishes it")),
+        let most = from.record()?.stage;
+        pipeline.features.materialize = Materialize::Only(kept_before(&pipeline, (number, most), &last)?);
+        if number > 1 && pipeline.features.late_crops && pipeline.features.nearest(number) == 0 {
+            return Err(Error::usage("features can be cropped late only where some are kept")
+                .hint("`--set features.crop=early` draws fresh crops of the images instead"));
         }
+        let mut ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
+        if ancestry.is_err() && pipeline.features.refresh.is_none() {
+            // The folder was moved away from its images: it does without new views, unless they were asked for.
+            pipeline.features.refresh = Some(0.0);
+            ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
+        }
+        let ancestry = ancestry?;
+        let first = number - ancestry.stages().len();
+        let mut graph = Graph::default();
+        for (_, record) in ancestry.stages() {
+            graph.add(Vec::new(), record.manifest());
+        }
+        graph.add((0..number - first).collect(), Manifest::of_stage(&pipeline, &stage));
+        let folders = ancestry.stages().iter().map(|(folder, _)| folder.clone()).chain([to]).collect();
+        let project = Self::look(pipeline, first, None, graph, folders);
+        project.refuse_trouble()?;
+        if let Some(look) = project.stages().take(number - first).find(|look| *look.verdict != Verdict::Current) {
+            return Err(Error::failed(format!("`{}` is not finished", look.folder.path().display()))
+                .hint("`greedy run` with the pipeline's file finishes it"));
+        }
+        Ok(project)
     }
 
     fn look(pipeline: Pipeline, first: usize, cache: Option<PathBuf>, graph: Graph, folders: Vec<StageFolder>) -> Self {
@@ -248,9 +261,11 @@ impl Project {
         self.refuse_another_pipeline(at)?;
         let number = self.first + at;
         let stage = number.checked_sub(1).and_then(|at| self.pipeline.stages.get(at));
-        let source = stage.zip(at.checked_sub(1)).map(|(stage, parent)| {
-            let output = self.observations[parent].as_ref().and_then(|found| found.seen.output.clone());
-            Source { stage, folder: &self.folders[parent], output: output.unwrap_or_default() }
+        let source = stage.map(|stage| {
+            let read = self.graph.nodes()[at].parents.iter();
+            let seen = read.filter_map(|&parent| Some((parent, self.observations[parent].as_ref()?)));
+            let ancestry = seen.map(|(parent, found)| (self.folders[parent].clone(), found.record.clone()));
+            Source { stage, ancestry: Ancestry::new(ancestry.collect()) }
         });
         let work = Work {
             pipeline: &self.pipeline,
@@ -286,6 +301,41 @@ fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
             "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
         )),
         false => error,
+    }
+}
+
+/// The stage right before another: the one in `from`, or, where that is an earlier one, the last of those beside it that
+/// lead on from there.
+fn last_before(number: usize, from: &StageFolder) -> Result<StageFolder> {
+    let (mut folder, mut record) = (from.clone(), from.record()?);
+    let given = record.stage;
+    let wrong = |found: usize| {
+        let (before, from) = (number - 1, from.path().display());
+        Error::usage(format!("stage {number} reads stage {before}, but `{from}` is stage {found}"))
+            .hint(format!("name the folder of stage {before}, or an earlier one with those between beside it"))
+    };
+    while record.stage + 1 < number {
+        let next = folder.path().with_file_name(format!("stage{}", record.stage + 1));
+        let next = StageFolder::new(next);
+        record = Record::read(next.path())?.filter(|next| next.follows(&record)).ok_or_else(|| wrong(given))?;
+        folder = next;
+    }
+    if record.stage + 1 == number { Ok(folder) } else { Err(wrong(given)) }
+}
+
+/// The stages whose features are to be read by a stage, none of them above `most`, as the pipeline says and the folders
+/// have them; and the stage itself, where its features are to be written.
+fn kept_before(pipeline: &Pipeline, (number, most): (usize, usize), last: &StageFolder) -> Result<Vec<usize>> {
+    let mut kept = Vec::from_iter(pipeline.features.keeps(number).then_some(number));
+    let (mut folder, mut record) = (last.clone(), last.record()?);
+    loop {
+        if record.stage <= most && pipeline.features.keeps(record.stage) && !record.arrays.is_empty() {
+            kept.push(record.stage);
+        }
+        match folder.parent_if_there(&record)? {
+            Some(parent) => (folder, record) = parent,
+            None => return Ok(kept),
+        }
     }
 }
 

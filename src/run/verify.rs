@@ -225,5 +225,5 @@ fn intruder(
 fn belongs(folder: &StageFolder, name: &str, record: &Record) -> bool {
     [record::NAME, record::SPARE, LOCK].contains(&name)
         // Records of version 1 have no sums of small files.
-        || (record.files.is_empty() && folder.small_files(record.stage).iter().any(|known| known == name))
+        || (record.files.is_empty() && folder.small_files(record).iter().any(|known| known == name))
 }

@@ -8,7 +8,7 @@ use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::features::{Batch, Draw, Loader};
 use crate::network::{StageNetwork, Variables};
-use crate::pipeline::{Manifest, Stage};
+use crate::pipeline::{Manifest, Shape, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::{Device, Tensor};
@@ -151,37 +151,29 @@ impl<'a> Learner<'a> {
         if self.position.step == 0 && training.restarts_at(epoch) {
             self.sgd.restart()?;
         }
-        let order = Stream::new(Purpose::Order, job.seed, (stage as u64, epoch as u64)).permutation(job.train.len());
+        let order = job.train.order(&mut Stream::new(Purpose::Order, job.seed, (stage as u64, epoch as u64)));
+        let draw = Draw::Epoch { stage, epoch };
         let spent = self.position.seconds;
         let (started, mut told) = (Instant::now(), Instant::now());
-        job.train.for_each_batch(
-            &order[self.samples_met(job)..],
-            training.batch,
-            Draw::Epoch { stage, epoch },
-            |batch| {
-                progress.check()?;
-                let count = batch.labels.len();
-                let (x, labels) = tensors(batch, job.train, job.device)?;
-                let step::Outcome { logits, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
-                self.sums.add(&logits, &labels, &loss, count)?;
-                self.position.step += 1;
-                self.position.seconds = spent + started.elapsed().as_secs_f64();
-                task.advance(count as u64);
-                if told.elapsed() > READ_BACK {
-                    let (loss, accuracy) = self.sums.read(self.samples_met(job))?;
-                    task.tell(&format!(
-                        "epoch {}/{}  loss {loss:.3}  train {accuracy:.1} %",
-                        epoch + 1,
-                        training.epochs
-                    ));
-                    told = Instant::now();
-                }
-                if self.saved.elapsed() >= training.checkpoint_every {
-                    self.save()?;
-                }
-                Ok(())
-            },
-        )?;
+        job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, draw, |batch| {
+            progress.check()?;
+            let count = batch.labels.len();
+            let (x, labels) = tensors(batch, job.train.shape(draw), job.device)?;
+            let step::Outcome { logits, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
+            self.sums.add(&logits, &labels, &loss, count)?;
+            self.position.step += 1;
+            self.position.seconds = spent + started.elapsed().as_secs_f64();
+            task.advance(count as u64);
+            if told.elapsed() > READ_BACK {
+                let (loss, accuracy) = self.sums.read(self.samples_met(job))?;
+                task.tell(&format!("epoch {}/{}  loss {loss:.3}  train {accuracy:.1} %", epoch + 1, training.epochs));
+                told = Instant::now();
+            }
+            if self.saved.elapsed() >= training.checkpoint_every {
+                self.save()?;
+            }
+            Ok(())
+        })?;
         let (loss, train_accuracy) = self.sums.read(job.train.len())?;
         refuse_divergence(loss, epoch + 1)?;
         let seconds = self.position.seconds;
@@ -225,8 +217,7 @@ fn describe(epoch: &Epoch) -> String {
 }
 
 /// Values \[sample, y, x, channel\] and labels of a batch on the device.
-fn tensors(batch: Batch, loader: &Loader, device: &Device) -> Result<(Tensor, Tensor)> {
-    let shape = loader.shape();
+fn tensors(batch: Batch, shape: Shape, device: &Device) -> Result<(Tensor, Tensor)> {
     let count = batch.labels.len();
     let x = Tensor::from_vec(batch.values, (count, shape.size, shape.size, shape.channels), device)?;
     Ok((x, Tensor::from_vec(batch.labels, count, device)?))
@@ -248,7 +239,7 @@ pub fn classify(
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        let (x, _) = tensors(batch, samples, device)?;
+        let (x, _) = tensors(batch, samples.shape(Draw::Plain), device)?;
         let found = rayon::scope(|_| auxiliary.forward(&block.forward(&x)?))?;
         logits.extend(found.flatten_all()?.to_vec1::<f32>()?);
         Ok(())

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Starts a run and kills it once a checkpoint of the third epoch or a later one is there.
-fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
+pub fn kill_after_three_epochs(space: &Space, command: &str, checkpoints: &str) {
     let mut child = space.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let third = std::ffi::OsStr::new("epoch-000003");
     let reached = || {

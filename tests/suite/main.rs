@@ -13,4 +13,5 @@ mod space;
 mod staleness;
 mod training_step;
 mod verification;
+mod views;
 mod zarr;

@@ -125,7 +125,7 @@ fn batch_norm_is_as_written_and_otherwise_as_in_the_paper() {
 /// Each setting that changes results makes just the right stages stale.
 #[test]
 fn every_ingredient_is_in_the_right_manifests() {
-    let text = "[data]\nsource = \"tar\"\npath = \"a.tar\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\n[network]\nblocks = 3\nspace_to_depth = [1]\n";
+    let text = "[data]\nsource = \"tar\"\npath = \"a.tar\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\n[network]\nblocks = 3\nspace_to_depth = [1]\n[features]\nrefresh = 0.0\n";
     let manifests = |overrides: &[&str]| {
         let pipeline = parse_with(text, overrides).unwrap();
         let mut all = vec![Manifest::of_images(&pipeline, "files")];
@@ -136,7 +136,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         let (old, new) = (manifests(&[]), manifests(&[setting]));
         old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old.key() != new.key()).map(|(at, _)| at).collect()
     };
-    let all: [(&str, &[usize]); 33] = [
+    let all: [(&str, &[usize]); 41] = [
         ("seed=1", &[1, 2, 3]),
         ("data.source=folder", &[0]),
         ("data.size=34", &[0, 1, 2, 3]),
@@ -167,6 +167,14 @@ fn every_ingredient_is_in_the_right_manifests() {
         ("training.decay_every=3", &[1, 2, 3]),
         ("features.dtype=f32", &[1, 2, 3]),
         ("features.shard_mib=3", &[0, 1, 2, 3]),
+        ("features.codec=zstd:3", &[1, 2, 3]),
+        ("features.views=2", &[1, 2, 3]),
+        ("features.crop=late", &[1, 2, 3]),
+        ("features.refresh=0.5", &[2, 3]),
+        ("features.mode=recompute", &[1, 2, 3]),
+        ("features.materialize=[2,3]", &[1, 2]),
+        ("features.shuffle=\"shards:2\"", &[1, 2, 3]),
+        ("features.memory=1GB", &[]),
         ("training.evaluate_every=3", &[]),
         ("training.checkpoint_minutes=0.5", &[]),
         ("cache=elsewhere", &[]),

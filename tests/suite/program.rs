@@ -83,7 +83,9 @@ fn stages_outlive_the_data_they_were_made_of() {
 fn a_stage_that_cannot_be_made_is_refused_with_the_way_out() {
     let space = Space::new();
     space.run("run small.toml").ok();
-    space.run("stage 2 --from cache/stage0").fails(2, &["stage 2 reads stage 1", "hint:"]);
+    space.run("stage 1 --from cache/stage1").fails(2, &["stage 1 reads stage 0", "hint:"]);
+    std::fs::rename(space.path("cache/stage0"), space.path("alone")).unwrap();
+    space.run("stage 2 --from alone").fails(2, &["stage 2 reads stage 1, but `alone` is stage 0", "hint:"]);
     space.run("stage 9 --from cache/stage2").fails(2, &["stages 1 to 2", "hint:"]);
     space.run("stage 1 --from nowhere").fails(1, &["`nowhere` is no folder of a stage", "hint:"]);
 }
@@ -94,7 +96,10 @@ fn a_stage_that_does_not_fit_its_input_is_refused_and_the_old_one_stays() {
     space.run("run small.toml").ok();
     let before = space.files("cache");
     let other = "stage 2 --from cache/stage1 --set augmentation.size=16";
-    space.run(other).fails(2, &["`cache/stage1` holds 6 x 16 x 16 features, but the block reads 6 x 8 x 8", "hint:"]);
+    space.run(other).fails(
+        2,
+        &["`cache/stage1`, which is stage 1, gives 6 x 16 x 16 features, but the block reads 6 x 8 x 8", "hint:"],
+    );
     space.run("stage 2 --from cache/stage1 --to cache/stage1").fails(2, &["holds stage 1", "--to"]);
     space.run("stage 2 --from cache/stage1 --to cache/stage0").fails(2, &["holds stage 0"]);
     assert_eq!(space.files("cache"), before);
@@ -131,14 +136,19 @@ fn a_reader_that_goes_away_is_no_fault() {
 #[test]
 fn evaluation_through_the_whole_network_agrees_with_training() {
     let space = Space::new();
-    let run = space.run("run small.toml --set features.dtype=f32 --json").ok().json();
-    let found = space.run("evaluate cache/stage2 --json").ok().json();
-    for at in 0..2 {
-        let difference =
-            |key: &str| (run["stages"][at][key].as_f64().unwrap() - found["stages"][at][key].as_f64().unwrap()).abs();
-        // 100 images: a tie that rounds the other way may move one of them.
-        assert!(difference("accuracy") <= 1.0 && difference("ensemble_accuracy") <= 1.0, "stage {}", at + 1);
-        assert!(difference("loss") < 1e-3, "stage {}", at + 1);
+    space.write("small.toml", crate::space::SMALL.replace("blocks = 2", "blocks = 3"));
+    for settings in ["", "--set features.crop=late", "--set features.mode=recompute"] {
+        let run = space.run(&format!("run small.toml --set features.dtype=f32 {settings} --json")).ok().json();
+        let found = space.run("evaluate cache/stage3 --json").ok().json();
+        for at in 0..3 {
+            let figure = |of: &serde_json::Value, key: &str| of["stages"][at][key].as_f64().unwrap();
+            let difference = |key: &str| (figure(&run, key) - figure(&found, key)).abs();
+            // 100 images: a tie that rounds the other way may move one of them.
+            assert!(difference("accuracy") <= 1.0 && difference("ensemble_accuracy") <= 1.0, "{settings}, {at}");
+            assert!(difference("loss") < 1e-3, "{settings}, {at}");
+        }
+        let image = format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"));
+        space.run(&format!("predict --from cache/stage3 {image}")).ok();
     }
 }
 

@@ -1,0 +1,168 @@
+//! Which augmented view of a sample is shown when.
+
+use super::array::Layout;
+use crate::pipeline::Shuffle;
+use crate::random::Stream;
+
+/// How the samples of a batch are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// For training: images are cropped and flipped afresh, features come in the view whose turn it is.
+    Epoch {
+        /// The stage that is trained.
+        stage: usize,
+        /// Its epoch, from 0.
+        epoch: usize,
+    },
+    /// One of the views that are cached, as it is written: with late crops, whole canvases.
+    View(usize),
+    /// For validation: images are cropped at the centre.
+    Plain,
+    /// For validation, as it is written: with late crops, whole canvases.
+    Whole,
+}
+
+/// One sample as it is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Cropped at the centre, not mirrored.
+    Plain,
+    /// On a canvas that is not mirrored, where there are late crops.
+    Whole,
+    /// The view of a number. Those below the number of views that are cached are cached; the others were drawn later.
+    View(usize),
+    /// As no view shows it, for one epoch of one stage.
+    Fresh { stage: usize, epoch: usize },
+}
+
+/// The views of training samples over the epochs of a stage.
+///
+/// Each sample has as many slots as there are cached views, and an epoch shows one of them: all in turn, but other
+/// samples at other times, so that an epoch, and each batch, holds all views alike. With refreshing, new views take the
+/// places of old ones: a share `refresh` of all samples gets one at each epoch, slot after slot. All this is a function
+/// of sample and epoch, so a run that was cut off goes on with the same views.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rotation {
+    pub views: usize,
+    pub refresh: f64,
+    /// Samples that are in step: the views of a whole shard are where shards are read one by one.
+    pub together: usize,
+}
+
+impl Rotation {
+    pub fn new(layout: &Layout, refresh: f64, shuffle: Shuffle) -> Self {
+        let together = if shuffle == Shuffle::Global { 1 } else { layout.samples_in_shard };
+        Self { views: layout.views, refresh, together }
+    }
+
+    /// The view of a sample that an epoch shows.
+    pub fn view(&self, sample: usize, epoch: usize) -> usize {
+        let slot = (epoch + sample / self.together) % self.views;
+        match self.renewed(sample, epoch).checked_sub(slot + 1) {
+            // The newest of the views that went into this slot; the first to go into it had number `views + slot`.
+            Some(since) => self.views + slot + since / self.views * self.views,
+            None => slot,
+        }
+    }
+
+    /// How many new views a sample has got when an epoch begins. They are spread evenly over samples and epochs.
+    fn renewed(&self, sample: usize, epoch: usize) -> usize {
+        const GOLDEN: f64 = 0.618_033_988_749_894_9;
+        let phase = ((sample / self.together + 1) as f64 * GOLDEN).fract();
+        (epoch as f64 * self.refresh + phase) as usize
+    }
+}
+
+/// The order in which an epoch meets so many samples.
+pub(super) fn order(shuffle: Shuffle, samples: usize, in_shard: usize, stream: &mut Stream) -> Vec<u32> {
+    let Shuffle::Shards(at_a_time) = shuffle else { return stream.permutation(samples) };
+    let shards = stream.permutation(samples.div_ceil(in_shard));
+    let mut all = Vec::with_capacity(samples);
+    for group in shards.chunks(at_a_time) {
+        let samples_of = |&shard: &u32| shard as usize * in_shard..((shard as usize + 1) * in_shard).min(samples);
+        let together: Vec<u32> = group.iter().flat_map(samples_of).map(|sample| sample as u32).collect();
+        all.extend(stream.permutation(together.len()).into_iter().map(|at| together[at as usize]));
+    }
+    all
+}
+
+/// How well classes are mixed in the batches of an order: the mean entropy of a batch's labels, in nats.
+pub(super) fn entropy(order: &[u32], labels: &[u32], batch: usize) -> f64 {
+    let classes = labels.iter().max().map_or(0, |&most| most as usize + 1);
+    let of_batch = |samples: &[u32]| {
+        let mut counts = vec![0usize; classes];
+        samples.iter().for_each(|&sample| counts[labels[sample as usize] as usize] += 1);
+        let share = |&count: &usize| count as f64 / samples.len() as f64;
+        -counts.iter().filter(|&&count| count > 0).map(share).map(|share| share * share.ln()).sum::<f64>()
+    };
+    order.chunks(batch).map(of_batch).sum::<f64>() / order.len().div_ceil(batch).max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Purpose;
+    use std::collections::BTreeMap;
+
+    const STILL: Rotation = Rotation { views: 4, refresh: 0.0, together: 1 };
+
+    #[test]
+    fn every_view_has_its_turn_and_every_epoch_holds_all() {
+        for sample in 0..100 {
+            let mut shown: Vec<usize> = (8..12).map(|epoch| STILL.view(sample, epoch)).collect();
+            shown.sort_unstable();
+            assert_eq!(shown, [0, 1, 2, 3]);
+        }
+        let mut counts = [0; 4];
+        (0..100).for_each(|sample| counts[STILL.view(sample, 5)] += 1);
+        assert_eq!(counts, [25; 4]);
+    }
+
+    #[test]
+    fn a_share_of_the_samples_is_renewed_at_each_epoch() {
+        for refresh in [0.125, 0.25, 0.5, 1.0] {
+            let rotation = Rotation { views: 1, refresh, together: 1 };
+            for epoch in 1..40 {
+                let changed = |&sample: &usize| rotation.view(sample, epoch) != rotation.view(sample, epoch - 1);
+                let share = (0..10_000).filter(changed).count() as f64 / 10_000.0;
+                assert!((share - refresh).abs() < 0.01, "{refresh} in epoch {epoch}: {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn new_views_are_what_filling_slots_one_by_one_gives() {
+        for (views, refresh) in [(1, 0.3), (2, 0.25), (3, 1.0), (4, 0.7)] {
+            let rotation = Rotation { views, refresh, together: 1 };
+            for sample in 0..50 {
+                let mut slots: Vec<usize> = (0..views).collect();
+                let mut made = rotation.renewed(sample, 0);
+                assert_eq!(made, 0);
+                for epoch in 0..60 {
+                    while made < rotation.renewed(sample, epoch) {
+                        slots[made % views] = views + made;
+                        made += 1;
+                    }
+                    assert_eq!(rotation.view(sample, epoch), slots[(epoch + sample) % views]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn shards_stay_together_and_every_sample_comes_once() {
+        let mut stream = Stream::new(Purpose::Order, 0, (1, 2));
+        let found = order(Shuffle::Shards(2), 95, 10, &mut stream);
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        found.iter().enumerate().for_each(|(at, &sample)| groups.entry(sample as usize / 10).or_default().push(at));
+        for places in groups.values() {
+            assert!(places.last().unwrap() - places[0] < 20, "a shard is read over {places:?}");
+        }
+        let mut sorted = found.clone();
+        sorted.sort_unstable();
+        assert!(sorted.iter().enumerate().all(|(at, &sample)| at == sample as usize) && sorted.len() == 95);
+        let labels: Vec<u32> = (0..95).map(|sample| sample / 10).collect();
+        let global = order(Shuffle::Global, 95, 10, &mut stream);
+        assert!(entropy(&found, &labels, 10) < 0.5 * entropy(&global, &labels, 10));
+    }
+}

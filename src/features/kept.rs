@@ -1,0 +1,127 @@
+//! Views of samples that are kept while a stage is trained: those that were made anew, and, where there is memory for
+//! them, those that were read.
+
+use crate::disk;
+use crate::error::{Error, Result};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+/// The file that views are kept in where there is no memory for them; it loses its name as soon as it is there.
+pub const NAME: &str = "views";
+
+/// The newest view of each slot of each sample, as stored bytes. A view's slot is its number modulo the slots.
+pub(super) struct Kept {
+    slots: usize,
+    samples: usize,
+    sample_bytes: usize,
+    /// The number of the view that a slot holds, plus one.
+    views: Vec<AtomicU32>,
+    place: Place,
+}
+
+enum Place {
+    Memory(Vec<RwLock<Vec<u8>>>),
+    /// A file without a name: it goes with the process.
+    File(File),
+}
+
+impl Kept {
+    /// Room in memory for so many slots of so many samples, taken as it is needed.
+    pub fn in_memory(slots: usize, samples: usize, sample_bytes: usize) -> Self {
+        let place = Place::Memory((0..slots * samples).map(|_| RwLock::default()).collect());
+        Self { slots, samples, sample_bytes, views: Self::none(slots * samples), place }
+    }
+
+    /// Room in a file of a folder.
+    ///
+    /// # Errors
+    /// When the file cannot be created there.
+    pub fn in_folder(folder: &Path, slots: usize, samples: usize, sample_bytes: usize) -> Result<Self> {
+        disk::create_folder(folder)?;
+        let path = folder.join(format!("{NAME}.{}", disk::UNFINISHED));
+        disk::remove(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create_new(true).custom_flags(disk::NO_LINK);
+        let file = options.open(&path).map_err(|e| Error::io("create", &path, &e))?;
+        disk::remove(&path)?;
+        Ok(Self { slots, samples, sample_bytes, views: Self::none(slots * samples), place: Place::File(file) })
+    }
+
+    fn none(count: usize) -> Vec<AtomicU32> {
+        (0..count).map(|_| AtomicU32::new(0)).collect()
+    }
+
+    fn slot(&self, view: usize, sample: usize) -> usize {
+        view % self.slots * self.samples + sample
+    }
+
+    /// Reads a view of a sample, if it is kept.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn get(&self, view: usize, sample: usize, out: &mut Vec<u8>) -> Result<bool> {
+        let slot = self.slot(view, sample);
+        if self.views[slot].load(Ordering::Acquire) as usize != view + 1 {
+            return Ok(false);
+        }
+        out.resize(self.sample_bytes, 0);
+        match &self.place {
+            Place::Memory(slots) => out.copy_from_slice(&slots[slot].read().unwrap_or_else(PoisonError::into_inner)),
+            Place::File(file) => file
+                .read_exact_at(out, (slot * self.sample_bytes) as u64)
+                .map_err(|e| Error::failed(format!("cannot read a view that was made anew: {e}")))?,
+        }
+        Ok(true)
+    }
+
+    /// Keeps a view of a sample in the place of the one that was in its slot. No two threads may do so at once for the
+    /// same slot, or read it meanwhile: an epoch shows a sample once.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put(&self, view: usize, sample: usize, bytes: &[u8]) -> Result<()> {
+        let slot = self.slot(view, sample);
+        match &self.place {
+            Place::Memory(slots) => {
+                let mut place = slots[slot].write().unwrap_or_else(PoisonError::into_inner);
+                place.clear();
+                place.extend_from_slice(bytes);
+            }
+            Place::File(file) => {
+                self.views[slot].store(0, Ordering::Release);
+                file.write_all_at(bytes, (slot * self.sample_bytes) as u64).map_err(|e| {
+                    Error::failed(format!("cannot keep a view that was made anew: {e}"))
+                        .hint("free some of the disk of the stages, or raise `features.memory`")
+                })?;
+            }
+        }
+        self.views[slot].store(view as u32 + 1, Ordering::Release);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_holds_the_newest_view_that_belongs_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for kept in [Kept::in_memory(2, 3, 4), Kept::in_folder(folder.path(), 2, 3, 4).unwrap()] {
+            let mut out = Vec::new();
+            assert!(!kept.get(0, 1, &mut out).unwrap());
+            for (view, sample) in [(2, 1), (3, 1), (4, 1), (2, 2)] {
+                kept.put(view, sample, &[view as u8, sample as u8, 7, 8]).unwrap();
+            }
+            let mut found = |view, sample| kept.get(view, sample, &mut out).unwrap().then(|| out.clone());
+            assert_eq!(found(4, 1), Some(vec![4, 1, 7, 8]));
+            assert_eq!(found(3, 1), Some(vec![3, 1, 7, 8]));
+            assert_eq!(found(2, 2), Some(vec![2, 2, 7, 8]));
+            assert_eq!([found(2, 1), found(0, 1), found(4, 2)], [None, None, None]);
+        }
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

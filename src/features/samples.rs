@@ -1,0 +1,211 @@
+//! The samples of one subset as a stage has stored them: decoded images, or features in one or more views.
+
+use super::array::{Layout, Subset};
+use super::draw::{Draw, Shown};
+use super::encoding::decode_sample;
+use super::order::planes_to_pixels;
+use super::reader::Reader;
+use crate::error::{Error, Result};
+use crate::images::{Augmenter, Canvas};
+use crate::pipeline::{Pipeline, Shape};
+use crate::random::{Purpose, Stream};
+use std::cell::RefCell;
+use std::path::Path;
+
+/// Samples that can be read at random.
+pub(super) struct Samples {
+    pub reader: Reader,
+    /// Present where the arrays hold images.
+    images: Option<Images>,
+}
+
+/// How images become inputs of a network.
+struct Images {
+    augmenter: Augmenter,
+    seed: u64,
+    /// The shape of an input.
+    shape: Shape,
+    /// Where views are whole canvases: their shape, and the pixels that they are moved by at most, plus one.
+    canvas: Option<(Shape, usize)>,
+}
+
+impl Samples {
+    /// Opens a subset of a stage.
+    ///
+    /// # Errors
+    /// When its array is missing, or does not hold the images of the pipeline.
+    pub fn open(stage: &Path, subset: Subset, pipeline: &Pipeline) -> Result<Self> {
+        let array = subset.array(stage, "features");
+        let reader = Reader::open(&array)?;
+        let layout = reader.layout();
+        if layout.samples == 0 {
+            return Err(Error::failed(format!("`{}` holds no samples", array.display())));
+        }
+        if !layout.holds_images() {
+            return Ok(Self { reader, images: None });
+        }
+        let stored = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
+        if layout.shape != stored {
+            return Err(Error::failed(format!("`{}` does not hold the images of the pipeline", array.display())));
+        }
+        let shape = pipeline.image();
+        let canvas = pipeline.features.late_crops.then(|| (pipeline.canvas(shape), pipeline.widest_step()));
+        let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
+        Ok(Self { reader, images: Some(Images { augmenter, seed: pipeline.seed, shape, canvas }) })
+    }
+
+    /// The layout of the array.
+    pub fn layout(&self) -> &Layout {
+        self.reader.layout()
+    }
+
+    /// Whether the samples are images.
+    pub fn are_images(&self) -> bool {
+        self.images.is_some()
+    }
+
+    /// The shape of a sample that is drawn.
+    pub fn shape(&self, draw: Draw) -> Shape {
+        match &self.images {
+            None => self.layout().shape,
+            Some(Images { canvas: Some((shape, _)), .. }) if matches!(draw, Draw::View(_) | Draw::Whole) => *shape,
+            Some(images) => images.shape,
+        }
+    }
+
+    /// Reads one sample as pixels \[y, x, channel\]. Says whether it can be shown so: features come in the views that
+    /// are stored.
+    ///
+    /// # Errors
+    /// When the sample is missing or damaged.
+    pub fn read(&self, sample: usize, shown: Shown, out: &mut [f32]) -> Result<bool> {
+        thread_local! {
+            static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        STORED.with_borrow_mut(|stored| {
+            if !self.read_stored(sample, shown, stored)? {
+                return Ok(false);
+            }
+            match &self.images {
+                None => decode_sample(stored, self.layout(), out),
+                Some(images) => images.show(stored, sample, shown, out),
+            }
+            Ok(true)
+        })
+    }
+
+    /// Reads one sample as it is stored.
+    pub fn read_stored(&self, sample: usize, shown: Shown, stored: &mut Vec<u8>) -> Result<bool> {
+        let view = match shown {
+            Shown::View(view) if self.images.is_none() => view,
+            Shown::View(_) | Shown::Plain | Shown::Whole | Shown::Fresh { .. } => 0,
+        };
+        if view >= self.layout().views {
+            return Ok(false);
+        }
+        self.reader.read(view, sample, stored)?;
+        Ok(true)
+    }
+}
+
+impl Images {
+    fn show(&self, stored: &[u8], sample: usize, shown: Shown, out: &mut [f32]) {
+        thread_local! {
+            static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        PLANES.with_borrow_mut(|planes| {
+            planes.resize(out.len(), 0.0);
+            match (shown, self.canvas) {
+                (Shown::Plain, _) | (Shown::Whole, None) => self.augmenter.apply(stored, None, planes),
+                (Shown::Whole, Some((_, step))) => {
+                    self.augmenter.apply_canvas(stored, self.augmenter.centred_canvas(step).0, planes);
+                }
+                (Shown::View(view), Some((_, step))) => {
+                    let canvas = draw_canvas(&self.augmenter, self.seed, (view, sample), step);
+                    self.augmenter.apply_canvas(stored, canvas, planes);
+                }
+                (Shown::View(view), None) => {
+                    let mut stream = Stream::new(Purpose::View, self.seed, (view as u64, sample as u64));
+                    self.augmenter.apply(stored, Some(&mut stream), planes);
+                }
+                (Shown::Fresh { stage, epoch }, _) => {
+                    let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
+                    let mut stream = Stream::new(Purpose::Augmentation, self.seed, counters);
+                    self.augmenter.apply(stored, Some(&mut stream), planes);
+                }
+            }
+            planes_to_pixels(planes, self.shape.channels, out);
+        });
+    }
+}
+
+/// How a view of a sample lies on its canvas. Every second view of a sample is mirrored, and of every second sample the
+/// first one.
+fn draw_canvas(augmenter: &Augmenter, seed: u64, (view, sample): (usize, usize), step: usize) -> Canvas {
+    augmenter.draw_canvas(view + sample, step, &mut Stream::new(Purpose::View, seed, (view as u64, sample as u64)))
+}
+
+/// Crops features of canvases afresh at every epoch, and at the centre for validation.
+///
+/// Inside, such a crop is what the blocks make of the cropped image; at its border it holds what they made of the
+/// pixels beyond, where they would have met zeros. The border is one step wide for each block that was run. It is the
+/// same in training and validation: with crops that were made early in one and late in the other, five points of
+/// accuracy are lost.
+pub(super) struct LateCrops {
+    augmenter: Augmenter,
+    seed: u64,
+    /// The pixels that canvases are moved by at most, plus one.
+    moved: usize,
+    canvas: Shape,
+    crop: Shape,
+    /// The pixels of the image that a step of these features spans.
+    step: usize,
+}
+
+impl LateCrops {
+    /// Crops of features of whole canvases of this shape.
+    pub fn new(pipeline: &Pipeline, canvas: Shape) -> Self {
+        let crop = pipeline.crop(canvas);
+        Self {
+            augmenter: Augmenter::new(&pipeline.augmentation, &pipeline.data),
+            seed: pipeline.seed,
+            moved: pipeline.widest_step(),
+            canvas,
+            crop,
+            step: pipeline.augmentation.size / crop.size.max(1),
+        }
+    }
+
+    /// The shape of a crop.
+    pub fn shape(&self) -> Shape {
+        self.crop
+    }
+
+    /// The first row and column of the crop of a sample whose view is shown at an epoch of a stage: any whole step that
+    /// leaves it within the padded image.
+    pub fn place(&self, view: usize, sample: usize, (stage, epoch): (usize, usize)) -> (usize, usize) {
+        let (down, right) = draw_canvas(&self.augmenter, self.seed, (view, sample), self.moved).moved;
+        let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
+        let mut stream = Stream::new(Purpose::Window, self.seed, counters);
+        let mut place = |moved: usize| {
+            let (first, last) = (moved.div_ceil(self.step), self.canvas.size - self.crop.size);
+            first + stream.below((last + 1).saturating_sub(first) as u64) as usize
+        };
+        (place(down), place(right))
+    }
+
+    /// The first row and column of the centre.
+    pub fn centre(&self) -> (usize, usize) {
+        let place = self.augmenter.centred_canvas(self.moved).1 / self.step;
+        (place, place)
+    }
+
+    /// Copies a crop out of a canvas, both \[y, x, channel\].
+    pub fn cut(&self, canvas: &[f32], (top, left): (usize, usize), out: &mut [f32]) {
+        let row = self.crop.size * self.crop.channels;
+        for (y, out) in out.chunks_exact_mut(row).enumerate() {
+            let start = ((top + y) * self.canvas.size + left) * self.crop.channels;
+            out.copy_from_slice(&canvas[start..start + row]);
+        }
+    }
+}

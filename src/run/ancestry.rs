@@ -1,0 +1,153 @@
+//! The stages before one that it reads: the nearest features, the frozen blocks after them, and for new views the images.
+
+use super::folder::StageFolder;
+use super::network::{load_stage, settings};
+use super::record::{Parent, Record};
+use crate::error::{Error, Result};
+use crate::features::{Draw, Loader, Renewal, Subset};
+use crate::lock::Lock;
+use crate::network::Chain;
+use crate::pipeline::{Pipeline, Shape, Shuffle, Stage};
+use crate::progress::Progress;
+use crate::random::{Purpose, Stream};
+use crate::room;
+use candle_core::Device;
+use std::ops::Range;
+
+/// Consecutive stages, first to last.
+#[derive(Clone, Debug)]
+pub(super) struct Ancestry {
+    stages: Vec<(StageFolder, Record)>,
+}
+
+/// What a stage is trained on and looked at with.
+pub(super) struct Inputs {
+    pub train: Loader,
+    pub val: Loader,
+    pub classes: Vec<String>,
+}
+
+impl Ancestry {
+    /// Stages that were looked at already.
+    pub fn new(stages: Vec<(StageFolder, Record)>) -> Self {
+        Self { stages }
+    }
+
+    /// Follows the records from a stage back to that of a number.
+    ///
+    /// # Errors
+    /// When one of them is gone, or no longer what the next was made of.
+    pub fn follow(last: &StageFolder, first: usize) -> Result<Self> {
+        let mut stages = vec![(last.clone(), last.record()?)];
+        while let Some((folder, record)) = stages.last().filter(|(_, record)| record.stage > first) {
+            let parent = folder.parent(record)?.ok_or_else(|| {
+                Error::failed(format!("the record in `{}` names no stage before it", folder.path().display()))
+            })?;
+            stages.push(parent);
+        }
+        stages.reverse();
+        Ok(Self { stages })
+    }
+
+    /// Folder and record of each.
+    pub fn stages(&self) -> &[(StageFolder, Record)] {
+        &self.stages
+    }
+
+    /// The stage right before.
+    pub fn parent(&self) -> Result<&(StageFolder, Record)> {
+        self.stages.last().ok_or_else(|| Error::failed("there is no stage before it"))
+    }
+
+    /// What the record of the stage after them says of each: the one right before it, and the others.
+    pub fn links(&self, own: &StageFolder) -> Result<(Option<Parent>, Vec<Parent>)> {
+        let link = |(folder, record): &(StageFolder, Record)| {
+            let output = record.output.clone().unwrap_or_default();
+            Ok(Parent { folder: own.path_to(folder)?, output })
+        };
+        let mut all = self.stages.iter().map(link).collect::<Result<Vec<Parent>>>()?;
+        let parent = all.pop();
+        Ok((parent, all))
+    }
+
+    /// Keeps others from writing to any of them.
+    pub fn share(&self) -> Result<Vec<Lock>> {
+        let locks = self.stages.iter().map(|(folder, _)| Lock::share(folder.path()));
+        Ok(locks.collect::<Result<Vec<Option<Lock>>>>()?.into_iter().flatten().collect())
+    }
+
+    fn of(&self, number: usize) -> Result<&(StageFolder, Record)> {
+        let found = self.stages.iter().find(|(_, record)| record.stage == number);
+        found.ok_or_else(|| Error::failed(format!("stage {number} is needed, but not among those that are read")))
+    }
+
+    /// The frozen blocks of some stages, each as its own record has it.
+    fn chain(&self, numbers: Range<usize>, device: &Device) -> Result<Chain> {
+        let block = |number| {
+            let (folder, record) = self.of(number)?;
+            let pipeline = settings(folder, record, &[])?;
+            let stage = pipeline.stages.get(number - 1);
+            let stage =
+                stage.ok_or_else(|| Error::failed(format!("the record of stage {number} has no settings of it")))?;
+            Ok(load_stage(folder, record, stage, device)?.block.frozen()?)
+        };
+        Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device))
+    }
+
+    /// Opens what a stage reads: the features of the stage `nearest`, or the images where that is 0.
+    ///
+    /// # Errors
+    /// When something is missing or damaged, or does not fit the stage.
+    pub fn inputs(&self, pipeline: &Pipeline, stage: &Stage, nearest: usize, device: &Device) -> Result<Inputs> {
+        let (folder, record) = self.of(nearest)?;
+        let classes = self.parent()?.1.classes.clone();
+        let open = |subset| {
+            let chain = self.chain(nearest + 1..stage.number, device)?;
+            Loader::open(folder.path(), subset, pipeline, classes.len(), chain)
+        };
+        let (train, val) = (open(Subset::Train)?, open(Subset::Val)?);
+        let epoch = Draw::Epoch { stage: stage.number, epoch: 0 };
+        let wanted = stage.block.input;
+        if let Some(found) = [train.shape(epoch), val.shape(Draw::Plain)].into_iter().find(|found| *found != wanted) {
+            let folder = folder.path().display();
+            let say = |shape: Shape| format!("{} x {} x {}", shape.channels, shape.size, shape.size);
+            let (found, wanted) = (say(found), say(wanted));
+            return Err(Error::usage(format!(
+                "`{folder}`, which is stage {}, gives {found} features, but the block reads {wanted}",
+                record.stage
+            ))
+            .hint("settings of earlier stages cannot be changed here; `greedy run` makes those anew"));
+        }
+        Ok(Inputs { train, val, classes })
+    }
+
+    /// Lets the training samples get new views and be kept in memory as the pipeline says, and says where they come
+    /// from.
+    ///
+    /// # Errors
+    /// When the images are gone or not those that the features were made of.
+    pub fn prepare(
+        &self,
+        inputs: Inputs,
+        pipeline: &Pipeline,
+        (stage, nearest): (&Stage, usize),
+        (own, device): (&StageFolder, &Device),
+        progress: &dyn Progress,
+    ) -> Result<Inputs> {
+        let Inputs { mut train, val, classes } = inputs;
+        let features = &pipeline.features;
+        let memory = features.memory.unwrap_or_else(|| room::free_memory() / 2);
+        if nearest > 0 && pipeline.refresh() > 0.0 {
+            let renewal = Renewal::open(self.of(0)?.0.path(), self.chain(1..nearest + 1, device)?, pipeline)?;
+            train = train.renewed(renewal, memory, &own.checkpoints())?;
+        }
+        let mut line = format!("stage {}: {}", stage.number, train.describe());
+        if features.shuffle != Shuffle::Global {
+            let mut stream = Stream::new(Purpose::Order, pipeline.seed, (stage.number as u64, 0));
+            let mixing = 100.0 * train.mixing(stage.training.batch, &mut stream);
+            line += &format!(", classes mixed to {mixing:.0} % in a batch");
+        }
+        progress.say(&line);
+        Ok(Inputs { train, val, classes })
+    }
+}
