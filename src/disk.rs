@@ -6,6 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 /// Whatever is done to the disk passes here first, with the bytes that are to be written, and is told how many may be:
 /// tests have a disk that fails.
@@ -22,11 +23,18 @@ pub const UNFINISHED: &str = "unfinished";
 /// The flag that lets a file be opened only where its name is no link: what is written must not end up elsewhere.
 pub const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
 
+/// Bytes of a large file after which the disk begins to take them, while more are written.
+const SYNC_EVERY: usize = 8 << 20;
+
 /// A file that takes its name only when it is whole and on the disk.
 ///
 /// Dropped before [`finish`](Self::finish), it leaves nothing at its final path.
 pub struct NewFile {
     file: File,
+    /// Bytes that were written since the disk was last asked to take them.
+    unsynced: usize,
+    /// The answer to that.
+    syncing: Option<JoinHandle<io::Result<()>>>,
     temporary: PathBuf,
     path: PathBuf,
     finished: bool,
@@ -40,17 +48,33 @@ impl NewFile {
         let temporary = path.with_file_name(name);
         let created = pass(&temporary, 0).and_then(|_| create_anew(&temporary));
         let file = created.map_err(|e| Error::io("create", &temporary, &e))?;
-        Ok(Self { file, temporary, path: path.to_path_buf(), finished: false })
+        Ok(Self { file, unsynced: 0, syncing: None, temporary, path: path.to_path_buf(), finished: false })
     }
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let failed = |e| Error::io(&format!("write {} to", room::words(bytes.len() as u64)), &self.path, &e);
-        Passing(&mut self.file, &self.path).write_all(bytes).map_err(failed)
+        Passing(&mut self.file, &self.path).write_all(bytes).map_err(failed)?;
+        self.unsynced += bytes.len();
+        if self.unsynced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.synced()?;
+            self.unsynced = 0;
+            let file = self.file.try_clone().map_err(|e| Error::io("sync", &self.path, &e))?;
+            self.syncing = Some(thread::spawn(move || file.sync_data()));
+        }
+        Ok(())
+    }
+
+    /// Waits for what the disk was asked to take. Its faults have to be looked at here: it reports each just once.
+    fn synced(&mut self) -> Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        let synced = syncing.join().unwrap_or_else(|_| Err(io::Error::other("the thread has ended")));
+        synced.map_err(|e| Error::io("sync", &self.path, &e))
     }
 
     /// Puts the file on the disk under its name.
     pub fn finish(mut self) -> Result<()> {
+        self.synced()?;
         let synced = pass(&self.path, 0).and_then(|_| self.file.sync_all());
         synced.map_err(|e| Error::io("sync", &self.path, &e))?;
         let renamed = pass(&self.path, 0).and_then(|_| fs::rename(&self.temporary, &self.path));

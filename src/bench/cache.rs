@@ -1,8 +1,8 @@
 //! The feature cache: features written, samples read at random, batches decoded, and a whole extraction.
 
-use super::Bench;
+use super::{Bench, Measurement};
 use crate::disk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::{
     Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, decode, label_files, write_array, write_files,
 };
@@ -13,10 +13,14 @@ use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
 use candle_core::Device;
 use rayon::prelude::*;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-/// A stage of 64 channels at 16 x 16 pixels: 32 KiB a sample.
-const PIPELINE: &str = "[data]\nsource = \"builtin\"\ntrain_images = 4096\nval_images = 256\n[network]\nwidth = 64\nblocks = 2\nspace_to_depth = [1]\n";
+/// Channels, size and number of the samples of a stage.
+const CASES: [(usize, usize, usize); 2] = [(64, 16, 4096), (512, 14, 1024)];
+/// MiB of a shard: smaller than is usual, so that there are several.
+const SHARD_MIB: usize = 32;
 const BATCH: usize = 256;
 
 /// Times the cache in a folder of its own below `folder`, which is removed again.
@@ -24,24 +28,33 @@ const BATCH: usize = 256;
 /// # Errors
 /// When the disk refuses.
 pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
-    let scratch = Scratch::new(folder)?;
-    let pipeline = Pipeline::parse("bench", "bench", PIPELINE, &[])?;
-    let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
-    let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
-    decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
-    let labels: Vec<u32> = (0..images.train.len()).map(|index| images.train.label(index)).collect();
-    write_files(&second, &label_files(Subset::Train, &labels)?)?;
-    let open = |stage: &Path| {
-        let none = Chain::new(Vec::new(), &bench.device);
-        Loader::open(stage, Subset::Train, &pipeline, images.classes.len(), none)
-    };
-    let input = open(&first)?;
-    extract(bench, &pipeline, 1, (&input, &second))?;
-    let input = open(&second)?;
-    let features = Reader::open(&Subset::Train.array(&second, "features"))?;
-    writing(bench, &scratch.0, features.layout())?;
-    reading(bench, &features, &input)?;
-    extraction(bench, &pipeline, &input, &third)
+    for (channels, size, count) in CASES {
+        let scratch = Scratch::new(folder)?;
+        let text = format!(
+            "[data]\nsource = \"builtin\"\nsize = {}\ntrain_images = {count}\nval_images = 16\n[network]\nwidth = {channels}\n\
+             blocks = 2\nspace_to_depth = [1]\n[features]\nshard_mib = {SHARD_MIB}\n",
+            2 * size
+        );
+        let pipeline = Pipeline::parse("bench", "bench", &text, &[])?;
+        let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
+        let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
+        decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
+        let labels: Vec<u32> = (0..images.train.len()).map(|index| images.train.label(index)).collect();
+        write_files(&second, &label_files(Subset::Train, &labels)?)?;
+        let device = bench.device.clone();
+        let open = |stage: &Path| {
+            let none = Chain::new(Vec::new(), &device);
+            Loader::open(stage, Subset::Train, &pipeline, images.classes.len(), none)
+        };
+        let input = open(&first)?;
+        extract(bench, &pipeline, 1, (&input, &second))?;
+        let input = open(&second)?;
+        let features = Reader::open(&Subset::Train.array(&second, "features"))?;
+        writing(bench, &scratch.0, features.layout())?;
+        reading(bench, &features, &input)?;
+        extraction(bench, &pipeline, &input, &third)?;
+    }
+    Ok(())
 }
 
 /// What a measurement of an array is called, and its size.
@@ -50,34 +63,50 @@ fn of_array(layout: &Layout) -> (String, (f64, &'static str)) {
     (case, ((layout.samples * layout.sample_bytes()) as f64 / 1e6, "MB/s"))
 }
 
-/// Writes as many bytes as the array has into one file that is synced, and as a feature array.
+/// Writes as many bytes as the array has into one file that is synced, and as a feature array, in turn.
 fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> {
     let (case, size) = of_array(layout);
-    let bytes = vec![0x3c; layout.samples * layout.sample_bytes()];
-    let plain = size.0 / bench.seconds(|| disk::write(&folder.join("plain"), &bytes))?;
-    let array = folder.join("written");
-    let mut stored = StoredSamples::new(layout);
-    bench.measure(("writing features", &case), size, Some((plain, "of a plain synced file")), || {
-        disk::remove(&array)?;
-        let task = Silent.start("", 0);
-        let written = write_array(&array, layout, &*task, |_, range, shard| {
+    let mut draw = Stream::new(Purpose::Bench, 2, (0, 0));
+    let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| draw.bits() as u8).collect();
+    let (plain, array) = (folder.join("plain"), folder.join("written"));
+    let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
+    let mut write = || {
+        let written = write_array(&array, layout, &*Silent.start("", 0), |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
-            samples.chunks(BATCH * layout.sample_bytes()).try_for_each(|batch| {
-                stored.copy(batch)?;
-                shard.append(&stored)
-            })
+            ready.copy(&[])?;
+            // As in extraction, samples are written while the ones after them are made.
+            for batch in samples.chunks(BATCH * layout.sample_bytes()) {
+                let (made, written) = rayon::join(|| next.copy(batch), || shard.append(&ready));
+                written.and(made)?;
+                std::mem::swap(&mut ready, &mut next);
+            }
+            shard.append(&ready)
         });
         written.map(drop)
-    })
+    };
+    let clear = || disk::remove(&plain).and_then(|()| disk::remove(&array));
+    let mut synced = || disk::write(&plain, &bytes);
+    bench.in_turn(("writing features", &case), size, ("of a plain synced file", &mut synced), (&clear, &mut write))
 }
 
-/// Reads all samples once in random order: as stored, and as batches that a network takes.
+/// Reads all samples once in random order: as stored, beside the same reads that look at nothing, and as batches that a
+/// network takes.
 fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<()> {
-    let (case, size) = of_array(features.layout());
+    let layout = features.layout();
+    let (case, size) = of_array(layout);
     let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(loader.len());
-    bench.measure(("random samples", &case), size, None, || {
-        order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer))
-    })?;
+    let shards = layout.shards().map(|(view, at)| features.open_shard((view, at))).collect::<Result<Vec<_>>>()?;
+    let mut plain = || {
+        order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| {
+            buffer.resize(layout.sample_bytes(), 0);
+            let (shard, at) = (sample as usize / layout.samples_in_shard, sample as usize % layout.samples_in_shard);
+            let read = shards[shard].read_exact_at(buffer, (at * layout.sample_bytes()) as u64);
+            read.map_err(|e| Error::failed(e.to_string()))
+        })
+    };
+    let mut read =
+        || order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer));
+    bench.in_turn(("random samples", &case), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
     bench.measure(("random batches", &case), size, None, || {
         loader.for_each_batch(&order, BATCH, Draw::View(0), |_| Ok(()))
     })
@@ -88,16 +117,53 @@ fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &P
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape(Draw::View(0));
     let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
-    let bare = BATCH as f64 / bench.seconds(|| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
     let images = (input.len() as f64, "images/s");
-    let name = "extraction";
     let (device, progress) = (bench.device.clone(), bench.progress);
-    let beside = Some((bare, "of the bare forward pass"));
-    bench.measure((name, &case), images, beside, || {
-        disk::remove(to)?;
-        write((&device, progress), pipeline, &block, (input, to))
-    })
+    let rounds = input.len() / BATCH;
+    let mut bare = || (0..rounds).try_for_each(|_| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?));
+    let mut all = || write((&device, progress), pipeline, &block, (input, to));
+    bench.in_turn(
+        ("extraction", &case),
+        images,
+        ("of the bare forward pass", &mut bare),
+        (&|| disk::remove(to), &mut all),
+    )
+}
+
+impl Bench<'_> {
+    /// Times `f` and what it is compared with in turn, both after `prepare`, which is not timed.
+    fn in_turn(
+        &mut self,
+        (name, case): (&str, &str),
+        (amount, unit): (f64, &'static str),
+        (what, plain): (&'static str, &mut dyn FnMut() -> Result<()>),
+        (prepare, f): (&dyn Fn() -> Result<()>, &mut dyn FnMut() -> Result<()>),
+    ) -> Result<()> {
+        if !self.wants(name, case) {
+            return Ok(());
+        }
+        let timed = |f: &mut dyn FnMut() -> Result<()>| {
+            self.progress.check()?;
+            prepare()?;
+            let started = Instant::now();
+            f()?;
+            self.device.synchronize()?;
+            Ok::<_, Error>(started.elapsed().as_secs_f64())
+        };
+        (timed(plain)?, timed(f)?);
+        let (mut others, mut own) = (Vec::new(), Vec::new());
+        let started = Instant::now();
+        while own.len() < 5 || started.elapsed() < 2 * self.least {
+            others.push(timed(plain)?);
+            own.push(timed(f)?);
+        }
+        let [beside, value] = [others, own].map(|mut all| {
+            all.sort_by(f64::total_cmp);
+            amount / all[all.len() / 2]
+        });
+        (self.report)(Measurement { name: name.into(), case: case.into(), value, unit, beside: Some((beside, what)) })
+    }
 }
 
 fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loader, &Path)) -> Result<()> {

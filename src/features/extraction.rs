@@ -97,11 +97,11 @@ impl Extraction<'_> {
     pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
         let forms = match (Form::begun(self.stage, self.features)?, subset) {
             (Some(form), _) => vec![form],
-            (None, Subset::Train) => Form::possible(
-                self.features,
-                self.find(input, &Features { codec: Codec::None, ..self.features.clone() })?.scale,
-            ),
-            (None, Subset::Val) => return Ok(Files::new()),
+            (None, Subset::Val) => Vec::new(),
+            (None, Subset::Train) => {
+                let plain = Features { codec: Codec::None, ..self.features.clone() };
+                Form::possible(self.features, self.find(input, &plain)?.scale)
+            }
         };
         forms.into_iter().map(|form| self.formed(subset, input, form).file(subset)).collect()
     }

@@ -2,7 +2,7 @@
 
 use super::array::{Layout, Order};
 use super::encoding::Scale;
-use super::packing::blosc;
+use super::packing::{blosc, crc32c};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, Dtype, Shape};
@@ -149,7 +149,7 @@ fn scale(attributes: &Value) -> Option<Scale> {
 }
 
 fn checksum(factor: f64) -> u32 {
-    crc32c::crc32c(&factor.to_le_bytes())
+    crc32c(&factor.to_le_bytes())
 }
 
 /// The metadata without what says nothing about the stored bytes: attributes, and notes of the writing library.

@@ -25,6 +25,12 @@ const BLOSC_HEADER: usize = 16;
 /// How hard LZ4 tries, from 1 to 9.
 const BLOSC_LEVEL: u8 = 5;
 
+/// The CRC-32C (Castagnoli) of bytes.
+pub(super) fn crc32c(bytes: &[u8]) -> u32 {
+    // The algorithm's sums have 32 bits.
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
 /// The codec that Zarr's metadata name for LZ4.
 pub(super) fn blosc(dtype: Dtype) -> Result<BloscCodec> {
     let (level, shuffle) = (blosc_level()?, BloscShuffleMode::BitShuffle);
@@ -72,7 +78,7 @@ pub(super) fn pack(layout: &Layout, sample: &[u8], out: &mut [u8]) -> Result<usi
 
 /// Puts the checksum behind the first `length` bytes; gives the length of both.
 pub(super) fn seal(out: &mut [u8], length: usize) -> usize {
-    let checksum = crc32c::crc32c(&out[..length]).to_le_bytes();
+    let checksum = crc32c(&out[..length]).to_le_bytes();
     out[length..length + CHECKSUM].copy_from_slice(&checksum);
     length + CHECKSUM
 }
@@ -83,7 +89,7 @@ pub(super) fn seal(out: &mut [u8], length: usize) -> usize {
 /// When it is wrong.
 fn unseal(stored: &[u8]) -> Result<&[u8]> {
     match stored.split_last_chunk::<CHECKSUM>() {
-        Some((bytes, checksum)) if crc32c::crc32c(bytes).to_le_bytes() == *checksum => Ok(bytes),
+        Some((bytes, checksum)) if crc32c(bytes).to_le_bytes() == *checksum => Ok(bytes),
         _ => Err(Error::failed("the checksum is wrong")),
     }
 }
@@ -155,4 +161,95 @@ fn zstd_unpack(stored: &[u8], sample_bytes: usize, out: &mut Vec<u8>) -> Result<
         let length = own.decompress_to_buffer(stored, &mut out[..]).map_err(fault)?;
         if length == sample_bytes { Ok(()) } else { Err(Error::failed("it is compressed to another length")) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::features::{Order, Scale};
+    use crate::pipeline::Shape;
+    use crate::random::{Purpose, Stream};
+
+    /// Every type with every codec, of samples of 3 x 5 x 5 values.
+    fn layouts() -> Vec<Layout> {
+        let mut all = Vec::new();
+        for dtype in [Dtype::U8, Dtype::F16, Dtype::Bf16, Dtype::F32] {
+            for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(19)] {
+                let (shape, order) = (Shape { channels: 3, size: 5 }, Order::Pixels);
+                let scale = Scale::new(0.1).filter(|_| dtype == Dtype::U8);
+                all.push(Layout { views: 1, samples: 1, shape, dtype, order, codec, scale, samples_in_shard: 1 });
+            }
+        }
+        all
+    }
+
+    /// Half zeros, as after a ReLU, or bits without any order.
+    fn sample(layout: &Layout, random: bool) -> Vec<u8> {
+        let mut draw = Stream::new(Purpose::Bench, 3, (0, 0));
+        (0..layout.sample_bytes()).map(|at| if random || at % 8 < 4 { draw.bits() as u8 } else { 0 }).collect()
+    }
+
+    fn packed(layout: &Layout, sample: &[u8]) -> Vec<u8> {
+        let (least, most) = stored_bytes(layout);
+        let mut out = vec![0xaa; most];
+        let length = pack(layout, sample, &mut out).unwrap();
+        assert!((least..=most).contains(&length), "{layout:?}: {length}");
+        out.truncate(length);
+        out
+    }
+
+    #[test]
+    fn samples_come_back_of_every_type_through_every_codec() {
+        for layout in layouts() {
+            for sample in [sample(&layout, false), sample(&layout, true), vec![0; layout.sample_bytes()]] {
+                let mut back = vec![7];
+                unpack(&layout, &packed(&layout, &sample), &mut back).unwrap();
+                assert_eq!(back, sample, "{layout:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_is_found_or_changes_nothing() {
+        for layout in layouts() {
+            let sample = sample(&layout, false);
+            let whole = packed(&layout, &sample);
+            let (mut found, mut back) = (0, Vec::new());
+            for bit in 0..8 * whole.len() {
+                let mut changed = whole.clone();
+                changed[bit / 8] ^= 1 << (bit % 8);
+                match unpack(&layout, &changed, &mut back) {
+                    Ok(()) => assert_eq!(back, sample, "{layout:?}, bit {bit}"),
+                    Err(_) => found += 1,
+                }
+            }
+            // Zstandard looks at neither the bit that is kept for later, nor what pads its bit streams.
+            let unseen = if matches!(layout.codec, Codec::Zstd(_)) { 8 } else { 0 };
+            assert!(found + unseen >= 8 * whole.len(), "{layout:?}: {found} of {}", 8 * whole.len());
+            for length in 0..whole.len() {
+                assert!(unpack(&layout, &whole[..length], &mut back).is_err(), "{layout:?}, {length} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn samples_of_other_lengths_are_refused_whatever_they_claim() {
+        let shape = Shape { channels: 3, size: 64 };
+        for layout in layouts().into_iter().filter(|layout| layout.codec != Codec::None) {
+            for other in [Layout { shape, ..layout }, Layout { shape: Shape { channels: 1, size: 1 }, ..layout }] {
+                let stored = packed(&other, &vec![0; other.sample_bytes()]);
+                let mut back = Vec::new();
+                assert!(unpack(&layout, &stored, &mut back).is_err(), "{layout:?}");
+                assert!(back.capacity() <= layout.sample_bytes(), "{layout:?}");
+            }
+            // A Blosc frame whose header claims four gigabytes, with a checksum that is right.
+            if layout.codec == Codec::Lz4 {
+                let mut frame = packed(&layout, &sample(&layout, false));
+                frame[4..8].fill(0xff);
+                let length = frame.len() - CHECKSUM;
+                seal(&mut frame, length);
+                assert!(unpack(&layout, &frame, &mut Vec::new()).is_err());
+            }
+        }
+    }
 }

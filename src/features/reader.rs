@@ -69,7 +69,11 @@ impl Reader {
         self.array.ancestors().nth(2).unwrap_or(&self.array)
     }
 
-    fn open_shard(&self, place: (usize, usize)) -> Result<File> {
+    /// Opens the file of a shard, of so many of a view.
+    ///
+    /// # Errors
+    /// When it is missing or the system refuses.
+    pub(crate) fn open_shard(&self, place: (usize, usize)) -> Result<File> {
         let path = self.path(place);
         File::open(&path).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::failed(format!("shard `{}` is missing", path.display()))

@@ -5,7 +5,7 @@
 //! every checksum.
 
 use super::array::Layout;
-use super::packing::{pack, seal, stored_bytes, unpack, unpack_in_place};
+use super::packing::{crc32c, pack, seal, stored_bytes, unpack, unpack_in_place};
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
 use crate::pipeline::Codec;
@@ -56,15 +56,14 @@ impl ShardWriter {
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update_rayon(bytes);
-        self.file.write(bytes)
+        let (hasher, file) = (&mut self.hasher, &mut self.file);
+        rayon::join(|| file.write(bytes), || hasher.update_rayon(bytes)).0
     }
 
-    /// Writes the index and puts the shard in its place; gives its length and BLAKE3 hash.
-    pub fn finish(mut self) -> Result<(u64, blake3::Hash)> {
-        let sum = self.put_index()?;
-        self.file.finish()?;
-        Ok(sum)
+    /// Writes the index; gives length and BLAKE3 hash of the shard, and the file that is left to be put in its place.
+    pub(super) fn close(mut self) -> Result<(u64, blake3::Hash, NewFile)> {
+        let (bytes, hash) = self.put_index()?;
+        Ok((bytes, hash, self.file))
     }
 
     /// The same for a shard that is written again.
@@ -84,7 +83,7 @@ impl ShardWriter {
         let held = index.len();
         room::resize(&mut index, self.capacity * 16)?;
         index[held..].fill(0xff);
-        index.extend(crc32c::crc32c(&index).to_le_bytes());
+        index.extend(crc32c(&index).to_le_bytes());
         self.put(&index)?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
     }
@@ -188,7 +187,7 @@ pub(super) fn read_index(file: &File, layout: &Layout, count: usize) -> Result<V
     room::resize(&mut bytes, length)?;
     file.read_exact_at(&mut bytes, start).map_err(|e| Error::failed(e.to_string()))?;
     let (index, checksum) = bytes.split_at(length - CHECKSUM);
-    if crc32c::crc32c(index).to_le_bytes() != *checksum {
+    if crc32c(index).to_le_bytes() != *checksum {
         return Err(Error::failed("the checksum of its index is wrong"));
     }
     let number = |bytes: &[u8]| bytes.iter().rev().fold(0u64, |all, &byte| all << 8 | u64::from(byte));

@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
 
 /// A shard that is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ impl Written {
 /// Writes the array in a folder. `fill` is called for each shard that is missing or damaged, with the view and the
 /// samples that belong into it, and appends them in order.
 ///
+/// At most one whole shard waits for the disk at any time, and none when this is done.
+///
 /// # Errors
 /// When `fill` fails or the disk refuses; shards written before stay.
 pub fn write_array(
@@ -52,22 +55,35 @@ pub fn write_array(
     let known = Layout::open(array).is_ok_and(|found| found == *layout);
     describe(array, layout)?;
     let mut shards = Vec::with_capacity(layout.views * layout.shards_in_view());
-    for (view, at) in layout.shards() {
-        let samples = layout.samples_of(at);
-        if known && let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
-            task.skip(samples.len() as u64);
-            shards.push(shard);
-            continue;
+    thread::scope(|scope| {
+        // The disk takes a shard while the next one is made.
+        let mut last: Option<ScopedJoinHandle<'_, Result<()>>> = None;
+        for (view, at) in layout.shards() {
+            let samples = layout.samples_of(at);
+            if known && let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
+                task.skip(samples.len() as u64);
+                shards.push(shard);
+                continue;
+            }
+            let mut writer = begin_shard(array, layout, (view, at))?;
+            let count = samples.len();
+            fill(view, samples, &mut writer)?;
+            if layout.samples_in_shard - writer.room() != count {
+                let fault = format!("shard {at} of `{}` did not get its {count} samples", array.display());
+                return Err(Error::failed(fault));
+            }
+            let (bytes, hash, file) = writer.close()?;
+            shards.push(ShardSum { key: Layout::shard_key(view, at), bytes, blake3: hash.to_hex().to_string() });
+            last.take().map_or(Ok(()), join)?;
+            last = Some(scope.spawn(|| file.finish()));
         }
-        let mut writer = begin_shard(array, layout, (view, at))?;
-        let count = samples.len();
-        fill(view, samples, &mut writer)?;
-        if layout.samples_in_shard - writer.room() != count {
-            return Err(Error::failed(format!("shard {at} of `{}` did not get its {count} samples", array.display())));
-        }
-        shards.push(finish_shard(writer, (view, at))?);
-    }
+        last.map_or(Ok(()), join)
+    })?;
     Ok(Written { layout: *layout, shards })
+}
+
+fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+    thread.join().unwrap_or_else(|_| Err(Error::failed("the thread that writes a shard has ended")))
 }
 
 /// How many samples belong into some shards.
@@ -119,7 +135,8 @@ pub(super) fn begin_shard(array: &Path, layout: &Layout, (view, at): (usize, usi
 }
 
 pub(super) fn finish_shard(writer: ShardWriter, (view, at): (usize, usize)) -> Result<ShardSum> {
-    let (bytes, hash) = writer.finish()?;
+    let (bytes, hash, file) = writer.close()?;
+    file.finish()?;
     Ok(ShardSum { key: Layout::shard_key(view, at), bytes, blake3: hash.to_hex().to_string() })
 }
 

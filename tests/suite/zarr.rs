@@ -32,6 +32,31 @@ fn zarrs_reads_the_values_that_we_read() {
 }
 
 #[test]
+fn every_type_and_codec_goes_through_training_repair_and_resumption() {
+    let space = Space::new();
+    for dtype in ["u8", "f16", "bf16", "f32"] {
+        for codec in ["lz4", "zstd:1", "auto"] {
+            let settings = format!("--set features.dtype={dtype} --set features.codec={codec} --set training.epochs=1");
+            let run = format!("run small.toml --cache cache-{dtype} {settings}");
+            space.run(&run).ok();
+            let name = format!("cache-{dtype}/stage1");
+            let whole = space.results(&name);
+            let shard = space.path(&format!("{name}/val/features/c/0/0/0/0/0"));
+            let mut damaged = std::fs::read(&shard).unwrap();
+            damaged[1000] ^= 1;
+            std::fs::write(&shard, &damaged).unwrap();
+            // What tells scale and codec is lost as well, in one of the arrays.
+            std::fs::remove_file(space.path(&format!("{name}/train/features/zarr.json"))).unwrap();
+            space.run(&format!("verify {name} --repair")).ok();
+            space.same_results(&name, &whole, &format!("{dtype}, {codec}, repaired"));
+            std::fs::remove_file(&shard).unwrap();
+            space.run(&run).ok();
+            space.same_results(&name, &whole, &format!("{dtype}, {codec}, gone on with"));
+        }
+    }
+}
+
+#[test]
 fn a_flipped_bit_is_an_error_that_names_shard_and_sample() {
     let space = Space::new();
     space.run("run small.toml --set network.blocks=1").ok();
