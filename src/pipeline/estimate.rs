@@ -6,11 +6,8 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Machine, Pipeline, Stage};
+use super::{Cost, Machine, Pipeline, Stage};
 use std::ops::{Add, Mul, Range};
-
-/// Bytes of a stored sample's checksum and of its place in the index of the shard.
-const BESIDE_SAMPLE: f64 = 20.0;
 
 /// What the time of some work is spent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +53,24 @@ impl Mul<f64> for Load {
     }
 }
 
+/// Bytes of memory that a stage takes at most; on a CPU the device's are the host's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Memory {
+    /// Of the host.
+    pub host: f64,
+    /// Of the device.
+    pub device: f64,
+}
+
+/// Bytes of an f32.
+const VALUE: usize = 4;
+/// Batches of input that are in memory at once: one is used, two wait, one is being read.
+const BATCHES: usize = 4;
+/// Samples that extraction runs at once at most, and the values of such a batch.
+const EXTRACTED: (usize, usize) = (256, 1 << 24);
+/// Bytes that the program takes before it does anything.
+const PROGRAM: usize = 32 << 20;
+
 /// A pipeline on a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate<'a> {
@@ -70,6 +85,9 @@ pub struct Estimate<'a> {
 }
 
 impl Estimate<'_> {
+    /// Bytes of a stored sample's checksum and of its place in the index of the shard.
+    pub const BESIDE_SAMPLE: u64 = 20;
+
     fn stage(&self, number: usize) -> &Stage {
         &self.pipeline.stages[number - 1]
     }
@@ -86,13 +104,11 @@ impl Estimate<'_> {
     /// Bytes of a stored sample as the network takes it: of one view, and of one image for stage 0.
     pub fn sample_bytes(&self, stage: usize) -> f64 {
         let (data, features) = (&self.pipeline.data, &self.pipeline.features);
-        match stage {
-            0 => (data.channels * data.size * data.size) as f64 + BESIDE_SAMPLE,
-            _ => {
-                let values = self.stage(stage).block.output.values() * features.dtype.bytes();
-                values as f64 * self.compression + BESIDE_SAMPLE
-            }
-        }
+        let bytes = match stage {
+            0 => (data.channels * data.size * data.size) as f64,
+            _ => (self.stage(stage).block.output.values() * features.dtype.bytes()) as f64 * self.compression,
+        };
+        bytes + Self::BESIDE_SAMPLE as f64
     }
 
     /// Bytes of the training samples of a stage, all views.
@@ -173,6 +189,24 @@ impl Estimate<'_> {
         let training = &self.stage(stage).training;
         let looks = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
         self.epochs(stage, from) + looks as f64 * self.evaluation(stage, from).seconds
+    }
+
+    /// Memory that a stage takes, whose costs are given, for training or for writing features; roughly, as a step holds a
+    /// little less than all that is counted.
+    pub fn memory(&self, stage: usize, from: usize, cost: &Cost) -> Memory {
+        let (own, training) = (&self.stage(stage).block, &self.stage(stage).training);
+        let first = self.stage(from + 1).block.input.values();
+        let between = self.pipeline.stages[from..stage - 1].iter().map(|stage| stage.block);
+        let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
+        let step = training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
+        let at_once = EXTRACTED.0.min(EXTRACTED.1 / first.max(own.output.values())).max(1);
+        let extraction = at_once * widest.max(own.input.values() + own.output.values());
+        let loaded = BATCHES * first * training.batch.max(at_once);
+        let bytes = |values: usize| (values * VALUE) as f64;
+        let index = (self.images[0] * self.pipeline.features.views) as f64 * Self::BESIDE_SAMPLE as f64;
+        let host = PROGRAM as f64 + bytes(loaded) + index;
+        let device = bytes(step.max(extraction));
+        if self.machine.overlaps { Memory { host, device } } else { Memory { host: host + device, device: 0.0 } }
     }
 
     /// Seconds of everything where the features of these stages are written, which are in order.

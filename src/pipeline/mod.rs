@@ -19,7 +19,7 @@ mod tree;
 pub use choice::choose;
 pub use cost::Cost;
 pub use data::{Augmentation, BadImage, Crop, Data, Source};
-pub use estimate::{Estimate, Limit, Time};
+pub use estimate::{Estimate, Limit, Memory, Time};
 pub use fault::Fault;
 pub use features::{Codec, Dtype, Features, Materialize, Shuffle, bytes};
 pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
