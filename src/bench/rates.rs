@@ -22,13 +22,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Bytes of the largest feature array that is written.
-const SAMPLE: usize = 96 << 20;
+const SAMPLE: usize = 128 << 20;
 /// Samples of it, at least and at most.
 const COUNT: (usize, usize) = (16, 8192);
 /// The size of its shards.
-const SHARD_MIB: usize = 32;
+const SHARD_MIB: usize = 64;
 /// Values that a training step may hold at once: larger feature maps are timed with fewer images a step.
 const STEP_VALUES: usize = 1 << 26;
+/// Steps of training that are timed at a time, at most.
+const STEPS: usize = 24;
 /// Bytes of the file that the disk's rates are taken from.
 const FILE: usize = 128 << 20;
 
@@ -145,36 +147,72 @@ impl<'a, 'b> Sample<'a, 'b> {
         let per_sample = |seconds: f64| seconds / input.len() as f64;
         let load = || input.for_each_batch(&order, stage.training.batch, draw, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
-        let [train, classify, frozen] = self.compute(stage)?;
-        let (block, folder) = (block(bench, &self.pipeline, stage.number)?, self.stage_folder(stage.number));
+        let train = self.training(stage, (&input, &order), load)?;
+        let [classify, frozen] = self.forward(stage)?;
+        let block = block(bench, &self.pipeline, stage.number)?;
+        let mut folders = Vec::new();
         let extract = || {
-            disk::remove(&folder)?;
-            write((&bench.device, bench.progress), &self.pipeline, stage.number, &block, (&input, &folder))
+            // Each time a folder of its own: memory that holds a file for the first time is slower to get than such as is
+            // used again, and a real run needs all of it for the first time.
+            let folder = self.folder.join(format!("stage{}.{}", stage.number, folders.len()));
+            write((&bench.device, bench.progress), &self.pipeline, stage.number, &block, (&input, &folder))?;
+            folders.push(folder);
+            Ok(())
         };
         let extracted = per_sample(bench.seconds(extract)?);
         // What a GPU computes meanwhile takes none of the time of the processor.
         let beside = if bench.device.is_cpu() { load + frozen } else { load };
         let store = (extracted - beside).max(0.0);
         disk::remove(&before)?;
+        if let Some(last) = folders.pop() {
+            std::fs::rename(&last, self.stage_folder(stage.number)).map_err(|e| Error::io("rename", &last, &e))?;
+        }
+        folders.iter().try_for_each(|folder| disk::remove(folder))?;
         Ok((load, Parts { load: 0.0, frozen, train, classify, store }))
     }
 
-    /// Seconds an image of a training step, of a classification, and of the frozen block, on noise that is in memory.
-    fn compute(&self, stage: &Stage) -> Result<[f64; 3]> {
-        let (bench, device) = (self.bench, &self.bench.device);
-        let batch = stage.training.batch.min(STEP_VALUES / Cost::of(stage, self.classes).step_values).max(2);
-        let input = stage.block.input;
-        let x = bench.noise(&[batch, input.size, input.size, input.channels], 1)?;
-        let labels: Vec<u32> = (0..batch).map(|at| (at % self.classes) as u32).collect();
-        let labels = Tensor::from_vec(labels, batch, device)?;
+    /// Seconds an image of a training step. On a CPU the step is timed while its batches are loaded, as in an epoch, and
+    /// what loading alone takes is subtracted: two that share the cores are slower than one after the other.
+    fn training(&self, stage: &Stage, (input, order): (&Loader, &[u32]), load: f64) -> Result<f64> {
+        let (bench, device, shape) = (self.bench, &self.bench.device, stage.block.input);
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = StageNetwork::new(stage, self.classes, &mut draw, device)?;
         let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
-        let train = bench.seconds(|| Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?))?;
+        let mut train = |values: Vec<f32>, labels: Vec<u32>| {
+            let count = labels.len();
+            let x = Tensor::from_vec(values, (count, shape.size, shape.size, shape.channels), device)?;
+            let labels = Tensor::from_vec(labels, count, device)?;
+            // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
+            step(&network, sgd, (&x, &labels), 1e-6)
+        };
+        let (batch, draw) = (self.batch(stage), Draw::Epoch { stage: stage.number, epoch: 0 });
+        let order = &order[..order.len().min(STEPS * batch)];
+        if device.is_cpu() {
+            let epoch =
+                || input.for_each_batch(order, batch, draw, |batch| Ok(train(batch.values, batch.labels).map(drop)?));
+            return Ok((bench.seconds(epoch)? / order.len() as f64 - load).max(0.0));
+        }
+        let first = input.batch(&order[..order.len().min(batch)], draw)?;
+        let seconds = bench.seconds(|| Ok(train(first.values.clone(), first.labels.clone()).map(drop)?))?;
+        Ok(seconds / first.labels.len() as f64)
+    }
+
+    /// Seconds an image of a classification and of the frozen block, on noise that is in memory.
+    fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
+        let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
+        let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
+        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = StageNetwork::new(stage, self.classes, &mut draw, &bench.device)?;
         let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
-        let classify = bench.seconds(|| Ok(rayon::scope(|_| auxiliary.forward(&block.forward(&x)?)).map(drop)?))?;
-        let frozen = bench.seconds(|| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
-        Ok([train, classify, frozen].map(|seconds| seconds / batch as f64))
+        let classify = || Ok(rayon::scope(|_| auxiliary.forward(&block.forward(&x)?)).map(drop)?);
+        let frozen = || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?);
+        Ok([bench.seconds(classify)?, bench.seconds(frozen)?].map(|seconds| seconds / batch as f64))
+    }
+
+    /// Images a step: those of the pipeline, or fewer where feature maps are large.
+    fn batch(&self, stage: &Stage) -> usize {
+        let fitting = STEP_VALUES / Cost::of(stage, self.classes).step_values;
+        stage.training.batch.min(fitting).min(self.count).max(2)
     }
 }
 
@@ -214,4 +252,31 @@ fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_worth_keeping_is_measured_and_fits_the_disk() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 3\nwidth = 4\nspace_to_depth = [1]\n\
+                    [auxiliary]\nwidth = 4\n[training]\nbatch = 16\n[features]\ndisk = ";
+        let folder = tempfile::tempdir().unwrap();
+        let kept = |disk: &str| {
+            let pipeline = Pipeline::parse("p", "p", &format!("{text}{disk:?}"), &[]).unwrap();
+            worth_keeping(&pipeline, ([200, 50], 10), &folder.path().join("cache"), &Device::Cpu, &Silent).unwrap()
+        };
+        assert_eq!(kept("0"), [0; 0]);
+        // Nobody reads the last features.
+        assert!(!kept("1TB").contains(&3));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn memory_is_found_where_linux_says_it() {
+        if cfg!(target_os = "linux") {
+            assert!((1 << 24..1 << 50).contains(&free_memory().unwrap()));
+        }
+    }
 }

@@ -92,23 +92,21 @@ impl DataSet {
         let recorded = |name: &str| Some(record?.arrays.get(name)?.shape[1]);
         let known = [said[0].or_else(|| recorded("train/features")), said[1].or_else(|| recorded("val/features"))];
         // An assumed machine needs no images where their number is known.
-        let found = match (args.profile, known) {
-            (Some(_), [Some(_), Some(_)]) => None,
-            _ => Some(ImageSet::open(&pipeline.data, pipeline.seed)),
+        let needed = args.profile.is_none() || known.contains(&None);
+        let found = needed.then(|| ImageSet::open(&pipeline.data, pipeline.seed)).transpose();
+        let counted = match &found {
+            Ok(Some(set)) => [Some(set.train.len()), Some(set.val.len())],
+            _ => [None, None],
         };
-        let images = match (known, &found) {
-            ([Some(train), Some(val)], _) => [train, val],
-            (_, Some(Ok(set))) => [known[0].unwrap_or(set.train.len()), known[1].unwrap_or(set.val.len())],
-            (_, Some(Err(error))) => {
-                return Err(error.clone().hint("say how many images there will be: `--images N --val-images N`"));
-            }
-            (_, None) => return Err(Error::usage("how many images there are is not known")),
+        let [Some(train), Some(val)] = [known[0].or(counted[0]), known[1].or(counted[1])] else {
+            let fault = found.err().unwrap_or_else(|| Error::failed("it is not known how many images there are"));
+            return Err(fault.hint("say how many images there will be: `--images N --val-images N`"));
         };
-        let found = found.and_then(Result::ok);
+        let found = found.ok().flatten();
         let recorded = record.map(|record| record.classes.len());
         let counted = recorded.or_else(|| found.as_ref().map(|set| set.classes.len()));
         let classes = args.classes.map(usize::from).or(counted).unwrap_or(CLASSES);
-        Ok(Self { images, classes, here: found.map(|set| set.train.len()) })
+        Ok(Self { images: [train, val], classes, here: found.map(|set| set.train.len()) })
     }
 }
 

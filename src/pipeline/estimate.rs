@@ -68,8 +68,8 @@ const VALUE: usize = 4;
 const BATCHES: usize = 4;
 /// Samples that extraction runs at once at most, and the values of such a batch.
 const EXTRACTED: (usize, usize) = (256, 1 << 24);
-/// Bytes that the program takes before it does anything.
-const PROGRAM: usize = 32 << 20;
+/// Bytes that the program takes itself, and that its allocator keeps of what was freed, such as batches of decoded images.
+const PROGRAM: usize = 96 << 20;
 
 /// A pipeline on a machine.
 #[derive(Clone, Copy, Debug)]
@@ -221,5 +221,95 @@ impl Estimate<'_> {
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Parts;
+
+    const IMAGES: [usize; 2] = [1000, 100];
+
+    fn pipeline(features: &str) -> Pipeline {
+        let text = format!(
+            "[data]\nsource = \"builtin\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\npadding = 4\n\
+             [network]\nblocks = 3\nwidth = 8\nspace_to_depth = [1]\n[training]\nepochs = 4\nevaluate_every = 3\n\
+             [features]\n{features}\n"
+        );
+        Pipeline::parse("p", "p", &text, &[]).unwrap()
+    }
+
+    /// Milliseconds: to crop 1, to load 2; frozen 4, train 8, classify 16, store 32.
+    fn machine(overlaps: bool, memory: f64) -> Machine {
+        let parts = Parts { load: 2e-3, frozen: 4e-3, train: 8e-3, classify: 16e-3, store: 32e-3 };
+        let images = Parts { load: 1e-3, store: 64e-3, ..Parts::default() };
+        let stages = vec![images, parts, parts, parts];
+        Machine { name: "m".into(), overlaps, stages, read: 1e6, write: 1e9, memory }
+    }
+
+    #[track_caller]
+    fn same(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-9 * expected, "{found} instead of {expected}");
+    }
+
+    #[test]
+    fn on_a_cpu_times_add_up_and_with_a_gpu_the_longest_counts() {
+        let pipeline = pipeline("");
+        let of = |machine: &Machine| {
+            let estimate = Estimate { pipeline: &pipeline, machine, images: IMAGES, compression: 1.0 };
+            let parts =
+                [estimate.epoch(3, 2), estimate.epoch(3, 0), estimate.evaluation(3, 1), estimate.extraction(2, 0)];
+            (parts.map(|time| time.seconds), parts.map(|time| time.limit), estimate.training(3, 2))
+        };
+        let (seconds, limits, training) = of(&machine(false, 1e12));
+        let expected = [2.0 + 8.0, 1.0 + 4.0 + 4.0 + 8.0, (2.0 + 4.0 + 16.0) / 10.0, (1.0 + 8.0 + 32.0) * 1.1];
+        seconds.into_iter().zip(expected).for_each(|(found, expected)| same(found, expected));
+        assert_eq!(limits, [Limit::Compute, Limit::Compute, Limit::Compute, Limit::Decode]);
+        // Looks at the validation images after epochs 3 and 4.
+        same(training, 4.0 * 10.0 + 2.0 * (2.0 + 16.0) / 10.0);
+        let (seconds, _, _) = of(&machine(true, 1e12));
+        let expected = [8.0, 16.0, 2.0, 33.0 * 1.1];
+        seconds.into_iter().zip(expected).for_each(|(found, expected)| same(found, expected));
+    }
+
+    #[test]
+    fn the_disk_counts_for_what_does_not_stay_in_memory() {
+        let pipeline = pipeline("");
+        let machine = machine(false, 0.0);
+        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        // 8 x 16 x 16 values of 2 bytes, a checksum and a place in the index, at 1 MB/s: 4 ms each, less than 10.
+        let sample = 8.0 * 256.0 * 2.0 + 20.0;
+        same(estimate.sample_bytes(1), sample);
+        assert_eq!(estimate.bytes(1), 1100 * (sample as u64));
+        assert_eq!(estimate.epoch(2, 1), Time { seconds: 10.0, limit: Limit::Compute });
+        let slow = Machine { read: 1e5, ..machine.clone() };
+        let slow = Estimate { machine: &slow, ..estimate };
+        assert_eq!(slow.epoch(2, 1).limit, Limit::Disk);
+        same(slow.epoch(2, 1).seconds, 1000.0 * sample / 1e5);
+        let half = Estimate { compression: 0.5, ..slow };
+        same(half.epoch(2, 1).seconds, 1000.0 * (sample / 2.0 + 10.0) / 1e5);
+        let roomy = Machine { memory: 1000.0 * sample, ..slow.machine.clone() };
+        assert_eq!(Estimate { machine: &roomy, ..estimate }.epoch(2, 1).limit, Limit::Compute);
+    }
+
+    #[test]
+    fn views_late_crops_and_refreshed_views_have_their_price() {
+        let machine = machine(false, 1e12);
+        let [one, views, late, fresh] =
+            ["", "views = 4", "crop = \"late\"", "refresh = 0.25"].map(|features| pipeline(features));
+        let of = |pipeline| Estimate { pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        let [one, views, late, fresh] = [&one, &views, &late, &fresh].map(of);
+        same(views.bytes(1) as f64, one.sample_bytes(1) * (4000.0 + 100.0));
+        same(views.extraction(2, 1).seconds, (2.0 + 4.0 + 32.0) * 4.1);
+        same(views.epoch(2, 1).seconds, one.epoch(2, 1).seconds);
+        // 40 x 40 pixels instead of 32 x 32.
+        let area = (40.0f64 / 32.0).powi(2);
+        same(late.bytes(1) as f64, (one.sample_bytes(1) * (1000.0 * area + 100.0)).floor());
+        same(late.extraction(2, 1).seconds, 38.0 * (area + 0.1));
+        same(late.epoch(2, 1).seconds, 2.0 * area + 8.0);
+        // A quarter of the samples comes from the images, through the blocks before.
+        same(fresh.epoch(3, 2).seconds, 2.0 + 8.0 + (1.0 + 4.0 + 4.0) / 4.0);
+        same(fresh.epoch(3, 0).seconds, one.epoch(3, 0).seconds);
     }
 }
