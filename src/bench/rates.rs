@@ -31,6 +31,8 @@ const SHARD_MIB: usize = 64;
 const STEP_VALUES: usize = 1 << 26;
 /// Steps of training that are timed at a time, at most.
 const STEPS: usize = 24;
+/// Classes of the built-in pictures.
+const BUILTIN_CLASSES: usize = 10;
 /// Bytes of the file that the disk's rates are taken from.
 const FILE: usize = 128 << 20;
 
@@ -48,7 +50,7 @@ pub fn rates(
     let (quiet, report) = (Quiet(bench.progress), &mut |_| Ok(()));
     let bench = &Bench { least: bench.least, device: bench.device.clone(), only: None, progress: &quiet, report };
     let scratch = Scratch::new(nearest(folder)?.as_path())?;
-    let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0)?;
+    let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0);
     let mut stages = vec![Parts { store: sample.decode(images.is_some())?, ..Parts::default() }];
     for stage in &pipeline.stages {
         let (load, parts) = sample.stage(stage)?;
@@ -81,13 +83,14 @@ pub fn worth_keeping(
     let bench = Bench { least, device: device.clone(), only: None, progress, report: &mut |_| Ok(()) };
     let machine = rates(&bench, pipeline, (Some(images[0]), classes), folder)?;
     let estimate = Estimate { pipeline, machine: &machine, images, compression: 1.0 };
-    Ok(pipeline::choose(&estimate, budget(pipeline, folder)))
+    Ok(pipeline::choose(&estimate, budget(&estimate, folder)))
 }
 
-/// Bytes that features may take: as the pipeline says, or else as much as is free, with what lies in the folder already.
-pub fn budget(pipeline: &Pipeline, folder: &Path) -> Option<u64> {
-    let disk = || Some(room::free(folder)?.saturating_add(room::taken(folder)));
-    pipeline.features.disk.or_else(disk)
+/// Bytes that features may take: as the pipeline says, or else as much as is free or lies in the folder of the stages
+/// already, without the images.
+pub fn budget(estimate: &Estimate<'_>, folder: &Path) -> Option<u64> {
+    let room = || Some(room::free(folder)?.saturating_add(room::taken(folder)).saturating_sub(estimate.bytes(0)));
+    estimate.pipeline.features.disk.or_else(room)
 }
 
 /// A few samples of the data set as they go through the stages.
@@ -103,21 +106,22 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn new(
         bench: &'a Bench<'b>,
         pipeline: &Pipeline,
-        (images, classes): (Option<usize>, usize),
+        (images, mut classes): (Option<usize>, usize),
         folder: &'a Path,
-    ) -> Result<Self> {
+    ) -> Self {
         let mut pipeline = pipeline.clone();
         let largest = pipeline.stages.iter().map(|stage| stage.block.output.values()).max().unwrap_or(1);
         let count = (SAMPLE / (largest * pipeline.features.dtype.bytes())).clamp(COUNT.0, COUNT.1);
         let count = images.map_or(count, |images| count.min(images));
         if images.is_none() {
             pipeline.data.source = Source::Builtin;
+            classes = classes.max(BUILTIN_CLASSES);
         }
         (pipeline.data.train_images, pipeline.data.val_images) = (Some(count), Some(1));
         let materialize = Materialize::All;
         let kept = Features { views: 1, late_crops: false, refresh: 0.0, materialize, ..pipeline.features };
         pipeline.features = Features { shard_mib: SHARD_MIB.min(kept.shard_mib), ..kept };
-        Ok(Self { bench, pipeline, count, classes, folder })
+        Self { bench, pipeline, count, classes, folder }
     }
 
     fn stage_folder(&self, number: usize) -> PathBuf {
@@ -141,7 +145,7 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn stage(&self, stage: &Stage) -> Result<(f64, Parts)> {
         let bench = self.bench;
         let before = self.stage_folder(stage.number - 1);
-        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes.max(2))?;
+        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
         let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
         let per_sample = |seconds: f64| seconds / input.len() as f64;

@@ -38,14 +38,14 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
         ..Figures::default()
     };
     machine.set(&figures, pipeline, &costs);
-    // What is free here says nothing of an assumed machine.
-    let disk = args.disk.or(match args.profile {
-        Some(_) => pipeline.features.disk,
-        None => bench::budget(pipeline, &cache),
-    });
     let records: Vec<Option<&Record>> = (0..=pipeline.stages.len()).map(|number| current(&project, number)).collect();
     let compression = compression(&records);
     let estimate = Estimate { pipeline, machine: &machine, images: data.images, compression };
+    // What is free here says nothing of an assumed machine.
+    let disk = args.disk.or(match args.profile {
+        Some(_) => pipeline.features.disk,
+        None => bench::budget(&estimate, &cache),
+    });
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || pipeline.features.materialize == Materialize::Auto;
     let kept = if follows { chosen.clone() } else { as_it_is(pipeline) };
@@ -105,7 +105,7 @@ impl DataSet {
         let found = found.ok().flatten();
         let recorded = record.map(|record| record.classes.len());
         let counted = recorded.or_else(|| found.as_ref().map(|set| set.classes.len()));
-        let classes = args.classes.map(usize::from).or(counted).unwrap_or(CLASSES);
+        let classes = counted.or(args.classes.map(usize::from)).unwrap_or(CLASSES);
         Ok(Self { images: [train, val], classes, here: found.map(|set| set.train.len()) })
     }
 }

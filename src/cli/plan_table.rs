@@ -64,6 +64,15 @@ impl Plan<'_> {
         (1..=self.costs.len()).map(|number| self.row(number))
     }
 
+    /// Seconds of training and of writing features as the pipeline itself says what is kept, not this plan: what stages
+    /// that are there are to be compared with.
+    fn as_done(&self, number: usize) -> [f64; 2] {
+        let (estimate, features) = (&self.estimate, &self.estimate.pipeline.features);
+        let from = features.nearest(number);
+        let written = if features.keeps(number) { estimate.extraction(number, from).seconds } else { 0.0 };
+        [estimate.epochs(number, from), written]
+    }
+
     /// Seconds that a part of a stage's work really took.
     fn actual(&self, stage: usize, part: &str) -> Option<f64> {
         self.records[stage]?.seconds.get(part).copied()
@@ -71,8 +80,8 @@ impl Plan<'_> {
 
     pub fn text(&self) -> String {
         let Estimate { pipeline, machine, images: [train, val], .. } = self.estimate;
-        let heading =
-            format!("{} on {}: {train} training and {val} validation images\n\n", pipeline.name, machine.name);
+        let (name, machine) = (&pipeline.name, &machine.name);
+        let heading = format!("{name}, predicted for {machine}\n{train} training and {val} validation images\n\n");
         let choice = format!("features.materialize = {:?}\n", self.chosen);
         [heading, self.stages(), "\n".into(), self.totals(), "\n".into(), self.decisions(), "\n".into(), choice]
             .concat()
@@ -136,8 +145,9 @@ impl Plan<'_> {
                 if row.memory.device > 0.0 { bytes(row.memory.device as u64) } else { "-".into() },
             ];
             if done {
-                cells.extend(beside(row.train, self.actual(number, "train")));
-                cells.extend(beside(row.features, self.actual(number, "features")));
+                let [train, features] = self.as_done(number);
+                cells.extend(beside(train, self.actual(number, "train")));
+                cells.extend(beside(features, self.actual(number, "features")));
             }
             table.row(cells);
         }
@@ -230,7 +240,7 @@ impl Plan<'_> {
     }
 
     fn row_json(&self, row: &Row<'_>) -> Value {
-        let parts = &self.estimate.machine.stages[row.number];
+        let (parts, done) = (&self.estimate.machine.stages[row.number], self.as_done(row.number));
         json!({
             "stage": row.number,
             "shape": [row.output.channels, row.output.size, row.output.size],
@@ -247,6 +257,7 @@ impl Plan<'_> {
             "epoch_seconds_read": row.read.seconds,
             "epoch_seconds_recomputed": row.recomputed.seconds,
             "seconds": { "train": row.train, "evaluation": row.evaluation, "features": row.features },
+            "predicted_seconds": { "train": done[0], "features": done[1] },
             "actual_seconds": self.records[row.number].map(|record| &record.seconds),
             "host_bytes": row.memory.host,
             "device_bytes": row.memory.device,
