@@ -6,8 +6,8 @@
 //! which the next stage is trained. The stages are a DAG that is brought up to date as `make` would.
 //!
 //! The modules, in the order in which they are best read: what is wanted, where images come from, what is trained, how
-//! features are kept between stages, how a stage learns, how stages are run, and how the program talks. Each may
-//! import those above it, but none below, and all may use the six at the end; a test holds that.
+//! features are kept between stages, how a stage learns, how fast this machine is, how stages are run, and how the
+//! program talks. Each may import those above it, but none below, and all may use the six at the end; a test holds that.
 
 pub mod pipeline;
 
@@ -21,11 +21,11 @@ pub mod features;
 
 pub mod training;
 
+pub mod bench;
+
 pub mod run;
 
 pub mod inspect;
-
-pub mod bench;
 
 pub mod cli;
 

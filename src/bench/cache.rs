@@ -171,12 +171,13 @@ fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loade
 }
 
 /// The block of a stage, with random weights.
-fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<FrozenBlock> {
+pub(super) fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<FrozenBlock> {
     let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
     Ok(Block::new(&pipeline.stages[number - 1].block, &mut draw, &bench.device)?.frozen()?)
 }
 
-fn write(
+/// Writes the features of a stage's training samples.
+pub(super) fn write(
     (device, progress): (&Device, &dyn Progress),
     pipeline: &Pipeline,
     block: &FrozenBlock,
@@ -186,10 +187,10 @@ fn write(
 }
 
 /// A folder that goes when it is no longer needed.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    fn new(below: &Path) -> Result<Self> {
+    pub fn new(below: &Path) -> Result<Self> {
         let folder = below.join(format!("greedy-bench-{}", std::process::id()));
         // What a killed process of the same number has left would pass for what is measured.
         disk::remove(&folder)?;

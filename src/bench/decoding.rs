@@ -21,9 +21,8 @@ pub fn decoding(bench: &mut Bench<'_>, folder: Option<&Path>) -> Result<()> {
         let data = data("source = \"builtin\"")?;
         let file = photograph(&data)?;
         let case = format!("a JPEG of 500 x 375, {} KiB", file.len() / 1024);
-        let decode = |_: usize| decode_file(&file, &data, &mut vec![0; planes(&data)]);
         let images = (IMAGES as f64, "images/s");
-        return bench.measure(("decoding", &case), images, None, || (0..IMAGES).into_par_iter().try_for_each(decode));
+        return bench.measure(("decoding", &case), images, None, || decode_often(&file, &data));
     };
     let path = folder.to_str().ok_or_else(|| Error::usage(format!("`{}` is not UTF-8", folder.display())))?;
     let data = data(&format!("source = \"folder\"\npath = {}", toml::Value::from(path)))?;
@@ -31,6 +30,17 @@ pub fn decoding(bench: &mut Bench<'_>, folder: Option<&Path>) -> Result<()> {
     let count = images.len().min(IMAGES);
     let case = format!("{count} images of `{}`", folder.display());
     bench.measure(("decoding", &case), (count as f64, "images/s"), None, || decode_spread(&images, count, &data))
+}
+
+/// Seconds to decode a photograph of the usual size.
+pub(super) fn seconds(bench: &Bench<'_>) -> Result<f64> {
+    let data = data("source = \"builtin\"")?;
+    let file = photograph(&data)?;
+    Ok(bench.seconds(|| decode_often(&file, &data))? / IMAGES as f64)
+}
+
+fn decode_often(file: &[u8], data: &Data) -> Result<()> {
+    (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut vec![0; planes(data)]))
 }
 
 /// Decodes images that are spread evenly over a split.

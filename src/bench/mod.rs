@@ -3,11 +3,13 @@
 mod cache;
 mod decoding;
 mod operations;
+mod rates;
 mod steps;
 
 pub use cache::cache;
 pub use decoding::decoding;
 pub use operations::operations;
+pub use rates::{budget, rates, worth_keeping};
 pub use steps::steps;
 
 use crate::error::{Error, Result};

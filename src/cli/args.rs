@@ -1,5 +1,7 @@
 //! The words of the command line.
 
+use super::figures;
+use crate::pipeline::Profile;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -41,6 +43,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8"
     )]
     Status(StatusArgs),
+    /// Predict bytes and time of every stage, and choose whose features are worth their bytes
+    #[command(
+        after_help = "Examples:\n  greedy plan pipelines/demo.toml\n  greedy plan pipelines/imagenet-simcnn-k2.toml --profile h200 --disk 2TB --images 1281167 --val-images 50000\n\nWithout `--profile` this machine is measured at each stage, with a sample of the data, for some seconds. Profiles\nare assumptions: h200 (one H200, two NVMe disks, 16 cores) and cpu2 (two cores, one disk). Single figures override\neither. Where stages are there, what they took stands beside what is predicted of them."
+    )]
+    Plan(PlanArgs),
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
     #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
     Inspect(InspectArgs),
@@ -143,6 +150,50 @@ pub(super) struct StatusArgs {
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Print the table as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Override a setting, such as training.epochs=5
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Bytes that all features together may take, such as 2TB [default: `features.disk` in the file]
+    #[arg(long, value_name = "SIZE", value_parser = figures::size)]
+    pub disk: Option<u64>,
+    /// Plan for an assumed machine, instead of measuring this one
+    #[arg(long, value_name = "NAME", value_parser = figures::profile)]
+    pub profile: Option<Profile>,
+    /// Training images, where the data are not here
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub images: Option<u32>,
+    /// Validation images, where the data are not here
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub val_images: Option<u32>,
+    /// Classes, where the data are not here [default: 1000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..))]
+    pub classes: Option<u16>,
+    /// Operations a second of frozen blocks, such as 100TFLOPS
+    #[arg(long, value_name = "RATE", value_parser = figures::operations)]
+    pub forward: Option<f64>,
+    /// Operations a second of training steps
+    #[arg(long, value_name = "RATE", value_parser = figures::operations)]
+    pub training: Option<f64>,
+    /// Bytes a second that the disk reads, such as 6GB/s
+    #[arg(long, value_name = "RATE", value_parser = figures::throughput)]
+    pub read: Option<f64>,
+    /// Bytes a second that the disk writes
+    #[arg(long, value_name = "RATE", value_parser = figures::throughput)]
+    pub write: Option<f64>,
+    /// Stored images a second that are cropped for the network
+    #[arg(long, value_name = "N", value_parser = figures::count)]
+    pub decode: Option<f64>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print as JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -4,9 +4,12 @@ mod args;
 mod bench;
 mod clean;
 mod evaluate;
+mod figures;
 mod inspect;
 mod interruption;
 mod output;
+mod plan;
+mod plan_table;
 mod predict;
 mod progress;
 mod run;
@@ -63,6 +66,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
+        Command::Plan(args) => plan::plan(args, &terminal, &mut output),
         Command::Inspect(args) => inspect::inspect(args, &mut output),
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Clean(args) => clean::clean(args, &mut output),

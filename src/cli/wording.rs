@@ -13,6 +13,21 @@ pub(super) fn seconds(value: f64) -> String {
     }
 }
 
+/// A large number with its thousands, millions and so on in one letter, such as `1.18 M`.
+pub(super) fn magnitude(value: f64) -> String {
+    let units = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
+    let Some((unit, letter)) = units.into_iter().find(|(unit, _)| value >= *unit) else { return format!("{value:.0}") };
+    let scaled = value / unit;
+    let digits = if scaled < 10.0 {
+        2
+    } else if scaled < 100.0 {
+        1
+    } else {
+        0
+    };
+    format!("{scaled:.digits$} {letter}")
+}
+
 /// A percentage with one digit, or a dash.
 pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
@@ -48,6 +63,12 @@ mod tests {
     fn says_times_as_people_do() {
         assert_eq!(seconds(200.2), "3 min 20 s");
         assert_eq!(seconds(7260.0), "2 h 01 min");
+    }
+
+    #[test]
+    fn says_large_numbers_with_three_digits() {
+        let words = [999.0, 1000.0, 12_345.0, 885_000_000.0, 4.1e12].map(magnitude);
+        assert_eq!(words, ["999", "1.00 k", "12.3 k", "885 M", "4.10 T"]);
     }
 
     #[test]

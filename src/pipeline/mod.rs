@@ -1,21 +1,29 @@
-//! WHAT: a pipeline file as values, and which stages of it have to be done.
+//! WHAT: a pipeline file as values, which stages of it have to be done, and what they cost.
 //!
 //! Pure: nothing here reads a file, holds a tensor or fails but on the faults of the file itself.
 
+mod choice;
+mod cost;
 mod data;
+mod estimate;
 mod fault;
 mod features;
 mod graph;
+mod machine;
 mod manifest;
 mod network;
 mod section;
 mod training;
 mod tree;
 
+pub use choice::choose;
+pub use cost::Cost;
 pub use data::{Augmentation, BadImage, Crop, Data, Source};
+pub use estimate::{Estimate, Limit, Memory, Time};
 pub use fault::Fault;
-pub use features::{Codec, Dtype, Features, Materialize, Shuffle};
+pub use features::{Codec, Dtype, Features, Materialize, Shuffle, bytes};
 pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
+pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Auxiliary, Block, Network, POOLED, Shape};
 pub use training::Training;

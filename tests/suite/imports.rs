@@ -12,9 +12,9 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("network", &["pipeline", "ops"]),
     ("features", &["images", "network", "pipeline"]),
     ("training", &["features", "network", "ops", "pipeline"]),
-    ("run", &["training", "features", "network", "ops", "images", "pipeline"]),
-    ("inspect", &["run", "features", "pipeline"]),
     ("bench", &["training", "features", "network", "ops", "images", "pipeline"]),
+    ("run", &["bench", "training", "features", "network", "ops", "images", "pipeline"]),
+    ("inspect", &["run", "features", "pipeline"]),
     ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
 const BASE: [&str; 7] = ["disk", "error", "lock", "progress", "random", "room", "faults"];

@@ -8,6 +8,7 @@ mod interruption;
 mod kills;
 mod operations;
 mod pipelines;
+mod planning;
 mod program;
 mod space;
 mod staleness;

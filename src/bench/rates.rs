@@ -1,0 +1,286 @@
+//! How fast this machine is at the stages of one pipeline: the parts of which `pipeline` estimates whole runs.
+//!
+//! Everything is timed as it is used: features are written and read by the real extraction and loader, from images of the
+//! data set where they are there, on a sample of a few dozen MiB in the folder of the stages.
+
+use super::cache::{Scratch, block, write};
+use super::{Bench, decoding};
+use crate::disk;
+use crate::error::{Error, Result};
+use crate::features::{Draw, Loader, Subset, decode};
+use crate::images::ImageSet;
+use crate::network::StageNetwork;
+use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
+use crate::progress::{Progress, Silent, Task};
+use crate::random::{Purpose, Stream};
+use crate::room;
+use crate::training::{Sgd, step};
+use candle_core::{Device, Tensor};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of the largest feature array that is written.
+const SAMPLE: usize = 128 << 20;
+/// Samples of it, at least and at most.
+const COUNT: (usize, usize) = (16, 8192);
+/// The size of its shards.
+const SHARD_MIB: usize = 64;
+/// Values that a training step may hold at once: larger feature maps are timed with fewer images a step.
+const STEP_VALUES: usize = 1 << 26;
+/// Steps of training that are timed at a time, at most.
+const STEPS: usize = 24;
+/// Classes of the built-in pictures.
+const BUILTIN_CLASSES: usize = 10;
+/// Bytes of the file that the disk's rates are taken from.
+const FILE: usize = 128 << 20;
+
+/// Measures the parts of all stages of a pipeline on the bench's device, in a folder of its own below `folder`, which is
+/// removed again. `images` is the number of training images; where there are none here, the built-in pictures serve.
+///
+/// # Errors
+/// When the disk refuses, an image is bad, or the user interrupts.
+pub fn rates(
+    bench: &Bench<'_>,
+    pipeline: &Pipeline,
+    (images, classes): (Option<usize>, usize),
+    folder: &Path,
+) -> Result<Machine> {
+    let (quiet, report) = (Quiet(bench.progress), &mut |_| Ok(()));
+    let bench = &Bench { least: bench.least, device: bench.device.clone(), only: None, progress: &quiet, report };
+    let scratch = Scratch::new(nearest(folder)?.as_path())?;
+    let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0);
+    let mut stages = vec![Parts { store: sample.decode(images.is_some())?, ..Parts::default() }];
+    for stage in &pipeline.stages {
+        let (load, parts) = sample.stage(stage)?;
+        stages[stage.number - 1].load = load;
+        stages.push(parts);
+    }
+    let file = scratch.0.join("file");
+    let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+    let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| draw.bits().to_le_bytes()).collect();
+    let write = FILE as f64 / bench.seconds(|| disk::write(&file, &noise))?;
+    let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
+    let memory = pipeline.features.memory.or_else(|| free_memory().map(|bytes| bytes / 2)).unwrap_or(0) as f64;
+    let overlaps = !bench.device.is_cpu();
+    Ok(Machine { name: "this machine, as measured".into(), overlaps, stages, read, write, memory })
+}
+
+/// The stages whose features make a pipeline fastest here, as measured for some seconds: what `features.materialize =
+/// "auto"` stands for. `images` are training and validation images, `folder` is that of the stages.
+///
+/// # Errors
+/// As [`rates`].
+pub fn worth_keeping(
+    pipeline: &Pipeline,
+    (images, classes): ([usize; 2], usize),
+    folder: &Path,
+    device: &Device,
+    progress: &dyn Progress,
+) -> Result<Vec<usize>> {
+    let least = Duration::from_millis(200);
+    let bench = Bench { least, device: device.clone(), only: None, progress, report: &mut |_| Ok(()) };
+    let machine = rates(&bench, pipeline, (Some(images[0]), classes), folder)?;
+    let estimate = Estimate { pipeline, machine: &machine, images, compression: 1.0 };
+    Ok(pipeline::choose(&estimate, budget(&estimate, folder)))
+}
+
+/// Bytes that features may take: as the pipeline says, or else as much as is free or lies in the folder of the stages
+/// already, without the images.
+pub fn budget(estimate: &Estimate<'_>, folder: &Path) -> Option<u64> {
+    let room = || Some(room::free(folder)?.saturating_add(room::taken(folder)).saturating_sub(estimate.bytes(0)));
+    estimate.pipeline.features.disk.or_else(room)
+}
+
+/// A few samples of the data set as they go through the stages.
+struct Sample<'a, 'b> {
+    bench: &'a Bench<'b>,
+    pipeline: Pipeline,
+    count: usize,
+    classes: usize,
+    folder: &'a Path,
+}
+
+impl<'a, 'b> Sample<'a, 'b> {
+    fn new(
+        bench: &'a Bench<'b>,
+        pipeline: &Pipeline,
+        (images, mut classes): (Option<usize>, usize),
+        folder: &'a Path,
+    ) -> Self {
+        let mut pipeline = pipeline.clone();
+        let largest = pipeline.stages.iter().map(|stage| stage.block.output.values()).max().unwrap_or(1);
+        let count = (SAMPLE / (largest * pipeline.features.dtype.bytes())).clamp(COUNT.0, COUNT.1);
+        let count = images.map_or(count, |images| count.min(images));
+        if images.is_none() {
+            pipeline.data.source = Source::Builtin;
+            classes = classes.max(BUILTIN_CLASSES);
+        }
+        (pipeline.data.train_images, pipeline.data.val_images) = (Some(count), Some(1));
+        let materialize = Materialize::All;
+        let kept = Features { views: 1, late_crops: false, refresh: 0.0, materialize, ..pipeline.features };
+        pipeline.features = Features { shard_mib: SHARD_MIB.min(kept.shard_mib), ..kept };
+        Self { bench, pipeline, count, classes, folder }
+    }
+
+    fn stage_folder(&self, number: usize) -> PathBuf {
+        self.folder.join(format!("stage{number}"))
+    }
+
+    /// Seconds to decode an image file and store the image; leaves stage 0 behind.
+    fn decode(&self, real: bool) -> Result<f64> {
+        let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+        let folder = self.stage_folder(0);
+        let decode = || {
+            disk::remove(&folder)?;
+            decode(&folder, Subset::Train, &images.train, &self.pipeline, self.bench.progress).map(drop)
+        };
+        let seconds = self.bench.seconds(decode)? / self.count as f64;
+        // Built-in pictures are drawn, not decoded.
+        if real { Ok(seconds) } else { decoding::seconds(self.bench) }
+    }
+
+    /// Seconds to load a sample of the stage before, and the parts of this stage, whose features replace those.
+    fn stage(&self, stage: &Stage) -> Result<(f64, Parts)> {
+        let bench = self.bench;
+        let before = self.stage_folder(stage.number - 1);
+        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes)?;
+        let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
+        let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
+        let per_sample = |seconds: f64| seconds / input.len() as f64;
+        let load = || input.for_each_batch(&order, stage.training.batch, draw, |_| Ok(()));
+        let load = per_sample(bench.seconds(load)?);
+        let train = self.training(stage, (&input, &order), load)?;
+        let [classify, frozen] = self.forward(stage)?;
+        let block = block(bench, &self.pipeline, stage.number)?;
+        let mut folders = Vec::new();
+        let extract = || {
+            // Each time a folder of its own: memory that holds a file for the first time is slower to get than such as is
+            // used again, and a real run needs all of it for the first time.
+            let folder = self.folder.join(format!("stage{}.{}", stage.number, folders.len()));
+            write((&bench.device, bench.progress), &self.pipeline, stage.number, &block, (&input, &folder))?;
+            folders.push(folder);
+            Ok(())
+        };
+        let extracted = per_sample(bench.seconds(extract)?);
+        // What a GPU computes meanwhile takes none of the time of the processor.
+        let beside = if bench.device.is_cpu() { load + frozen } else { load };
+        let store = (extracted - beside).max(0.0);
+        disk::remove(&before)?;
+        if let Some(last) = folders.pop() {
+            std::fs::rename(&last, self.stage_folder(stage.number)).map_err(|e| Error::io("rename", &last, &e))?;
+        }
+        folders.iter().try_for_each(|folder| disk::remove(folder))?;
+        Ok((load, Parts { load: 0.0, frozen, train, classify, store }))
+    }
+
+    /// Seconds an image of a training step. On a CPU the step is timed while its batches are loaded, as in an epoch, and
+    /// what loading alone takes is subtracted: two that share the cores are slower than one after the other.
+    fn training(&self, stage: &Stage, (input, order): (&Loader, &[u32]), load: f64) -> Result<f64> {
+        let (bench, device, shape) = (self.bench, &self.bench.device, stage.block.input);
+        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = StageNetwork::new(stage, self.classes, &mut draw, device)?;
+        let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
+        let mut train = |values: Vec<f32>, labels: Vec<u32>| {
+            let count = labels.len();
+            let x = Tensor::from_vec(values, (count, shape.size, shape.size, shape.channels), device)?;
+            let labels = Tensor::from_vec(labels, count, device)?;
+            // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
+            step(&network, sgd, (&x, &labels), 1e-6)
+        };
+        let (batch, draw) = (self.batch(stage), Draw::Epoch { stage: stage.number, epoch: 0 });
+        let order = &order[..order.len().min(STEPS * batch)];
+        if device.is_cpu() {
+            let epoch =
+                || input.for_each_batch(order, batch, draw, |batch| Ok(train(batch.values, batch.labels).map(drop)?));
+            return Ok((bench.seconds(epoch)? / order.len() as f64 - load).max(0.0));
+        }
+        let first = input.batch(&order[..order.len().min(batch)], draw)?;
+        let seconds = bench.seconds(|| Ok(train(first.values.clone(), first.labels.clone()).map(drop)?))?;
+        Ok(seconds / first.labels.len() as f64)
+    }
+
+    /// Seconds an image of a classification and of the frozen block, on noise that is in memory.
+    fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
+        let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
+        let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
+        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = StageNetwork::new(stage, self.classes, &mut draw, &bench.device)?;
+        let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
+        let classify = || Ok(rayon::scope(|_| auxiliary.forward(&block.forward(&x)?)).map(drop)?);
+        let frozen = || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?);
+        Ok([bench.seconds(classify)?, bench.seconds(frozen)?].map(|seconds| seconds / batch as f64))
+    }
+
+    /// Images a step: those of the pipeline, or fewer where feature maps are large.
+    fn batch(&self, stage: &Stage) -> usize {
+        let fitting = STEP_VALUES / Cost::of(stage, self.classes).step_values;
+        stage.training.batch.min(fitting).min(self.count).max(2)
+    }
+}
+
+/// Hears whether the user wants it stopped, and says nothing of a sample's extraction.
+struct Quiet<'a>(&'a dyn Progress);
+
+impl Progress for Quiet<'_> {
+    fn start(&self, name: &str, total: u64) -> Box<dyn Task> {
+        Silent.start(name, total)
+    }
+    fn say(&self, _: &str) {}
+    fn interrupted(&self) -> bool {
+        self.0.interrupted()
+    }
+}
+
+/// The folder itself, or the nearest above it that is there: measuring is to leave no new folder behind.
+fn nearest(folder: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(folder).map_err(|e| Error::io("find", folder, &e))?;
+    let there = absolute.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    Ok(there.to_path_buf())
+}
+
+/// Reads a file once, from the disk where the system can be told to forget what it holds of it in memory.
+fn read_from_disk(path: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io("read", path, &e);
+    let mut file = File::open(path).map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).map_err(|e| failed(e.into()))?;
+    let mut buffer = vec![0; 1 << 20];
+    while file.read(&mut buffer).map_err(failed)? > 0 {}
+    Ok(())
+}
+
+/// Bytes of memory that programs may still take, where the system says it as Linux does.
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_worth_keeping_is_measured_and_fits_the_disk() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 3\nwidth = 4\nspace_to_depth = [1]\n\
+                    [auxiliary]\nwidth = 4\n[training]\nbatch = 16\n[features]\ndisk = ";
+        let folder = tempfile::tempdir().unwrap();
+        let kept = |disk: &str| {
+            let pipeline = Pipeline::parse("p", "p", &format!("{text}{disk:?}"), &[]).unwrap();
+            worth_keeping(&pipeline, ([200, 50], 10), &folder.path().join("cache"), &Device::Cpu, &Silent).unwrap()
+        };
+        assert_eq!(kept("0"), [0; 0]);
+        // Nobody reads the last features.
+        assert!(!kept("1TB").contains(&3));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn memory_is_found_where_linux_says_it() {
+        if cfg!(target_os = "linux") {
+            assert!((1 << 24..1 << 50).contains(&free_memory().unwrap()));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `greedy plan`.
+
+use super::args::PlanArgs;
+use super::output::Output;
+use super::plan_table::Plan;
+use super::progress::Terminal;
+use super::run::project;
+use crate::bench::{self, Bench};
+use crate::error::{Error, Result};
+use crate::images::ImageSet;
+use crate::pipeline::{self, Cost, Estimate, Figures, Machine, Materialize, Pipeline, Verdict};
+use crate::progress::Progress;
+use crate::run::{self, Project, Record};
+use std::path::Path;
+use std::time::Duration;
+
+/// The least time of each measurement.
+const LEAST: Duration = Duration::from_millis(300);
+/// Classes where nobody says: ImageNet's.
+const CLASSES: usize = 1000;
+
+/// `greedy plan PIPELINE`
+pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let (project, cache) = project(&args.pipeline, &args.set)?;
+    let pipeline = project.pipeline();
+    let data = DataSet::find(args, &project)?;
+    let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, data.classes)).collect();
+    let mut machine = match &args.profile {
+        Some(profile) => profile.machine(pipeline, &costs),
+        None => measure(args, pipeline, &data, &cache, terminal)?,
+    };
+    let figures = Figures {
+        forward: args.forward,
+        training: args.training,
+        read: args.read,
+        write: args.write,
+        decode: args.decode,
+        ..Figures::default()
+    };
+    machine.set(&figures, pipeline, &costs);
+    let records: Vec<Option<&Record>> = (0..=pipeline.stages.len()).map(|number| current(&project, number)).collect();
+    let compression = compression(&records);
+    let estimate = Estimate { pipeline, machine: &machine, images: data.images, compression };
+    // What is free here says nothing of an assumed machine.
+    let disk = args.disk.or(match args.profile {
+        Some(_) => pipeline.features.disk,
+        None => bench::budget(&estimate, &cache),
+    });
+    let chosen = pipeline::choose(&estimate, disk);
+    let follows = args.disk.is_some() || pipeline.features.materialize == Materialize::Auto;
+    let kept = if follows { chosen.clone() } else { as_it_is(pipeline) };
+    let plan = Plan { estimate, costs: &costs, records: &records, disk, chosen, kept };
+    if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
+}
+
+/// The stages that the pipeline itself keeps.
+fn as_it_is(pipeline: &Pipeline) -> Vec<usize> {
+    (1..=pipeline.stages.len()).filter(|&stage| pipeline.features.keeps(stage)).collect()
+}
+
+/// The record of a stage that is as the pipeline would make it.
+fn current(project: &Project, number: usize) -> Option<&Record> {
+    let look = project.stages().find(|look| look.number == number && *look.verdict == Verdict::Current)?;
+    look.found.map(|found| &found.record)
+}
+
+/// Bytes of the features that are there over bytes of their values; 1 where there are none.
+fn compression(records: &[Option<&Record>]) -> f64 {
+    let arrays = || records.iter().skip(1).flatten().flat_map(|record| record.arrays.values());
+    let stored: u64 = arrays().map(|array| array.stored_bytes).sum();
+    let beside: u64 = arrays().map(|array| (array.shape[0] * array.shape[1]) as u64 * Estimate::BESIDE_SAMPLE).sum();
+    match arrays().map(|array| array.logical_bytes).sum::<u64>() {
+        0 => 1.0,
+        logical => stored.saturating_sub(beside) as f64 / logical as f64,
+    }
+}
+
+/// How much there is to learn from.
+struct DataSet {
+    images: [usize; 2],
+    classes: usize,
+    /// Training images that can be read here.
+    here: Option<usize>,
+}
+
+impl DataSet {
+    /// As the command line says, or as the images were decoded, or else as they lie there.
+    fn find(args: &PlanArgs, project: &Project) -> Result<Self> {
+        let pipeline = project.pipeline();
+        let said = [args.images, args.val_images].map(|count| count.map(|count| count as usize));
+        let record = current(project, 0);
+        let recorded = |name: &str| Some(record?.arrays.get(name)?.shape[1]);
+        let known = [said[0].or_else(|| recorded("train/features")), said[1].or_else(|| recorded("val/features"))];
+        // An assumed machine needs no images where their number is known.
+        let needed = args.profile.is_none() || known.contains(&None);
+        let found = needed.then(|| ImageSet::open(&pipeline.data, pipeline.seed)).transpose();
+        let counted = match &found {
+            Ok(Some(set)) => [Some(set.train.len()), Some(set.val.len())],
+            _ => [None, None],
+        };
+        let [Some(train), Some(val)] = [known[0].or(counted[0]), known[1].or(counted[1])] else {
+            let fault = found.err().unwrap_or_else(|| Error::failed("it is not known how many images there are"));
+            return Err(fault.hint("say how many images there will be: `--images N --val-images N`"));
+        };
+        let found = found.ok().flatten();
+        let recorded = record.map(|record| record.classes.len());
+        let counted = recorded.or_else(|| found.as_ref().map(|set| set.classes.len()));
+        let classes = counted.or(args.classes.map(usize::from)).unwrap_or(CLASSES);
+        Ok(Self { images: [train, val], classes, here: found.map(|set| set.train.len()) })
+    }
+}
+
+/// This machine, as it is now.
+fn measure(args: &PlanArgs, pipeline: &Pipeline, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
+    let device = run::device(&args.device.device)?;
+    terminal.say("measuring this machine at every stage; what else runs now counts against it");
+    let bench = Bench { least: LEAST, device, only: None, progress: terminal, report: &mut |_| Ok(()) };
+    bench::rates(&bench, pipeline, (data.here, data.classes), cache)
+}

@@ -1,0 +1,287 @@
+//! What `greedy plan` prints: the stages, what the whole takes, and what each decision saves.
+
+use super::table::Table;
+use super::wording::{bytes, magnitude, seconds};
+use crate::pipeline::{Cost, Estimate, Limit, Memory, Shape, Time};
+use crate::run::Record;
+use serde_json::{Value, json};
+
+/// A plan, ready to be said.
+pub(super) struct Plan<'a> {
+    pub estimate: Estimate<'a>,
+    /// Of the stages, first to last.
+    pub costs: &'a [Cost],
+    /// Of the stages that are there as the pipeline would make them; the images first.
+    pub records: &'a [Option<&'a Record>],
+    /// Bytes that features may take.
+    pub disk: Option<u64>,
+    /// The stages whose features make it fastest.
+    pub chosen: Vec<usize>,
+    /// The stages whose features are written in the plan that the table shows.
+    pub kept: Vec<usize>,
+}
+
+/// What is predicted of one stage.
+struct Row<'a> {
+    number: usize,
+    output: Shape,
+    cost: &'a Cost,
+    /// The features that it is fed from.
+    from: usize,
+    /// An epoch in this plan, from the features of the stage before, and from the images.
+    epoch: Time,
+    read: Time,
+    recomputed: Time,
+    /// Seconds of all epochs, of all looks at the validation images, and of writing features.
+    train: f64,
+    evaluation: f64,
+    features: f64,
+    memory: Memory,
+}
+
+impl Plan<'_> {
+    fn row(&self, number: usize) -> Row<'_> {
+        let (estimate, cost) = (&self.estimate, &self.costs[number - 1]);
+        let from = self.kept.iter().copied().take_while(|&stage| stage < number).last().unwrap_or(0);
+        let train = estimate.epochs(number, from);
+        let kept = self.kept.contains(&number);
+        Row {
+            number,
+            output: estimate.pipeline.stages[number - 1].block.output,
+            cost,
+            from,
+            epoch: estimate.epoch(number, from),
+            read: estimate.epoch(number, number - 1),
+            recomputed: estimate.epoch(number, 0),
+            train,
+            evaluation: estimate.training(number, from) - train,
+            features: if kept { estimate.extraction(number, from).seconds } else { 0.0 },
+            memory: estimate.memory(number, from, cost),
+        }
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        (1..=self.costs.len()).map(|number| self.row(number))
+    }
+
+    /// Seconds of training and of writing features as the pipeline itself says what is kept, not this plan: what stages
+    /// that are there are to be compared with.
+    fn as_done(&self, number: usize) -> [f64; 2] {
+        let (estimate, features) = (&self.estimate, &self.estimate.pipeline.features);
+        let from = features.nearest(number);
+        let written = if features.keeps(number) { estimate.extraction(number, from).seconds } else { 0.0 };
+        [estimate.epochs(number, from), written]
+    }
+
+    /// Seconds that a part of a stage's work really took.
+    fn actual(&self, stage: usize, part: &str) -> Option<f64> {
+        self.records[stage]?.seconds.get(part).copied()
+    }
+
+    pub fn text(&self) -> String {
+        let Estimate { pipeline, machine, images: [train, val], .. } = self.estimate;
+        let (name, machine) = (&pipeline.name, &machine.name);
+        let heading = format!("{name}, predicted for {machine}\n{train} training and {val} validation images\n\n");
+        let choice = format!("features.materialize = {:?}\n", self.chosen);
+        [heading, self.stages(), "\n".into(), self.totals(), "\n".into(), self.decisions(), "\n".into(), choice]
+            .concat()
+    }
+
+    fn stages(&self) -> String {
+        let done = self.records.iter().any(Option::is_some);
+        let mut headings = vec![
+            "stage",
+            "output",
+            "parameters",
+            "forward",
+            "step",
+            "an image",
+            "kept",
+            "epoch read",
+            "recomputed",
+            "fed by",
+            "limit",
+            "in all",
+            "host",
+            "device",
+        ];
+        if done {
+            headings.extend(["train", "actual", "features", "actual"]);
+        }
+        let mut table = Table::new(&headings);
+        let beside = |predicted: f64, actual: Option<f64>| {
+            let actual = actual.map_or("-".into(), seconds);
+            [if predicted > 0.0 { seconds(predicted) } else { "-".into() }, actual]
+        };
+        let data = &self.estimate.pipeline.data;
+        let mut cells = vec!["images".into(), say(Shape { channels: data.channels, size: data.size })];
+        cells.extend(["-"; 3].map(String::from));
+        cells.extend([bytes(self.estimate.sample_bytes(0) as u64), bytes(self.estimate.bytes(0))]);
+        cells.extend(["-"; 3].map(String::from));
+        let decoding = self.estimate.decoding();
+        cells.extend([word(decoding.limit).into(), seconds(decoding.seconds), "-".into(), "-".into()]);
+        if done {
+            cells.extend(["-".into(), "-".into()]);
+            cells.extend(beside(decoding.seconds, self.actual(0, "decode")));
+        }
+        table.row(cells);
+        for row in self.rows() {
+            let number = row.number;
+            let (size, kept) = (self.estimate.bytes(number), self.kept.contains(&number));
+            let mut cells = vec![
+                number.to_string(),
+                say(row.output),
+                magnitude(row.cost.parameters() as f64),
+                magnitude(row.cost.forward),
+                magnitude(row.cost.training),
+                bytes(self.estimate.sample_bytes(number) as u64),
+                if kept { bytes(size) } else { format!("({})", bytes(size)) },
+                seconds(row.read.seconds),
+                seconds(row.recomputed.seconds),
+                if row.from == 0 { "images".into() } else { row.from.to_string() },
+                word(row.epoch.limit).into(),
+                seconds(row.train + row.evaluation + row.features),
+                bytes(row.memory.host as u64),
+                if row.memory.device > 0.0 { bytes(row.memory.device as u64) } else { "-".into() },
+            ];
+            if done {
+                let [train, features] = self.as_done(number);
+                cells.extend(beside(train, self.actual(number, "train")));
+                cells.extend(beside(features, self.actual(number, "features")));
+            }
+            table.row(cells);
+        }
+        table.text()
+    }
+
+    /// Choices beside each other: name, stages.
+    fn choices(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let all: Vec<usize> = (1..=self.costs.len()).collect();
+        let mut choices = vec![("all features kept", all), ("none, all recomputed", Vec::new())];
+        if choices.iter().all(|(_, kept)| *kept != self.kept) && self.kept != self.chosen {
+            choices.push(("as the pipeline says", self.kept.clone()));
+        }
+        choices.push(("fastest", self.chosen.clone()));
+        choices
+    }
+
+    fn size(&self, kept: &[usize]) -> u64 {
+        kept.iter().map(|&stage| self.estimate.bytes(stage)).sum()
+    }
+
+    fn totals(&self) -> String {
+        let mut table = Table::new(&["features of", "stages", "on disk", "in all"]);
+        for (name, kept) in self.choices() {
+            let name = match self.disk {
+                Some(disk) if name == "fastest" => format!("fastest within {}", bytes(disk)),
+                _ => name.into(),
+            };
+            table.row([name, list(&kept), bytes(self.size(&kept)), seconds(self.estimate.total(&kept))]);
+        }
+        table.text()
+    }
+
+    /// Of each stage, what the total would be with the other decision about it.
+    fn others(&self) -> impl Iterator<Item = (usize, bool, f64, bool)> {
+        let total = self.estimate.total(&self.chosen);
+        (1..=self.costs.len()).map(move |stage| {
+            let kept = self.chosen.contains(&stage);
+            let mut other: Vec<usize> = self.chosen.iter().copied().filter(|&chosen| chosen != stage).collect();
+            if !kept {
+                other.push(stage);
+                other.sort_unstable();
+            }
+            let fits = self.disk.is_none_or(|disk| self.size(&other) <= disk);
+            (stage, kept, self.estimate.total(&other) - total, fits)
+        })
+    }
+
+    fn decisions(&self) -> String {
+        let mut table = Table::new(&["stage", "features", "on disk", "otherwise"]);
+        for (stage, kept, more, fits) in self.others() {
+            let verb = if kept { "kept" } else { "recomputed" };
+            let more = match (more >= 0.0, fits) {
+                (true, _) => format!("{} more", seconds(more)),
+                (false, true) => format!("{} less", seconds(-more)),
+                (false, false) => format!("{} less, but no room", seconds(-more)),
+            };
+            table.row([stage.to_string(), verb.into(), bytes(self.estimate.bytes(stage)), more]);
+        }
+        table.text()
+    }
+
+    pub fn json(&self) -> Value {
+        let Estimate { pipeline, machine, images, compression } = self.estimate;
+        let choices = self.choices().into_iter().map(|(name, kept)| {
+            json!({
+                "name": name, "materialize": kept, "bytes": self.size(&kept), "seconds": self.estimate.total(&kept),
+            })
+        });
+        let decisions = self.others().map(|(stage, kept, more, fits)| {
+            json!({ "stage": stage, "kept": kept, "otherwise_more_seconds": more, "otherwise_fits": fits })
+        });
+        let decoding = self.estimate.decoding();
+        json!({
+            "pipeline": pipeline.name,
+            "machine": machine.name,
+            "images": { "train": images[0], "val": images[1] },
+            "compression": compression,
+            "read_bytes_per_second": machine.read,
+            "write_bytes_per_second": machine.write,
+            "decoding": {
+                "bytes": self.estimate.bytes(0), "seconds": decoding.seconds, "actual_seconds": self.actual(0, "decode"),
+            },
+            "stages": self.rows().map(|row| self.row_json(&row)).collect::<Vec<_>>(),
+            "choices": choices.collect::<Vec<_>>(),
+            "decisions": decisions.collect::<Vec<_>>(),
+            "disk": self.disk,
+            "materialize": self.chosen,
+        })
+    }
+
+    fn row_json(&self, row: &Row<'_>) -> Value {
+        let (parts, done) = (&self.estimate.machine.stages[row.number], self.as_done(row.number));
+        json!({
+            "stage": row.number,
+            "shape": [row.output.channels, row.output.size, row.output.size],
+            "block_parameters": row.cost.block_parameters,
+            "auxiliary_parameters": row.cost.auxiliary_parameters,
+            "forward_flops": row.cost.forward,
+            "step_flops": row.cost.training,
+            "sample_bytes": self.estimate.sample_bytes(row.number),
+            "bytes": self.estimate.bytes(row.number),
+            "kept": self.kept.contains(&row.number),
+            "from": row.from,
+            "limit": word(row.epoch.limit),
+            "epoch_seconds": row.epoch.seconds,
+            "epoch_seconds_read": row.read.seconds,
+            "epoch_seconds_recomputed": row.recomputed.seconds,
+            "seconds": { "train": row.train, "evaluation": row.evaluation, "features": row.features },
+            "predicted_seconds": { "train": done[0], "features": done[1] },
+            "actual_seconds": self.records[row.number].map(|record| &record.seconds),
+            "host_bytes": row.memory.host,
+            "device_bytes": row.memory.device,
+            "seconds_per_sample": {
+                "load": parts.load, "frozen": parts.frozen, "train": parts.train, "classify": parts.classify,
+                "store": parts.store,
+            },
+        })
+    }
+}
+
+fn say(shape: Shape) -> String {
+    format!("{} x {} x {}", shape.channels, shape.size, shape.size)
+}
+
+fn word(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Compute => "compute",
+        Limit::Disk => "disk",
+        Limit::Decode => "decode",
+    }
+}
+
+fn list(stages: &[usize]) -> String {
+    let all: Vec<String> = stages.iter().map(usize::to_string).collect();
+    if all.is_empty() { "-".into() } else { all.join(" ") }
+}
