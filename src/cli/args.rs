@@ -47,7 +47,7 @@ pub(super) enum Command {
     #[command(
         after_help = "Examples:\n  greedy plan pipelines/demo.toml\n  greedy plan pipelines/imagenet-simcnn-k2.toml --profile h200 --disk 2TB --images 1281167 --val-images 50000\n\nWithout `--profile` this machine is measured at each stage, with a sample of the data, for some seconds. Profiles\nare assumptions: h200 (one H200, two NVMe disks, 16 cores) and cpu2 (two cores, one disk). Single figures override\neither. Where stages are there, what they took stands beside what is predicted of them."
     )]
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
     #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
     Inspect(InspectArgs),

@@ -296,8 +296,7 @@ mod tests {
     #[test]
     fn views_late_crops_and_refreshed_views_have_their_price() {
         let machine = machine(false, 1e12);
-        let [one, views, late, fresh] =
-            ["", "views = 4", "crop = \"late\"", "refresh = 0.25"].map(|features| pipeline(features));
+        let [one, views, late, fresh] = ["", "views = 4", "crop = \"late\"", "refresh = 0.25"].map(pipeline);
         let of = |pipeline| Estimate { pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
         let [one, views, late, fresh] = [&one, &views, &late, &fresh].map(of);
         same(views.bytes(1) as f64, one.sample_bytes(1) * (4000.0 + 100.0));
