@@ -39,8 +39,6 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
         decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
-        let labels: Vec<u32> = (0..images.train.len()).map(|index| images.train.label(index)).collect();
-        write_files(&second, &label_files(Subset::Train, &labels)?)?;
         let device = bench.device.clone();
         let open = |stage: &Path| {
             let none = Chain::new(Vec::new(), &device);
@@ -183,6 +181,7 @@ pub(super) fn write(
     block: &FrozenBlock,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
+    write_files(stage, &label_files(Subset::Train, input.labels())?)?;
     Extraction { stage, block, features: &pipeline.features, device, progress }.write(Subset::Train, input).map(drop)
 }
 

@@ -9,7 +9,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Subset, decode};
 use crate::images::ImageSet;
-use crate::network::StageNetwork;
+use crate::network::{Chain, StageNetwork};
 use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
@@ -62,7 +62,7 @@ pub fn rates(
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| draw.bits().to_le_bytes()).collect();
     let write = FILE as f64 / bench.seconds(|| disk::write(&file, &noise))?;
     let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
-    let memory = pipeline.features.memory.or_else(|| free_memory().map(|bytes| bytes / 2)).unwrap_or(0) as f64;
+    let memory = pipeline.features.memory.unwrap_or_else(|| room::free_memory() / 2) as f64;
     let overlaps = !bench.device.is_cpu();
     Ok(Machine { name: "this machine, as measured".into(), overlaps, stages, read, write, memory })
 }
@@ -119,7 +119,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         }
         (pipeline.data.train_images, pipeline.data.val_images) = (Some(count), Some(1));
         let materialize = Materialize::All;
-        let kept = Features { views: 1, late_crops: false, refresh: 0.0, materialize, ..pipeline.features };
+        let kept = Features { views: 1, late_crops: false, refresh: Some(0.0), materialize, ..pipeline.features };
         pipeline.features = Features { shard_mib: SHARD_MIB.min(kept.shard_mib), ..kept };
         Self { bench, pipeline, count, classes, folder }
     }
@@ -145,7 +145,8 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn stage(&self, stage: &Stage) -> Result<(f64, Parts)> {
         let bench = self.bench;
         let before = self.stage_folder(stage.number - 1);
-        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes)?;
+        let none = Chain::new(Vec::new(), &bench.device);
+        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes, none)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
         let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
         let per_sample = |seconds: f64| seconds / input.len() as f64;
@@ -159,7 +160,7 @@ impl<'a, 'b> Sample<'a, 'b> {
             // Each time a folder of its own: memory that holds a file for the first time is slower to get than such as is
             // used again, and a real run needs all of it for the first time.
             let folder = self.folder.join(format!("stage{}.{}", stage.number, folders.len()));
-            write((&bench.device, bench.progress), &self.pipeline, stage.number, &block, (&input, &folder))?;
+            write((&bench.device, bench.progress), &self.pipeline, &block, (&input, &folder))?;
             folders.push(folder);
             Ok(())
         };
@@ -251,13 +252,6 @@ fn read_from_disk(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that programs may still take, where the system says it as Linux does.
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,12 +269,5 @@ mod tests {
         // Nobody reads the last features.
         assert!(!kept("1TB").contains(&3));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn memory_is_found_where_linux_says_it() {
-        if cfg!(target_os = "linux") {
-            assert!((1 << 24..1 << 50).contains(&free_memory().unwrap()));
-        }
     }
 }

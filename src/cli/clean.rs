@@ -4,7 +4,7 @@ use super::args::CleanArgs;
 use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline};
+use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline, recall_choice};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -12,8 +12,9 @@ use std::path::PathBuf;
 /// `greedy clean PIPELINE…`
 pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
     let project = |file: &PathBuf| {
-        let pipeline = open_pipeline(file, &args.set)?;
+        let mut pipeline = open_pipeline(file, &args.set)?;
         let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
+        recall_choice(&cache, &mut pipeline);
         Ok(Project::open(pipeline, &cache, false))
     };
     let projects = args.pipelines.iter().map(project).collect::<Result<Vec<_>>>()?;

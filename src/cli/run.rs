@@ -5,17 +5,20 @@ use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
+use crate::bench;
 use crate::error::{Error, Result};
-use crate::pipeline::{Pipeline, Verdict};
+use crate::images::ImageSet;
+use crate::pipeline::{Materialize, Pipeline, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Reads the pipeline and looks at its stages.
 pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<(Project, PathBuf)> {
-    let pipeline = open_pipeline(&args.pipeline, overrides)?;
+    let mut pipeline = open_pipeline(&args.pipeline, overrides)?;
     let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
+    run::recall_choice(&cache, &mut pipeline);
     Ok((Project::open(pipeline, &cache, args.look_again), cache))
 }
 
@@ -24,6 +27,9 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     let (mut project, cache) = project(&args.pipeline, &args.work.set)?;
     if args.work.dry_run {
         return dry_run(&project, args.work.json, output);
+    }
+    if project.pipeline().features.materialize == Materialize::Auto {
+        project = planned(&project, &cache, args, terminal)?;
     }
     // Where nothing is to be computed, no device has to be woken.
     let device = run::device(if project.is_current() { "cpu" } else { &args.work.device.device })?;
@@ -47,6 +53,21 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     output.text(&stage_table(pipeline, &update))?;
     list_skipped(&update, terminal);
     Ok(())
+}
+
+/// The same with what this machine is measured to do best with: which features are written is decided once for a cache.
+fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal) -> Result<Project> {
+    let mut pipeline = project.pipeline().clone();
+    let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
+    let size = ([images.train.len(), images.val.len()], images.classes.len());
+    let device = run::device(&args.work.device.device)?;
+    terminal.say("measuring which features are worth keeping on this machine");
+    let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
+    run::remember_choice(cache, &mut pipeline, stages)?;
+    let kept: Vec<usize> = (1..=pipeline.stages.len()).filter(|&stage| pipeline.features.keeps(stage)).collect();
+    terminal
+        .say(&format!("features of stages {kept:?} are kept (`{}` remembers it)", cache.join("plan.json").display()));
+    Ok(Project::open(pipeline, cache, args.pipeline.look_again))
 }
 
 /// `greedy stage N --from DIR`

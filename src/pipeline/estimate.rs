@@ -149,7 +149,7 @@ impl Estimate<'_> {
     /// One epoch of training a stage from the features of an earlier one; 0 are the images.
     pub fn epoch(&self, stage: usize, from: usize) -> Time {
         let step = Load { compute: self.machine.stages[stage].train, ..Load::default() };
-        let fresh = self.refreshing(from) * self.pipeline.features.refresh;
+        let fresh = self.refreshing(from) * self.pipeline.refresh();
         self.time((self.loading(from) + self.frozen(from + 1..stage) + step + fresh) * self.images[0] as f64)
     }
 

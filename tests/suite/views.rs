@@ -85,6 +85,26 @@ fn what_is_recomputed_is_what_would_have_been_cached() {
 }
 
 #[test]
+fn what_is_worth_keeping_is_planned_once() {
+    let space = Space::new();
+    let auto = "small.toml --set features.materialize=auto";
+    let first = space.run(&format!("run {auto}")).ok();
+    assert!(first.stderr.contains("measuring which features are worth keeping"), "{}", first.stderr);
+    let plan: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(space.path("cache/plan.json")).unwrap()).unwrap();
+    // Nobody reads the features of the last stage.
+    assert!(!plan["materialize"].as_array().unwrap().contains(&2.into()), "{plan}");
+    assert!(!space.path("cache/stage2/train/features").exists());
+    let second = space.run(&format!("run {auto}")).ok();
+    assert!(second.stderr.contains("nothing to be done"), "{}", second.stderr);
+    assert_eq!(space.states(auto), ["current"; 3]);
+    // What was planned otherwise is kept to.
+    let other = serde_json::json!({ "planned_for": plan["planned_for"], "materialize": [2] });
+    space.write("cache/plan.json", other.to_string());
+    assert_ne!(space.states(auto)[2], "current");
+}
+
+#[test]
 fn a_stage_from_a_far_ancestor_is_the_one_from_the_near() {
     let space = Space::new();
     space.write("small.toml", SMALL.replace("blocks = 2", "blocks = 3"));
