@@ -111,7 +111,8 @@ impl Extraction<'_> {
         let form = match Form::begun(self.stage, self.features) {
             Some(form) => form,
             None if subset == Subset::Train => self.find(input, self.features)?,
-            None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
+            // Training samples come first; where theirs cannot be read, this says why.
+            None => Form::of(&Layout::open(&Subset::Train.array(self.stage, "features"))?),
         };
         Ok(self.formed(subset, input, form))
     }

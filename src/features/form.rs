@@ -43,8 +43,12 @@ impl Form {
                 && [found.codec, Codec::Auto].contains(&features.codec)
                 && !found.holds_images()
         };
-        let found = Subset::BOTH.into_iter().filter_map(open).find(fits)?;
-        Some(Self { order: found.order, codec: found.codec, scale: found.scale })
+        Subset::BOTH.into_iter().filter_map(open).find(fits).as_ref().map(Self::of)
+    }
+
+    /// The form of an array.
+    pub fn of(layout: &Layout) -> Self {
+        Self { order: layout.order, codec: layout.codec, scale: layout.scale }
     }
 
     /// All forms that arrays of these settings may have.
