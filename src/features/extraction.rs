@@ -73,7 +73,7 @@ impl Extraction<'_> {
         task: &dyn Task,
     ) -> Result<()> {
         let read = input.shape(draw);
-        let at_once = at_once(read, layout.shape);
+        let at_once = BATCH.min(at_once(read, layout.shape));
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
@@ -95,7 +95,7 @@ impl Extraction<'_> {
     /// # Errors
     /// When it cannot be described.
     pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
-        let forms = match (Form::begun(self.stage, self.features), subset) {
+        let forms = match (Form::begun(self.stage, self.features)?, subset) {
             (Some(form), _) => vec![form],
             (None, Subset::Val) => Vec::new(),
             (None, Subset::Train) => {
@@ -108,11 +108,10 @@ impl Extraction<'_> {
 
     /// The layout of a subset's array: both have the form that one of them was begun with.
     fn layout(&self, subset: Subset, input: &Loader) -> Result<Layout> {
-        let form = match Form::begun(self.stage, self.features) {
+        let form = match Form::begun(self.stage, self.features)? {
             Some(form) => form,
             None if subset == Subset::Train => self.find(input, self.features)?,
-            // Training samples come first; where theirs cannot be read, this says why.
-            None => Form::of(&Layout::open(&Subset::Train.array(self.stage, "features"))?),
+            None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
         };
         Ok(self.formed(subset, input, form))
     }
@@ -138,41 +137,35 @@ impl Extraction<'_> {
         if features.dtype != Dtype::U8 && features.codec != Codec::Auto {
             return Ok(plain);
         }
-        let layout = self.formed(Subset::Train, input, plain);
-        let (draw, read) = (Draw::View(0), input.shape(Draw::View(0)));
-        let first: Vec<u32> = (0..input.len().min(FIRST).min(at_once(read, layout.shape)) as u32).collect();
-        let batch = input.batch(&first, draw)?;
-        self.forward(batch, (read, &layout), |values| Form::find(self.stage, features, &layout, values))
+        let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));
+        let read = input.shape(draw);
+        let first = input.len().min(FIRST).min(at_once(read, layout.shape)) as u32;
+        let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
+        self.forward(batch, read, |values| Form::find(self.stage, features, &layout, values))
     }
 
     /// Encodes the features of a batch.
     fn run(&self, batch: Batch, (read, layout): (Shape, &Layout), out: &mut StoredSamples) -> Result<()> {
         let (count, one) = (batch.labels.len(), layout.shape.values());
-        self.forward(batch, (read, layout), |values| {
+        self.forward(batch, read, |values| {
             out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
         })
     }
 
     /// Hands the features of a batch over, \[sample, y, x, channel\].
-    fn forward<T>(
-        &self,
-        batch: Batch,
-        (read, layout): (Shape, &Layout),
-        f: impl FnOnce(&[f32]) -> Result<T>,
-    ) -> Result<T> {
+    fn forward<T>(&self, batch: Batch, read: Shape, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
         let count = batch.labels.len();
         let x = Tensor::from_vec(batch.values, (count, read.size, read.size, read.channels), self.device)?;
         let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
         let (storage, place) = features.storage_and_layout();
         let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
-        let values = &storage.as_slice::<f32>()?[place.start_offset()..];
-        f(&values[..count * layout.shape.values()])
+        f(&storage.as_slice::<f32>()?[place.start_offset()..][..features.elem_count()])
     }
 }
 
-/// Samples that are run at once.
+/// Samples of these shapes, read and made, that fit into memory at once.
 fn at_once(read: Shape, made: Shape) -> usize {
-    BATCH.min(BATCH_VALUES / read.values().max(made.values())).max(1)
+    (BATCH_VALUES / read.values().max(made.values())).max(1)
 }
 
 /// How the samples of a subset are drawn for a view that is written.

@@ -35,20 +35,26 @@ pub(super) struct Form {
 
 impl Form {
     /// The form of what lies in a stage's folder, be it written by an earlier version; nothing where there is nothing
-    /// of these settings.
-    pub fn begun(stage: &Path, features: &Features) -> Option<Self> {
-        let open = |subset: Subset| Layout::open(&subset.array(stage, "features")).ok();
-        let fits = |found: &Layout| {
-            found.dtype == features.dtype
-                && [found.codec, Codec::Auto].contains(&features.codec)
-                && !found.holds_images()
-        };
-        Subset::BOTH.into_iter().filter_map(open).find(fits).as_ref().map(Self::of)
-    }
-
-    /// The form of an array.
-    pub fn of(layout: &Layout) -> Self {
-        Self { order: layout.order, codec: layout.codec, scale: layout.scale }
+    /// of these settings, or its metadata are damaged.
+    ///
+    /// # Errors
+    /// When metadata are there but cannot be read.
+    pub fn begun(stage: &Path, features: &Features) -> Result<Option<Self>> {
+        for subset in Subset::BOTH {
+            let array = subset.array(stage, "features");
+            if disk::read_text(&array.join("zarr.json"))?.is_none() {
+                continue;
+            }
+            let fits = |found: &Layout| {
+                found.dtype == features.dtype
+                    && [found.codec, Codec::Auto].contains(&features.codec)
+                    && !found.holds_images()
+            };
+            if let Some(found) = Layout::open(&array).ok().filter(fits) {
+                return Ok(Some(Self { order: found.order, codec: found.codec, scale: found.scale }));
+            }
+        }
+        Ok(None)
     }
 
     /// All forms that arrays of these settings may have.

@@ -11,7 +11,7 @@ use super::samples::{LateCrops, Samples};
 use super::small::read_labels;
 use crate::error::{Error, Result};
 use crate::network::Chain;
-use crate::pipeline::{Pipeline, Shape, Shuffle};
+use crate::pipeline::{Codec, Pipeline, Shape, Shuffle};
 use crate::random::Stream;
 use crate::room;
 use rayon::prelude::*;
@@ -41,6 +41,8 @@ pub struct Loader {
     late: Option<LateCrops>,
     renewal: Option<Renewal>,
     kept: Option<Kept>,
+    /// Whether what was read is kept as well.
+    remembers: bool,
 }
 
 /// Makes views that are not stored: images, and the frozen blocks up to what is stored.
@@ -85,7 +87,7 @@ impl Loader {
         let rotation = Rotation::new(layout, 0.0, shuffle);
         let cropped = pipeline.features.late_crops && !samples.are_images();
         let late = cropped.then(|| LateCrops::new(pipeline, chain.output(layout.shape)));
-        Ok(Self { samples, labels, chain, rotation, shuffle, late, renewal: None, kept: None })
+        Ok(Self { samples, labels, chain, rotation, shuffle, late, renewal: None, kept: None, remembers: false })
     }
 
     /// Lets views be made anew, and keeps them: in memory up to so many bytes, else in a folder.
@@ -109,10 +111,14 @@ impl Loader {
         Ok(self)
     }
 
-    /// Keeps in memory what was read once.
-    pub fn remembering(mut self) -> Self {
+    /// Keeps in memory what was read once, where that takes at most so many bytes and is compressed in its shards: what
+    /// is not compressed is kept by the system.
+    pub fn remembering(mut self, memory: u64) -> Self {
         let layout = self.samples.layout();
-        self.kept = Some(Kept::in_memory(layout.views, layout.samples, layout.sample_bytes()));
+        self.remembers = layout.codec != Codec::None && layout.logical_bytes() <= memory;
+        if self.remembers && self.kept.is_none() {
+            self.kept = Some(Kept::in_memory(layout.views, layout.samples, layout.sample_bytes()));
+        }
         self
     }
 
@@ -161,10 +167,7 @@ impl Loader {
         let layout = self.layout();
         let bytes = room::words(layout.logical_bytes());
         let what = if self.samples.are_images() { "images" } else { "features" };
-        let tier = match (&self.kept, &self.renewal) {
-            (Some(_), None) => "kept in memory once they are read",
-            _ => "streamed from shards",
-        };
+        let tier = if self.remembers { "kept in memory once they are read" } else { "streamed from shards" };
         let mut text = format!("{bytes} of {what}, {tier}");
         if layout.views > 1 {
             text += &format!(", {} views in turn", layout.views);
@@ -260,7 +263,7 @@ impl Loader {
                 if !self.samples.read_stored(sample, shown, stored)? {
                     return Ok(false);
                 }
-                if self.renewal.is_none() {
+                if self.remembers {
                     kept.put(view, sample, stored)?;
                 }
             }

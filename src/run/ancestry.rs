@@ -141,6 +141,7 @@ impl Ancestry {
             let renewal = Renewal::open(self.of(0)?.0.path(), self.chain(1..nearest + 1, device)?, pipeline)?;
             train = train.renewed(renewal, memory, &own.checkpoints())?;
         }
+        train = train.remembering(memory);
         let mut line = format!("stage {}: {}", stage.number, train.describe());
         if features.shuffle != Shuffle::Global {
             let mut stream = Stream::new(Purpose::Order, pipeline.seed, (stage.number as u64, 0));

@@ -1,5 +1,6 @@
 //! The folder of all stages.
 
+use super::choice::CHOICE;
 use super::folder::StageFolder;
 use super::record;
 use crate::disk;
@@ -31,7 +32,7 @@ fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
     let stage = StageFolder::new(path);
-    [TAG, SEEN].contains(&name) || stage.named_number().is_some() || stage.is_stage()
+    [TAG, SEEN, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

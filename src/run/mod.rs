@@ -2,6 +2,7 @@
 
 mod ancestry;
 mod cache;
+mod choice;
 mod clean;
 mod device;
 #[cfg(test)]
@@ -20,6 +21,7 @@ mod update;
 mod verify;
 
 pub use cache::stages;
+pub use choice::{recall_choice, remember_choice};
 pub use clean::{Rubbish, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
