@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Channels, size and number of the samples of a stage.
-const CASES: [(usize, usize, usize); 2] = [(64, 16, 4096), (512, 14, 1024)];
+const CASES: [(usize, usize, usize); 2] = [(64, 16, 4096), (512, 14, 512)];
 /// MiB of a shard: smaller than is usual, so that there are several.
 const SHARD_MIB: usize = 32;
 const BATCH: usize = 256;
@@ -152,7 +152,7 @@ impl Bench<'_> {
         (timed(plain)?, timed(f)?);
         let (mut others, mut own) = (Vec::new(), Vec::new());
         let started = Instant::now();
-        while own.len() < 5 || started.elapsed() < 2 * self.least {
+        while own.len() < 3 || started.elapsed() < 2 * self.least {
             others.push(timed(plain)?);
             own.push(timed(f)?);
         }

@@ -223,6 +223,6 @@ fn the_machine_is_measured_and_nothing_is_left_behind() {
     space.run("bench operations --seconds 0 --only nonsense").fails(2, &["nonsense", "--seconds 0"]);
     space.write("folder/keep", "");
     let found = space.run("bench cache --seconds 0 --folder folder --json").ok().json();
-    assert_eq!(found["measurements"].as_array().unwrap().len(), 4);
+    assert_eq!(found["measurements"].as_array().unwrap().len(), 8);
     assert_eq!(space.files("folder").len(), 1);
 }
