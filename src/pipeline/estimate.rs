@@ -232,10 +232,11 @@ mod tests {
     const IMAGES: [usize; 2] = [1000, 100];
 
     fn pipeline(features: &str) -> Pipeline {
+        let still = if features.contains("refresh") { "" } else { "refresh = 0.0\n" };
         let text = format!(
             "[data]\nsource = \"builtin\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\npadding = 4\n\
              [network]\nblocks = 3\nwidth = 8\nspace_to_depth = [1]\n[training]\nepochs = 4\nevaluate_every = 3\n\
-             [features]\n{features}\n"
+             [features]\n{still}{features}\n"
         );
         Pipeline::parse("p", "p", &text, &[]).unwrap()
     }
