@@ -149,7 +149,8 @@ impl Bench<'_> {
             self.device.synchronize()?;
             Ok::<_, Error>(started.elapsed().as_secs_f64())
         };
-        (timed(plain)?, timed(f)?);
+        timed(plain)?;
+        timed(f)?;
         let (mut others, mut own) = (Vec::new(), Vec::new());
         let started = Instant::now();
         while own.len() < 3 || started.elapsed() < 2 * self.least {
