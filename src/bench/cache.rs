@@ -165,8 +165,9 @@ impl Bench<'_> {
     }
 }
 
-fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, paths: (&Loader, &Path)) -> Result<()> {
-    write((&bench.device, bench.progress), pipeline, &block(bench, pipeline, number)?, paths)
+fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
+    write_files(to, &label_files(Subset::Train, input.labels())?)?;
+    write((&bench.device, bench.progress), pipeline, &block(bench, pipeline, number)?, (input, to))
 }
 
 /// The block of a stage, with random weights.
@@ -182,7 +183,6 @@ pub(super) fn write(
     block: &FrozenBlock,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
-    write_files(stage, &label_files(Subset::Train, input.labels())?)?;
     Extraction { stage, block, features: &pipeline.features, device, progress }.write(Subset::Train, input).map(drop)
 }
 

@@ -7,7 +7,7 @@ use super::cache::{Scratch, block, write};
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Subset, decode};
+use crate::features::{Draw, Loader, Subset, decode, label_files, write_files};
 use crate::images::ImageSet;
 use crate::network::{Chain, StageNetwork};
 use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
@@ -170,6 +170,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let store = (extracted - beside).max(0.0);
         disk::remove(&before)?;
         if let Some(last) = folders.pop() {
+            write_files(&last, &label_files(Subset::Train, input.labels())?)?;
             std::fs::rename(&last, self.stage_folder(stage.number)).map_err(|e| Error::io("rename", &last, &e))?;
         }
         folders.iter().try_for_each(|folder| disk::remove(folder))?;

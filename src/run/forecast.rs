@@ -1,6 +1,6 @@
 //! What a stage will write at most, so that a disk without room for it is refused before anything begins.
 
-use crate::pipeline::{Dtype, Features, Pipeline, Shape, Stage};
+use crate::pipeline::{Codec, Dtype, Features, Pipeline, Shape, Stage};
 
 /// Bytes of a sample's checksum, of its place in the shard's index and of its label.
 const BESIDE_SAMPLE: u64 = 4 + 16 + 4;
@@ -23,12 +23,14 @@ pub(super) fn stage(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]
 }
 
 fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64 {
-    let Features { dtype, views, late_crops, .. } = pipeline.features;
+    let Features { dtype, codec, views, late_crops, .. } = pipeline.features;
     if !pipeline.features.keeps(stage.number) {
         return (train + val) as u64 * BESIDE_SAMPLE;
     }
     let crop = stage.block.output;
-    samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val)
+    let bytes = samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val);
+    // Nobody knows yet what compressed features take; hardly less than a quarter.
+    if codec == Codec::None { bytes } else { bytes / 4 }
 }
 
 fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {

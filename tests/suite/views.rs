@@ -249,3 +249,21 @@ fn settings_that_do_not_go_together_are_refused() {
         space.run(&format!("run small.toml {settings}")).fails(2, &[words]);
     }
 }
+
+#[test]
+fn compression_changes_no_result_and_what_is_compressed_is_read_once() {
+    let space = Space::new();
+    let weights = |cache: &str| std::fs::read(space.path(&format!("{cache}/stage2/block.safetensors"))).unwrap();
+    space.run("run small.toml --cache plain").ok();
+    for codec in ["lz4", "zstd:3"] {
+        let run = space.run(&format!("run small.toml --cache {codec} --set features.codec={codec}")).ok();
+        assert!(run.stderr.contains("features, kept in memory once they are read"), "{}", run.stderr);
+        assert!(weights(codec) == weights("plain"), "{codec}");
+    }
+    let streamed = space.run("run small.toml --cache s --set features.codec=lz4 --set features.memory=0").ok();
+    assert!(streamed.stderr.contains("features, streamed from shards"), "{}", streamed.stderr);
+    assert!(weights("s") == weights("plain"));
+    // Whole numbers are rounded, but not by much.
+    space.run("run small.toml --cache u8 --set features.dtype=u8").ok();
+    assert!(weights("u8") != weights("plain"));
+}
