@@ -14,7 +14,10 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
     let project = |file: &PathBuf| {
         let mut pipeline = open_pipeline(file, &args.set)?;
         let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
-        recall_choice(&cache, &mut pipeline);
+        if !recall_choice(&cache, &mut pipeline) {
+            let fault = format!("it is not planned which features of `{}` are worth keeping", pipeline.name);
+            return Err(Error::failed(fault).hint("`greedy run` plans it; until then nothing is removed"));
+        }
         Ok(Project::open(pipeline, &cache, false))
     };
     let projects = args.pipelines.iter().map(project).collect::<Result<Vec<_>>>()?;

@@ -57,6 +57,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
 
 /// The same with what this machine is measured to do best with: which features are written is decided once for a cache.
 fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal) -> Result<Project> {
+    project.check()?;
     let mut pipeline = project.pipeline().clone();
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let size = ([images.train.len(), images.val.len()], images.classes.len());
@@ -73,12 +74,17 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
 /// `greedy stage N --from DIR`
 pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let from = StageFolder::new(&args.from);
-    let pipeline = match &args.pipeline {
+    let mut pipeline = match &args.pipeline {
         Some(file) => open_pipeline(file, &args.work.set)?,
         None => run::settings(&from, &from.record()?, &args.work.set)?,
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
+    run::recall_choice(&beside(&from, 0)?.path().with_file_name(""), &mut pipeline);
+    let renews = pipeline.refresh() > 0.0;
     let mut project = Project::single(pipeline, args.number, &from, to)?;
+    if renews && project.pipeline().refresh() == 0.0 {
+        terminal.say("the images are not within reach: no views are made anew");
+    }
     if args.work.dry_run {
         return dry_run(&project, args.work.json, output);
     }

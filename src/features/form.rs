@@ -5,14 +5,14 @@ use super::array::{Layout, Order, Subset};
 use super::encoding::{Scale, encode_sample};
 use super::packing::unpack;
 use super::shard::StoredSamples;
-use crate::disk::{self, UNFINISHED};
+use crate::disk::{self, NO_LINK, UNFINISHED};
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, Dtype, Features};
 use crate::room;
 use rayon::prelude::*;
 use rustix::fs::{Advice, fadvise};
-use std::fs::File;
-use std::io::Read;
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const TRIED: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd(1)];
 const TRIAL: Duration = Duration::from_millis(30);
 /// Bytes that the disk's speed is measured by.
 const PROBE: usize = 32 << 20;
+/// What the file of these bytes is called until it loses its name.
+pub const PROBE_NAME: &str = "probe";
 /// What an array takes beside the training samples as the first of them compress: others, validation samples, indexes.
 const MORE: f64 = 1.1;
 
@@ -122,18 +124,23 @@ fn trial(layout: &Layout, values: &[f32]) -> Result<Trial> {
     Ok(Trial { codec: layout.codec, ratio: stored.len() as f64 / bytes, seconds: best / bytes })
 }
 
-/// Bytes a second that a file in a folder is read at when it is not in memory.
+/// Bytes a second that a file in a folder is read at when it is not in memory. The file has no name: it goes with the
+/// process.
 fn reading_rate(folder: &Path) -> Result<f64> {
-    let path = folder.join(format!("probe.{UNFINISHED}"));
-    disk::write(&path, &vec![0x5a; PROBE])?;
-    let fault = |e: &std::io::Error| Error::io("read", &path, e);
-    let mut file = File::open(&path).map_err(|e| fault(&e))?;
+    let path = folder.join(format!("{PROBE_NAME}.{UNFINISHED}"));
+    disk::create_folder(folder)?;
+    disk::remove(&path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true).custom_flags(NO_LINK);
+    let fault = |e: std::io::Error| Error::io("try the disk with", &path, &e);
+    let file = options.open(&path).map_err(fault)?;
+    disk::remove(&path)?;
+    let mut piece = vec![0x5a; 1 << 20];
+    let places = || (0..PROBE as u64).step_by(1 << 20);
+    places().try_for_each(|at| file.write_all_at(&piece, at)).and_then(|()| file.sync_all()).map_err(fault)?;
     // Where the system does not forget what it holds, reading from memory is what training will meet as well.
     let _ = fadvise(&file, 0, None, Advice::DontNeed);
-    let mut piece = vec![0; 1 << 20];
     let started = Instant::now();
-    while file.read(&mut piece).map_err(|e| fault(&e))? > 0 {}
-    let seconds = started.elapsed().as_secs_f64();
-    disk::remove(&path)?;
-    Ok(PROBE as f64 / seconds.max(1e-9))
+    places().try_for_each(|at| file.read_exact_at(&mut piece, at)).map_err(fault)?;
+    Ok(PROBE as f64 / started.elapsed().as_secs_f64().max(1e-9))
 }

@@ -30,15 +30,18 @@ enum Place {
 
 impl Kept {
     /// Room in memory for so many slots of so many samples, taken as it is needed.
-    pub fn in_memory(slots: usize, samples: usize, sample_bytes: usize) -> Self {
-        let place = Place::Memory((0..slots * samples).map(|_| RwLock::default()).collect());
-        Self { slots, samples, sample_bytes, views: Self::none(slots * samples), place }
+    ///
+    /// # Errors
+    /// When there is no memory for the list of them.
+    pub fn in_memory(slots: usize, samples: usize, sample_bytes: usize) -> Result<Self> {
+        let place = Place::Memory(filled(slots * samples, RwLock::default)?);
+        Ok(Self { slots, samples, sample_bytes, views: none(slots * samples)?, place })
     }
 
     /// Room in a file of a folder.
     ///
     /// # Errors
-    /// When the file cannot be created there.
+    /// When the file cannot be created there, or there is no memory for the list of views.
     pub fn in_folder(folder: &Path, slots: usize, samples: usize, sample_bytes: usize) -> Result<Self> {
         disk::create_folder(folder)?;
         let path = folder.join(format!("{NAME}.{}", disk::UNFINISHED));
@@ -47,11 +50,7 @@ impl Kept {
         options.read(true).write(true).create_new(true).custom_flags(disk::NO_LINK);
         let file = options.open(&path).map_err(|e| Error::io("create", &path, &e))?;
         disk::remove(&path)?;
-        Ok(Self { slots, samples, sample_bytes, views: Self::none(slots * samples), place: Place::File(file) })
-    }
-
-    fn none(count: usize) -> Vec<AtomicU32> {
-        (0..count).map(|_| AtomicU32::new(0)).collect()
+        Ok(Self { slots, samples, sample_bytes, views: none(slots * samples)?, place: Place::File(file) })
     }
 
     fn slot(&self, view: usize, sample: usize) -> usize {
@@ -103,6 +102,22 @@ impl Kept {
     }
 }
 
+/// No view in any slot.
+fn none(count: usize) -> Result<Vec<AtomicU32>> {
+    filled(count, AtomicU32::default)
+}
+
+/// So many values, where there is memory for them.
+fn filled<T>(count: usize, value: impl FnMut() -> T) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(count).map_err(|_| {
+        Error::failed(format!("not enough memory for a list of {count} views"))
+            .hint("fewer `features.views`, or fewer images, take less")
+    })?;
+    all.resize_with(count, value);
+    Ok(all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +125,7 @@ mod tests {
     #[test]
     fn a_slot_holds_the_newest_view_that_belongs_into_it() {
         let folder = tempfile::tempdir().unwrap();
-        for kept in [Kept::in_memory(2, 3, 4), Kept::in_folder(folder.path(), 2, 3, 4).unwrap()] {
+        for kept in [Kept::in_memory(2, 3, 4).unwrap(), Kept::in_folder(folder.path(), 2, 3, 4).unwrap()] {
             let mut out = Vec::new();
             assert!(!kept.get(0, 1, &mut out).unwrap());
             for (view, sample) in [(2, 1), (3, 1), (4, 1), (2, 2)] {

@@ -65,6 +65,12 @@ impl Renewal {
         }
         Ok(Self { images: samples, chain, share: pipeline.refresh() })
     }
+
+    /// Whether what it makes has the form of what is stored.
+    pub fn makes(&self, layout: &Layout) -> bool {
+        let made = self.chain.output(self.images.shape(Draw::View(0)));
+        self.images.layout().samples == layout.samples && made == layout.shape
+    }
 }
 
 impl Loader {
@@ -93,19 +99,14 @@ impl Loader {
     /// Lets views be made anew, and keeps them: in memory up to so many bytes, else in a folder.
     ///
     /// # Errors
-    /// When the images are not those that the features were made of, or the folder refuses.
+    /// When the folder refuses, or there is no memory for the list of views.
     pub fn renewed(mut self, renewal: Renewal, memory: u64, folder: &Path) -> Result<Self> {
         let layout = *self.samples.layout();
-        let made = renewal.chain.output(renewal.images.shape(Draw::View(0)));
-        if renewal.images.layout().samples != layout.samples || made != layout.shape {
-            return Err(Error::failed("the images are not those that the features were made of")
-                .hint("`greedy run` brings the stages up to date"));
-        }
         self.rotation.refresh = renewal.share;
         self.renewal = Some(renewal);
         let (slots, samples, bytes) = (layout.views, layout.samples, layout.sample_bytes());
         self.kept = Some(match layout.logical_bytes() <= memory {
-            true => Kept::in_memory(slots, samples, bytes),
+            true => Kept::in_memory(slots, samples, bytes)?,
             false => Kept::in_folder(folder, slots, samples, bytes)?,
         });
         Ok(self)
@@ -113,13 +114,16 @@ impl Loader {
 
     /// Keeps in memory what was read once, where that takes at most so many bytes and is compressed in its shards: what
     /// is not compressed is kept by the system.
-    pub fn remembering(mut self, memory: u64) -> Self {
+    ///
+    /// # Errors
+    /// When there is no memory for the list of views.
+    pub fn remembering(mut self, memory: u64) -> Result<Self> {
         let layout = self.samples.layout();
         self.remembers = layout.codec != Codec::None && layout.logical_bytes() <= memory;
         if self.remembers && self.kept.is_none() {
-            self.kept = Some(Kept::in_memory(layout.views, layout.samples, layout.sample_bytes()));
+            self.kept = Some(Kept::in_memory(layout.views, layout.samples, layout.sample_bytes())?);
         }
-        self
+        Ok(self)
     }
 
     /// Samples.

@@ -111,7 +111,7 @@ impl Layout {
         };
         // Features as whole numbers have a scale, images lie in planes: neither passes for the other.
         let whole = dtype == Dtype::U8 && order == Order::Pixels;
-        let possible = size == width && views > 0 && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
+        let possible = size == width && (1..=1024).contains(&views) && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
         let layout = Self { views, samples, shape, dtype, order, codec, scale, samples_in_shard: shard[1] };
         (possible && scale.is_some() == whole).then_some(layout)
     }

@@ -24,6 +24,7 @@ pub use decoding::{Decoded, Redecoding, decode, note_skipped};
 pub use draw::Draw;
 pub use encoding::{Scale, decode_sample, encode_sample};
 pub use extraction::Extraction;
+pub use form::PROBE_NAME as PROBE;
 pub use kept::NAME as KEPT;
 pub use loader::{Batch, Loader, Renewal};
 pub use order::{pixels_to_planes, planes_to_pixels};

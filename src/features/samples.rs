@@ -25,8 +25,8 @@ struct Images {
     seed: u64,
     /// The shape of an input.
     shape: Shape,
-    /// Where views are whole canvases: their shape, and the pixels that they are moved by at most, plus one.
-    canvas: Option<(Shape, usize)>,
+    /// Where views are whole canvases: their shape, and how they are drawn.
+    canvas: Option<(Shape, Canvases)>,
 }
 
 impl Samples {
@@ -46,10 +46,15 @@ impl Samples {
         }
         let stored = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
         if layout.shape != stored {
-            return Err(Error::failed(format!("`{}` does not hold the images of the pipeline", array.display())));
+            let (array, found, wanted) = (array.display(), layout.shape, stored);
+            return Err(Error::failed(format!(
+                "`{array}` holds images of {} x {} pixels in {} channels, the pipeline has {} x {} in {}",
+                found.size, found.size, found.channels, wanted.size, wanted.size, wanted.channels
+            ))
+            .hint("`data.size` and `data.color` are those of the stored images"));
         }
         let shape = pipeline.image();
-        let canvas = pipeline.features.late_crops.then(|| (pipeline.canvas(shape), pipeline.widest_step()));
+        let canvas = pipeline.features.late_crops.then(|| (pipeline.canvas(shape), Canvases::new(pipeline)));
         let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
         Ok(Self { reader, images: Some(Images { augmenter, seed: pipeline.seed, shape, canvas }) })
     }
@@ -117,12 +122,11 @@ impl Images {
             planes.resize(out.len(), 0.0);
             match (shown, self.canvas) {
                 (Shown::Plain, _) | (Shown::Whole, None) => self.augmenter.apply(stored, None, planes),
-                (Shown::Whole, Some((_, step))) => {
-                    self.augmenter.apply_canvas(stored, self.augmenter.centred_canvas(step).0, planes);
+                (Shown::Whole, Some((_, canvases))) => {
+                    self.augmenter.apply_canvas(stored, self.augmenter.centred_canvas(canvases.step).0, planes);
                 }
-                (Shown::View(view), Some((_, step))) => {
-                    let canvas = draw_canvas(&self.augmenter, self.seed, (view, sample), step);
-                    self.augmenter.apply_canvas(stored, canvas, planes);
+                (Shown::View(view), Some((_, canvases))) => {
+                    self.augmenter.apply_canvas(stored, canvases.draw(&self.augmenter, view, sample), planes);
                 }
                 (Shown::View(view), None) => {
                     let mut stream = Stream::new(Purpose::View, self.seed, (view as u64, sample as u64));
@@ -139,10 +143,29 @@ impl Images {
     }
 }
 
-/// How a view of a sample lies on its canvas. Every second view of a sample is mirrored, and of every second sample the
-/// first one.
-fn draw_canvas(augmenter: &Augmenter, seed: u64, (view, sample): (usize, usize), step: usize) -> Canvas {
-    augmenter.draw_canvas(view + sample, step, &mut Stream::new(Purpose::View, seed, (view as u64, sample as u64)))
+/// How the views of samples lie on their canvases.
+#[derive(Clone, Copy)]
+struct Canvases {
+    seed: u64,
+    /// The views that are stored of each sample.
+    views: usize,
+    /// The pixels that canvases are moved by at most, plus one.
+    step: usize,
+}
+
+impl Canvases {
+    fn new(pipeline: &Pipeline) -> Self {
+        Self { seed: pipeline.seed, views: pipeline.features.views, step: pipeline.widest_step() }
+    }
+
+    /// Of the views of a sample every second one is mirrored, of half the samples the first; a view that takes the place
+    /// of another is the mirror image of what was there.
+    fn draw(&self, augmenter: &Augmenter, view: usize, sample: usize) -> Canvas {
+        let first = Stream::new(Purpose::View, self.seed, (u64::MAX, sample as u64)).below(2) as usize;
+        let renewals = if self.views.is_multiple_of(2) { view / self.views } else { 0 };
+        let mut stream = Stream::new(Purpose::View, self.seed, (view as u64, sample as u64));
+        augmenter.draw_canvas(first + view + renewals, self.step, &mut stream)
+    }
 }
 
 /// Crops features of canvases afresh at every epoch, and at the centre for validation.
@@ -153,9 +176,7 @@ fn draw_canvas(augmenter: &Augmenter, seed: u64, (view, sample): (usize, usize),
 /// accuracy are lost.
 pub(super) struct LateCrops {
     augmenter: Augmenter,
-    seed: u64,
-    /// The pixels that canvases are moved by at most, plus one.
-    moved: usize,
+    canvases: Canvases,
     canvas: Shape,
     crop: Shape,
     /// The pixels of the image that a step of these features spans.
@@ -168,8 +189,7 @@ impl LateCrops {
         let crop = pipeline.crop(canvas);
         Self {
             augmenter: Augmenter::new(&pipeline.augmentation, &pipeline.data),
-            seed: pipeline.seed,
-            moved: pipeline.widest_step(),
+            canvases: Canvases::new(pipeline),
             canvas,
             crop,
             step: pipeline.augmentation.size / crop.size.max(1),
@@ -184,9 +204,9 @@ impl LateCrops {
     /// The first row and column of the crop of a sample whose view is shown at an epoch of a stage: any whole step that
     /// leaves it within the padded image.
     pub fn place(&self, view: usize, sample: usize, (stage, epoch): (usize, usize)) -> (usize, usize) {
-        let (down, right) = draw_canvas(&self.augmenter, self.seed, (view, sample), self.moved).moved;
+        let (down, right) = self.canvases.draw(&self.augmenter, view, sample).moved;
         let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
-        let mut stream = Stream::new(Purpose::Window, self.seed, counters);
+        let mut stream = Stream::new(Purpose::Window, self.canvases.seed, counters);
         let mut place = |moved: usize| {
             let (first, last) = (moved.div_ceil(self.step), self.canvas.size - self.crop.size);
             first + stream.below((last + 1).saturating_sub(first) as u64) as usize
@@ -196,7 +216,7 @@ impl LateCrops {
 
     /// The first row and column of the centre.
     pub fn centre(&self) -> (usize, usize) {
-        let place = self.augmenter.centred_canvas(self.moved).1 / self.step;
+        let place = self.augmenter.centred_canvas(self.canvases.step).1 / self.step;
         (place, place)
     }
 
@@ -206,6 +226,37 @@ impl LateCrops {
         for (y, out) in out.chunks_exact_mut(row).enumerate() {
             let start = ((top + y) * self.canvas.size + left) * self.crop.channels;
             out.copy_from_slice(&canvas[start..start + row]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::draw::Rotation;
+    use super::*;
+
+    #[test]
+    fn half_the_samples_of_an_epoch_are_mirrored_and_what_is_new_differs() {
+        for views in 1..=4 {
+            let text = "[data]\nsource = \"builtin\"\n[augmentation]\ncrop = \"padded\"\nflip = true\n";
+            let set = [format!("features.views={views}"), "features.crop=late".into()];
+            let pipeline = Pipeline::parse("p", "p", text, &set).unwrap();
+            let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
+            let canvases = Canvases::new(&pipeline);
+            for refresh in [0.0, 0.25] {
+                let rotation = Rotation { views, refresh, together: 1 };
+                for epoch in 0..24 {
+                    let mirrored =
+                        |&sample: &usize| canvases.draw(&augmenter, rotation.view(sample, epoch), sample).mirrored;
+                    let share = (0..2000).filter(mirrored).count() as f64 / 2000.0;
+                    assert!((share - 0.5).abs() < 0.05, "{views} views, refresh {refresh}, epoch {epoch}: {share}");
+                }
+            }
+            // Without downsampling canvases are not moved: a renewed one is another only where it is the mirror image.
+            let differ = |sample: usize, view: usize| {
+                canvases.draw(&augmenter, view, sample) != canvases.draw(&augmenter, view + views, sample)
+            };
+            assert!((0..100).all(|sample| (0..3 * views).all(|view| differ(sample, view))), "{views} views");
         }
     }
 }

@@ -92,7 +92,7 @@ impl Estimate<'_> {
         &self.pipeline.stages[number - 1]
     }
 
-    /// How much larger a kept training sample is than what the network takes of it: the whole padded image with late crops.
+    /// How much larger a kept sample is than what the network takes of it: the whole padded image with late crops.
     fn canvas(&self, stage: usize) -> f64 {
         if stage == 0 || !self.pipeline.features.late_crops {
             return 1.0;
@@ -119,7 +119,7 @@ impl Estimate<'_> {
 
     /// Bytes that the output of a stage takes on the disk where it is written.
     pub fn bytes(&self, stage: usize) -> u64 {
-        (self.train_bytes(stage) + self.images[1] as f64 * self.sample_bytes(stage)) as u64
+        (self.train_bytes(stage) + self.images[1] as f64 * self.sample_bytes(stage) * self.canvas(stage)) as u64
     }
 
     /// Reading one training sample of a stage's output.

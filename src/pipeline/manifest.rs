@@ -1,6 +1,6 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
-use super::{Augmentation, BadImage, Codec, Crop, Data, Features, Pipeline, Shuffle, Stage};
+use super::{Augmentation, BadImage, Codec, Crop, Data, Pipeline, Shuffle, Stage};
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Manifest {
         manifest.add("training.weight_decay", training.weight_decay);
         manifest.add("training.decay", training.decay);
         manifest.add("training.decay_every", training.decay_every);
-        manifest.add_features(&pipeline.features, *number);
+        manifest.add_features(pipeline, *number);
         manifest
     }
 
@@ -123,7 +123,7 @@ impl Manifest {
             self.add("input.refresh", pipeline.refresh());
         }
         if nearest > 0 && features.late_crops {
-            self.add("input.crop", "late");
+            self.add("input.crop", late(pipeline));
         }
         if features.shuffle != Shuffle::Global {
             self.add("input.shuffle", features.shuffle.word());
@@ -131,7 +131,8 @@ impl Manifest {
     }
 
     /// What is written of a stage.
-    fn add_features(&mut self, features: &Features, stage: usize) {
+    fn add_features(&mut self, pipeline: &Pipeline, stage: usize) {
+        let features = &pipeline.features;
         if !features.keeps(stage) {
             return self.add("features.kept", false);
         }
@@ -144,7 +145,7 @@ impl Manifest {
             self.add("features.views", features.views);
         }
         if features.late_crops {
-            self.add("features.crop", "late");
+            self.add("features.crop", late(pipeline));
         }
     }
 
@@ -166,4 +167,9 @@ impl Manifest {
             }
         }
     }
+}
+
+/// How canvases lie depends on the network: they are moved by less than the widest step of a feature grid.
+fn late(pipeline: &Pipeline) -> String {
+    format!("late, moved by less than {}", pipeline.widest_step())
 }

@@ -99,6 +99,7 @@ impl Ancestry {
     /// # Errors
     /// When something is missing or damaged, or does not fit the stage.
     pub fn inputs(&self, pipeline: &Pipeline, stage: &Stage, nearest: usize, device: &Device) -> Result<Inputs> {
+        self.refuse_mixture(pipeline, nearest)?;
         let (folder, record) = self.of(nearest)?;
         let classes = self.parent()?.1.classes.clone();
         let open = |subset| {
@@ -118,30 +119,88 @@ impl Ancestry {
             ))
             .hint("settings of earlier stages cannot be changed here; `greedy run` makes those anew"));
         }
+        let (found, wanted) = (train.layout().views, pipeline.features.views);
+        if nearest > 0 && pipeline.features.keeps(stage.number) && found < wanted {
+            let folder = folder.path().display();
+            return Err(Error::usage(format!("`{folder}` holds {found} views, too few to make {wanted} of them"))
+                .hint(format!("`--set features.views={found}`, or `greedy run` writes those as well")));
+        }
         Ok(Inputs { train, val, classes })
     }
 
+    /// Late crops need validation, and every block, to meet canvases: stages that were made otherwise do not go together.
+    fn refuse_mixture(&self, pipeline: &Pipeline, nearest: usize) -> Result<()> {
+        let (folder, record) = self.parent()?;
+        if record.stage == 0 {
+            return Ok(());
+        }
+        let made = settings(folder, record, &[])?;
+        let folder = folder.path().display();
+        let (late, seed) = (made.features.late_crops, made.seed);
+        if late != pipeline.features.late_crops {
+            let word = if late { "late" } else { "early" };
+            return Err(Error::usage(format!("`{folder}` was made with `features.crop = \"{word}\"`"))
+                .hint(format!("`--set features.crop={word}`; `greedy run` makes all stages otherwise")));
+        }
+        if late && nearest > 0 && seed != pipeline.seed {
+            return Err(Error::usage(format!(
+                "`{folder}` was made with seed {seed}, which its canvases were drawn by"
+            ))
+            .hint(format!("`--set seed={seed}`")));
+        }
+        Ok(())
+    }
+
+    /// What makes new views of the features of the stage `nearest`, where the pipeline wants some.
+    ///
+    /// # Errors
+    /// When the images are gone or not those that the features were made of.
+    pub fn renewal(
+        &self,
+        pipeline: &Pipeline,
+        nearest: usize,
+        train: &Loader,
+        device: &Device,
+    ) -> Result<Option<Renewal>> {
+        if nearest == 0 || pipeline.refresh() == 0.0 {
+            return Ok(None);
+        }
+        let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
+        let renewal = Renewal::open(images, self.chain(1..nearest + 1, device)?, pipeline)?;
+        if !renewal.makes(train.layout()) {
+            let (images, features) = (images.display(), features.display());
+            return Err(Error::failed(format!("`{images}` does not hold the images that `{features}` was made of"))
+                .hint("`--set features.refresh=0` does without new views; `greedy run` brings all stages up to date"));
+        }
+        Ok(Some(renewal))
+    }
+
+    /// Memory that features may be kept in.
+    pub fn memory(pipeline: &Pipeline) -> u64 {
+        pipeline.features.memory.unwrap_or_else(|| room::free_memory() / 2)
+    }
+}
+
+impl Inputs {
     /// Lets the training samples get new views and be kept in memory as the pipeline says, and says where they come
     /// from.
     ///
     /// # Errors
-    /// When the images are gone or not those that the features were made of.
+    /// When the stage's own folder refuses a file for new views.
     pub fn prepare(
-        &self,
-        inputs: Inputs,
+        self,
+        renewal: Option<Renewal>,
         pipeline: &Pipeline,
-        (stage, nearest): (&Stage, usize),
-        (own, device): (&StageFolder, &Device),
+        (stage, own): (&Stage, &StageFolder),
         progress: &dyn Progress,
-    ) -> Result<Inputs> {
-        let Inputs { mut train, val, classes } = inputs;
+    ) -> Result<Self> {
+        let Self { mut train, val, classes } = self;
         let features = &pipeline.features;
-        let memory = features.memory.unwrap_or_else(|| room::free_memory() / 2);
-        if nearest > 0 && pipeline.refresh() > 0.0 {
-            let renewal = Renewal::open(self.of(0)?.0.path(), self.chain(1..nearest + 1, device)?, pipeline)?;
+        let memory = Ancestry::memory(pipeline);
+        if let Some(renewal) = renewal {
             train = train.renewed(renewal, memory, &own.checkpoints())?;
         }
-        train = train.remembering(memory);
+        train = train.remembering(memory)?;
         let mut line = format!("stage {}: {}", stage.number, train.describe());
         if features.shuffle != Shuffle::Global {
             let mut stream = Stream::new(Purpose::Order, pipeline.seed, (stage.number as u64, 0));
@@ -149,6 +208,6 @@ impl Ancestry {
             line += &format!(", classes mixed to {mixing:.0} % in a batch");
         }
         progress.say(&line);
-        Ok(Inputs { train, val, classes })
+        Ok(Self { train, val, classes })
     }
 }

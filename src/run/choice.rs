@@ -26,7 +26,9 @@ pub fn recall_choice(cache: &Path, pipeline: &mut Pipeline) -> bool {
     let found = text.and_then(|text| serde_json::from_str::<Choice>(&text).ok());
     let known = |choice: &Choice| {
         let stages = 1..=pipeline.stages.len();
-        choice.planned_for == subject(pipeline) && choice.materialize.iter().all(|stage| stages.contains(stage))
+        choice.planned_for == subject(pipeline)
+            && choice.materialize.iter().all(|stage| stages.contains(stage))
+            && (!pipeline.features.late_crops || choice.materialize.contains(&1))
     };
     match found.filter(known) {
         Some(choice) => pipeline.features.materialize = Materialize::Only(choice.materialize),
@@ -62,7 +64,8 @@ fn subject(pipeline: &Pipeline) -> String {
     let stages: Vec<String> = pipeline.stages.iter().map(shape).collect();
     let features = &pipeline.features;
     let kept = (features.dtype.word(), features.codec.word(), features.views, features.late_crops, features.disk);
-    format!("{}; {kept:?}; refresh {}", stages.join(", "), pipeline.refresh())
+    let data = (&pipeline.data.source, pipeline.data.size, pipeline.data.train_images, pipeline.data.val_images);
+    format!("{}: {data:?}; {}; {kept:?}; refresh {}", pipeline.name, stages.join(", "), pipeline.refresh())
 }
 
 #[cfg(test)]

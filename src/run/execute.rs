@@ -7,7 +7,7 @@ use super::network::load_stage;
 use super::record::{ArrayRecord, Figures, MadeOn, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{self, Subset};
+use crate::features::{self, Renewal, Subset};
 use crate::images::ImageSet;
 use crate::network::{StageNetwork, save_bytes};
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
@@ -52,14 +52,22 @@ impl Work<'_> {
         let _reading = source.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(self.number);
         let inputs = source.ancestry.inputs(self.pipeline, source.stage, nearest, self.device)?;
-        let counts = [inputs.train.len(), inputs.val.len()];
-        room::require(self.folder.path(), forecast::stage(self.pipeline, source.stage, counts, inputs.classes.len()))?;
+        let renewal = source.ancestry.renewal(self.pipeline, nearest, &inputs.train, self.device)?;
+        room::require(self.folder.path(), self.forecast(source.stage, &inputs, renewal.is_some()))?;
         let mut record = self.prepare(verdict)?;
-        let inputs = self.train(&mut record, source, inputs)?;
+        let inputs = self.train(&mut record, source, (inputs, renewal))?;
         let network = load_stage(self.folder, &record, source.stage, self.device)?;
         self.complete_logits(&network, source.stage, &inputs)?;
         self.write_features(&mut record, &network, source.stage, &inputs)?;
         self.finish(&mut record)
+    }
+
+    /// Bytes that the stage will write at most, with the file of new views where there is no memory for them.
+    fn forecast(&self, stage: &Stage, inputs: &Inputs, renews: bool) -> u64 {
+        let counts = [inputs.train.len(), inputs.val.len()];
+        let stored = inputs.train.layout().logical_bytes();
+        let views = if renews && stored > Ancestry::memory(self.pipeline) { stored } else { 0 };
+        forecast::stage(self.pipeline, stage, counts, inputs.classes.len()) + views
     }
 
     /// Makes the folder agree with the verdict: what is of no use is removed, then the record says what begins.
@@ -137,14 +145,17 @@ impl Work<'_> {
     }
 
     /// Trains the block, unless that is done; gives the inputs back.
-    fn train(&self, record: &mut Record, source: &Source<'_>, inputs: Inputs) -> Result<Inputs> {
+    fn train(
+        &self,
+        record: &mut Record,
+        source: &Source<'_>,
+        (inputs, renewal): (Inputs, Option<Renewal>),
+    ) -> Result<Inputs> {
         if record.state == State::Trained && record.figures.is_some() {
             return Ok(inputs);
         }
         record.classes = inputs.classes.clone();
-        let nearest = self.pipeline.features.nearest(self.number);
-        let (stage, place) = ((source.stage, nearest), (self.folder, self.device));
-        let inputs = source.ancestry.prepare(inputs, self.pipeline, stage, place, self.progress)?;
+        let inputs = inputs.prepare(renewal, self.pipeline, (source.stage, self.folder), self.progress)?;
         let job = Job {
             stage: source.stage,
             seed: self.pipeline.seed,

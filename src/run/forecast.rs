@@ -30,7 +30,7 @@ fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64
     let crop = stage.block.output;
     let bytes = samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val);
     // Nobody knows yet what compressed features take; hardly less than a quarter.
-    if codec == Codec::None { bytes } else { bytes / 4 }
+    if matches!(codec, Codec::None | Codec::Auto) { bytes } else { bytes / 4 }
 }
 
 fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {

@@ -3,7 +3,7 @@
 use super::folder::{AUXILIARY, BLOCK};
 use super::record;
 use crate::disk::UNFINISHED;
-use crate::features::KEPT;
+use crate::features::{KEPT, PROBE};
 use crate::lock::LOCK;
 use crate::training::is_checkpoint;
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(super) fn is_ours(name: &str) -> bool {
             _ => false,
         },
         ["checkpoint", file] => is_checkpoint(file) || *file == KEPT,
-        _ => [record::NAME, record::SPARE, LOCK, BLOCK, AUXILIARY, "zarr.json"].contains(&name),
+        _ => [record::NAME, record::SPARE, LOCK, BLOCK, AUXILIARY, PROBE, "zarr.json"].contains(&name),
     }
 }
 

@@ -118,12 +118,17 @@ impl Project {
                 .hint("`--set features.crop=early` draws fresh crops of the images instead"));
         }
         let mut ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
-        if ancestry.is_err() && pipeline.features.refresh.is_none() {
-            // The folder was moved away from its images: it does without new views, unless they were asked for.
+        let anew = Record::read(to.path())?.is_none();
+        if ancestry.is_err() && pipeline.features.refresh.is_none() && anew {
+            // The folder was moved away from its images: it does without new views, unless they were asked for or the
+            // stage was begun with them.
             pipeline.features.refresh = Some(0.0);
             ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
         }
-        let ancestry = ancestry?;
+        let ancestry = ancestry.map_err(|e| match e.way_out() {
+            None => e.hint("`--set features.refresh=0` does without the images and new views of them"),
+            Some(_) => e,
+        })?;
         let first = number - ancestry.stages().len();
         let mut graph = Graph::default();
         for (_, record) in ancestry.stages() {
@@ -307,6 +312,7 @@ fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
 /// The stage right before another: the one in `from`, or, where that is an earlier one, the last of those beside it that
 /// lead on from there.
 fn last_before(number: usize, from: &StageFolder) -> Result<StageFolder> {
+    let real = std::fs::canonicalize(from.path()).map_err(|e| Error::io("find", from.path(), &e));
     let (mut folder, mut record) = (from.clone(), from.record()?);
     let given = record.stage;
     let wrong = |found: usize| {
@@ -315,6 +321,7 @@ fn last_before(number: usize, from: &StageFolder) -> Result<StageFolder> {
             .hint(format!("name the folder of stage {before}, or an earlier one with those between beside it"))
     };
     while record.stage + 1 < number {
+        folder = StageFolder::new(real.clone()?);
         let next = folder.path().with_file_name(format!("stage{}", record.stage + 1));
         let next = StageFolder::new(next);
         record = Record::read(next.path())?.filter(|next| next.follows(&record)).ok_or_else(|| wrong(given))?;

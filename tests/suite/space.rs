@@ -179,6 +179,14 @@ impl Run {
         self
     }
 
+    /// Fails unless the program failed, whoever is to blame, and said all of this.
+    #[track_caller]
+    pub fn fails_with(self, words: &[&str]) -> Self {
+        let code = self.code;
+        assert!(code == 1 || code == 2, "{code}: {}\n{}", self.stdout, self.stderr);
+        self.fails(code, words)
+    }
+
     #[track_caller]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e} in {}", self.stdout))

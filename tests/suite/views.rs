@@ -267,3 +267,31 @@ fn compression_changes_no_result_and_what_is_compressed_is_read_once() {
     space.run("run small.toml --cache u8 --set features.dtype=u8").ok();
     assert!(weights("u8") != weights("plain"));
 }
+
+#[test]
+fn what_does_not_go_together_is_refused_and_costs_nothing() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let before = space.files("cache");
+    for (settings, words) in [
+        ("--set features.views=4", "holds 1 views, too few to make 4"),
+        ("--set features.crop=late", "was made with `features.crop = \"early\"`"),
+        ("--set data.size=36 --set training.epochs=2 --set augmentation.size=32", "holds images of 32 x 32"),
+    ] {
+        space.run(&format!("stage 2 --from cache/stage1 {settings}")).fails_with(&[words, "hint:"]);
+        assert_eq!(space.files("cache"), before, "{settings}");
+    }
+    // Without its images a stage that was begun with new views is not begun again without.
+    std::fs::rename(space.path("cache/stage0"), space.path("elsewhere")).unwrap();
+    let lost = space.files("cache");
+    space.run("stage 2 --from cache/stage1 --set training.epochs=2").fails_with(&["features.refresh=0"]);
+    assert_eq!(space.files("cache"), lost);
+    let other = space.run("stage 2 --from cache/stage1 --to other").ok();
+    assert!(other.stderr.contains("no views are made anew"), "{}", other.stderr);
+    // A wider step of the grid moves canvases further: all of them are made anew.
+    space.write("late.toml", SMALL.replace("blocks = 2", "blocks = 3"));
+    let late = "late.toml --cache late --set features.crop=late --set augmentation.padding=4";
+    space.run(&format!("run {late}")).ok();
+    let states = space.states(&format!("{late} --set network.space_to_depth=[1,3]"));
+    assert_eq!(states[1], "restore");
+}
