@@ -166,7 +166,7 @@ impl Estimate<'_> {
         let blocks = self.frozen(from + 1..stage + 1);
         let canvas = self.canvas(stage);
         let view = self.loading(from) + (blocks + store) * canvas;
-        let check = Load { decode: self.machine.stages[from].load, ..Load::default() } + blocks + store;
+        let check = (Load { decode: self.machine.stages[from].load, ..Load::default() } + blocks + store) * canvas;
         let views = (self.images[0] * self.pipeline.features.views) as f64;
         let mut load = view * views + check * self.images[1] as f64;
         load.disk += self.bytes(stage) as f64 / self.machine.write;
@@ -305,8 +305,8 @@ mod tests {
         same(views.epoch(2, 1).seconds, one.epoch(2, 1).seconds);
         // 40 x 40 pixels instead of 32 x 32.
         let area = (40.0f64 / 32.0).powi(2);
-        same(late.bytes(1) as f64, (one.sample_bytes(1) * (1000.0 * area + 100.0)).floor());
-        same(late.extraction(2, 1).seconds, 38.0 * (area + 0.1));
+        same(late.bytes(1) as f64, (one.sample_bytes(1) * 1100.0 * area).floor());
+        same(late.extraction(2, 1).seconds, 38.0 * 1.1 * area);
         same(late.epoch(2, 1).seconds, 2.0 * area + 8.0);
         // A quarter of the samples comes from the images, through the blocks before.
         same(fresh.epoch(3, 2).seconds, 2.0 + 8.0 + (1.0 + 4.0 + 4.0) / 4.0);

@@ -125,9 +125,9 @@ impl Project {
             pipeline.features.refresh = Some(0.0);
             ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
         }
-        let ancestry = ancestry.map_err(|e| match e.way_out() {
-            None => e.hint("`--set features.refresh=0` does without the images and new views of them"),
-            Some(_) => e,
+        let ancestry = ancestry.map_err(|e| match pipeline.refresh() > 0.0 {
+            true => e.hint("`--set features.refresh=0` does without the images and new views of them"),
+            false => e,
         })?;
         let first = number - ancestry.stages().len();
         let mut graph = Graph::default();
