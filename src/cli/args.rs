@@ -126,7 +126,7 @@ pub(super) struct RunArgs {
 pub(super) struct StageArgs {
     /// The number of the stage
     pub number: usize,
-    /// The folder of the stage before it
+    /// The folder of the stage before it, or of an earlier one with those between beside it
     #[arg(long, value_name = "DIR")]
     pub from: PathBuf,
     /// The folder of this stage [default: `stageN` beside the one before it]

@@ -145,7 +145,10 @@ impl StoredSamples {
     fn close_gaps(&mut self, most: usize) {
         let mut end = 0;
         for (at, &length) in self.lengths.iter().enumerate() {
-            self.bytes.copy_within(at * most..at * most + length, end);
+            // What is not compressed leaves no gaps, and is not to be copied onto itself.
+            if at * most != end {
+                self.bytes.copy_within(at * most..at * most + length, end);
+            }
             end += length;
         }
         self.bytes.truncate(end);
