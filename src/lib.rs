@@ -13,6 +13,9 @@ pub mod pipeline;
 
 pub mod images;
 
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
+
 pub mod ops;
 
 pub mod network;
