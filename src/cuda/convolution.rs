@@ -43,7 +43,6 @@ pub(super) struct Shape {
 pub(super) struct Convolutions {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
-    fast: bool,
     plans: HashMap<Shape, Plan>,
 }
 
@@ -79,13 +78,13 @@ struct Candidate {
 
 impl Convolutions {
     /// Starts cuDNN on a stream.
-    pub fn new(stream: Arc<CudaStream>, fast: bool) -> Result<Self> {
+    pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
         stream.context().bind_to_thread().w()?;
         let handle = result::create_handle().map_err(|e| fault("cuDNN cannot be started", e))?;
         // SAFETY: both are alive.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(|e| fault("cuDNN has no stream", e))?;
-        Ok(Self { handle, stream, fast, plans: HashMap::new() })
+        Ok(Self { handle, stream, plans: HashMap::new() })
     }
 
     /// Runs a convolution: from two tensors, in the order of [`Pass`], to the third.
@@ -102,7 +101,7 @@ impl Convolutions {
         self.stream.context().bind_to_thread().w()?;
         let plan = match self.plans.get(&shape) {
             Some(&plan) => plan,
-            None => *self.plans.entry(shape).or_insert(plan(self.handle, shape, self.fast)?),
+            None => *self.plans.entry(shape).or_insert(plan(self.handle, shape)?),
         };
         let memory = gpu.reserve(plan.workspace)?;
         let (space, bytes) = (pointer(gpu.pointer(&memory)), plan.workspace);
@@ -177,8 +176,8 @@ fn fault(what: &str, error: CudnnError) -> Error {
 }
 
 /// Describes a shape to cuDNN and chooses an algorithm: the fastest by its own judgement of those that give the same
-/// bits at every run, or of all of them with `fast`.
-fn plan(handle: sys::cudnnHandle_t, shape: Shape, fast: bool) -> Result<Plan> {
+/// bits at every run.
+fn plan(handle: sys::cudnnHandle_t, shape: Shape) -> Result<Plan> {
     let Shape { batch, height, width, weights: Weights { outputs, inputs, kernel }, padding, element, .. } = shape;
     let out = |size: usize| size + 2 * padding + 1 - kernel;
     let maps = tensor(element, [batch, inputs, height, width])?;
@@ -188,9 +187,9 @@ fn plan(handle: sys::cudnnHandle_t, shape: Shape, fast: bool) -> Result<Plan> {
     let mut plan = Plan { maps, sums, weights, convolution, algorithm: NONE, workspace: 0 };
     let candidates =
         candidates(handle, shape.pass, &plan).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?;
-    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && (fast || found.same_bits);
+    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && found.same_bits;
     let Some(chosen) = candidates.iter().find(usable) else {
-        bail!("cuDNN has no way of doing {shape:?}{}", if fast { "" } else { " that gives the same bits at every run" })
+        bail!("cuDNN has no way of doing {shape:?} that gives the same bits at every run")
     };
     if element == Element::Bf16 {
         // SAFETY: the descriptor is alive.

@@ -23,18 +23,17 @@ pub(super) struct Engine {
 /// The GPUs that were opened.
 static ENGINES: OnceLock<Mutex<HashMap<DeviceId, Arc<Engine>>>> = OnceLock::new();
 
-/// Opens a GPU: one stream for all threads, so that everything happens in the order in which it is asked for. With
-/// `fast`, convolutions may take ways whose results differ from run to run in their last bits.
+/// Opens a GPU: one stream for all threads, so that everything happens in the order in which it is asked for.
 ///
 /// # Errors
 /// When there is no such GPU, no driver, no cuDNN, or the kernels cannot be compiled for it.
-pub(crate) fn open(number: usize, fast: bool) -> Result<Device> {
+pub(crate) fn open(number: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(number)?;
     let own = device.as_cuda_device()?.clone();
     // SAFETY: there is one stream, on which memory is reserved, used and given back in order.
     unsafe { own.disable_event_tracking() };
     keep_memory(&own)?;
-    let convolutions = Mutex::new(Convolutions::new(own.cuda_stream(), fast)?);
+    let convolutions = Mutex::new(Convolutions::new(own.cuda_stream())?);
     let engine = Engine { kernels: compile(&own)?, device: own.clone(), convolutions };
     lock(engines()).insert(own.id(), Arc::new(engine));
     Ok(device)

@@ -140,7 +140,7 @@ fn make(
     Ok(out.written())
 }
 
-/// As [`crate::ops::convolution`].
+/// As [`ops::convolution`].
 pub(crate) fn convolution(
     x: &Tensor,
     weight: &Tensor,
@@ -173,7 +173,7 @@ fn finish(engine: &Engine, y: &Tensor, bias: &Tensor, relu: bool) -> Result<()> 
     with_pointers(engine, [y, bias], |[y, bias]| unsafe { maps.add_bias(engine, y, bias, relu) })
 }
 
-/// As [`crate::ops::weight_gradient`].
+/// As [`ops::weight_gradient`].
 pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -190,7 +190,7 @@ pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding:
     })
 }
 
-/// As [`crate::ops::input_gradient`], for an input of the given height and width.
+/// As [`ops::input_gradient`], for an input of the given height and width.
 pub(crate) fn input_gradient(
     weight: &Tensor,
     grad: &Tensor,
@@ -284,7 +284,7 @@ impl Norm<'_> {
     }
 }
 
-/// As [`crate::ops::bias_relu_gradients`].
+/// As [`ops::bias_relu_gradients`].
 pub(crate) fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
     let engine = engine(y.device())?;
     let maps = maps(y)?;
@@ -307,14 +307,14 @@ pub(crate) fn channel_sums(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// As [`crate::ops::linear`].
+/// As [`ops::linear`].
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let y = x.matmul(&weight.t()?)?;
     finish(&*engine(x.device())?, &y, bias, false)?;
     Ok(y)
 }
 
-/// As [`crate::ops::pool`]; the result is f32.
+/// As [`ops::pool`]; the result is f32.
 pub(crate) fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -324,7 +324,7 @@ pub(crate) fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
     })
 }
 
-/// As [`crate::ops::pool_gradient`], from an f32 gradient.
+/// As [`ops::pool_gradient`], from an f32 gradient.
 pub(crate) fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtype: DType) -> Result<Tensor> {
     let engine = engine(grad.device())?;
     require([grad], DType::F32)?;
@@ -337,7 +337,7 @@ pub(crate) fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtyp
     })
 }
 
-/// As [`crate::ops::space_to_depth`].
+/// As [`ops::space_to_depth`].
 pub(crate) fn space_to_depth(x: &Tensor) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -348,7 +348,7 @@ pub(crate) fn space_to_depth(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// As [`crate::ops::MaxPool::forward`].
+/// As [`ops::MaxPool::forward`].
 pub(crate) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -358,7 +358,7 @@ pub(crate) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     })
 }
 
-/// As [`crate::ops::MaxPool::gradient`].
+/// As [`ops::MaxPool::gradient`].
 pub(crate) fn max_pool_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -381,7 +381,7 @@ pub(crate) fn exchange(x: &Tensor, sizes: [usize; 3], shape: impl Into<Dimension
     })
 }
 
-/// The mean loss, the number of right answers, and the gradient of the mean, as of [`crate::ops::cross_entropy`].
+/// The mean loss, the number of right answers, and the gradient of the mean, as of [`ops::cross_entropy`].
 pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<[Tensor; 3]> {
     let engine = engine(logits.device())?;
     require([logits], DType::F32)?;
@@ -399,7 +399,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<[Tensor;
     Ok([mean.written(), right.written(), gradient])
 }
 
-/// As [`crate::ops::descend`].
+/// As [`ops::descend`].
 pub(crate) fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, step: &Step) -> Result<()> {
     let engine = engine(weight.device())?;
     require([weight, velocity, gradient], DType::F32)?;
@@ -414,7 +414,7 @@ pub(crate) fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, step: &St
     })
 }
 
-/// As [`crate::ops::blend`].
+/// As [`ops::blend`].
 pub(crate) fn blend(running: &Var, new: &Tensor, kept: f64, share: f64) -> Result<()> {
     let engine = engine(running.device())?;
     require([running, new], DType::F32)?;

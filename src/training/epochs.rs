@@ -159,8 +159,8 @@ impl<'a> Learner<'a> {
             progress.check()?;
             let count = batch.labels.len();
             let (x, labels) = tensors(batch, job.train.shape(draw), job.device)?;
-            let step::Outcome { logits, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
-            self.sums.add(&logits, &labels, &loss, count)?;
+            let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
+            self.sums.add(&loss, &right, count)?;
             self.position.step += 1;
             self.position.seconds = spent + started.elapsed().as_secs_f64();
             task.advance(count as u64);
