@@ -13,7 +13,7 @@ pub mod pipeline;
 
 pub mod images;
 
-#[cfg(feature = "cuda")]
+#[cfg(any(test, feature = "cuda"))]
 mod cuda;
 
 pub mod ops;

@@ -57,6 +57,15 @@ impl Element {
         }
     }
 
+    /// Bytes of a value.
+    #[cfg(test)]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
     /// Values of this type in 16 bytes, the most that a thread reads at once.
     pub fn in_vector(self) -> usize {
         match self {

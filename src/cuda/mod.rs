@@ -1,20 +1,30 @@
 //! The operations on NVIDIA GPUs: our own kernels, compiled for the GPU at hand when it is first used, and cuDNN's
 //! convolutions.
 //!
-//! What launches the kernels is written against [`Gpu`](gpu::Gpu), which knows memory and launches but nothing of a driver.
+//! What launches the kernels is written against [`Gpu`](gpu::Gpu), so that the same launches of the same kernels also
+//! run on an emulated GPU in the tests, which need none.
 
+#[cfg(feature = "cuda")]
 mod convolution;
+#[cfg(test)]
+pub(crate) mod emulator;
+#[cfg(feature = "cuda")]
 mod engine;
-mod gpu;
-mod learning;
-mod normalise;
-mod pixels;
+pub(crate) mod gpu;
+pub(crate) mod learning;
+pub(crate) mod normalise;
+pub(crate) mod pixels;
+#[cfg(feature = "cuda")]
 mod tensors;
-mod tiling;
+pub(crate) mod tiling;
 
+#[cfg(feature = "cuda")]
 pub(crate) use engine::open;
+#[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
+#[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
+#[cfg(feature = "cuda")]
 pub(crate) use tensors::{
     Norm, bias_relu_gradients, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient,
     linear, max_pool, max_pool_gradient, pool, pool_gradient, space_to_depth, weight_gradient,

@@ -23,6 +23,8 @@ mod channels;
 mod convolution;
 mod cpu;
 mod descent;
+#[cfg(test)]
+mod emulated;
 mod geometry;
 mod linear;
 mod loss;

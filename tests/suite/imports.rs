@@ -77,7 +77,7 @@ fn every_folder_has_its_rule_and_only_features_names_zarrs() {
         assert_eq!(path.is_dir(), known, "{}", path.display());
         for file in if path.is_dir() { sources(&path) } else { vec![path] } {
             let text = fs::read_to_string(&file).unwrap();
-            let opening = if file.extension().is_some_and(|end| end == "cu") { "// " } else { "//!" };
+            let opening = if file.extension().is_none_or(|end| end != "rs") { "// " } else { "//!" };
             assert!(text.starts_with(opening), "{} does not open with what it holds", file.display());
             assert!(name == "features" || !text.contains("zarrs::"), "{} names zarrs", file.display());
             assert!(name == "cli" || !text.contains("println!"), "{} prints", file.display());

@@ -1,0 +1,310 @@
+//! Every launch on an emulated GPU against our operations on the CPU, which are held to PyTorch's figures.
+//!
+//! Results lie in poisoned memory with guards, blocks and threads run in an order that is drawn, and every launch runs twice.
+
+use super::{
+    Activation, BatchNorm, BatchStatistics, Descent, MaxPool, bias_relu_gradients, blend, cross_entropy, descend,
+};
+use super::{pool, pool_gradient, space_to_depth, to_nhwc};
+use crate::cuda::emulator::{Emulator, Memory};
+use crate::cuda::gpu::{Element, Gpu, Pointer};
+use crate::cuda::learning::{self, LossPlaces, Step, Weights};
+use crate::cuda::normalise::{self, Line, NormGradients};
+use crate::cuda::pixels::{self, Images, Windows};
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
+/// Channels with and without vectors, fewer and more than the lanes of a block hold.
+const CHANNELS: [usize; 8] = [1, 3, 8, 12, 40, 64, 130, 520];
+
+/// Values between -2 and 2 that look random, rounded to a type.
+fn noise(shape: &[usize], seed: u32, element: Element) -> Tensor {
+    let value =
+        |at: u32| (at.wrapping_add(seed * 7919).wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 22) as f32 - 2.0;
+    let values: Vec<f32> = (0..shape.iter().product::<usize>() as u32).map(value).collect();
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+    match element {
+        Element::F32 => tensor,
+        Element::Bf16 => tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap(),
+    }
+}
+
+fn floats(shape: &[usize], seed: u32) -> Tensor {
+    noise(shape, seed, Element::F32)
+}
+
+/// Fails unless tensors agree: f32 within `tolerance` of the largest value, bf16 within half of its last bit besides.
+#[track_caller]
+fn assert_close(found: &Tensor, expected: &Tensor, element: Element, tolerance: f32, what: &str) {
+    let values = |tensor: &Tensor| -> Vec<f32> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
+    let (found, expected) = (values(found), values(expected));
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+    let rounding = if element == Element::Bf16 { 1.0 / 256.0 } else { 0.0 };
+    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        let bound = tolerance * largest + rounding * expected.abs();
+        assert!((found - expected).abs() <= bound, "{what}, value {at}: {found}, not {expected}");
+    }
+}
+
+/// What a launch writes into memory of the given shapes and types, the same whatever the order of blocks and threads.
+fn run<const N: usize>(
+    outputs: [(&[usize], Element); N],
+    launch: impl Fn(&Emulator, [Pointer; N]) -> Result<()>,
+) -> [Tensor; N] {
+    let once = |seed: u32| {
+        let gpu = Emulator::with_seed(seed);
+        let memory = outputs.map(|(shape, element)| gpu.unset(shape, element));
+        launch(&gpu, std::array::from_fn(|at| gpu.pointer(&memory[at]))).unwrap();
+        std::array::from_fn(|at| gpu.get(&memory[at], outputs[at].1, outputs[at].0))
+    };
+    let (first, second): ([Tensor; N], [Tensor; N]) = (once(1), once(2));
+    for (first, second) in first.iter().zip(&second) {
+        let bits = |tensor: &Tensor| -> Vec<u32> {
+            let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+            values.into_iter().map(f32::to_bits).collect()
+        };
+        assert!(bits(first) == bits(second), "the bits depend on the order of blocks and threads");
+    }
+    first
+}
+
+fn images(shape: [usize; 4], element: Element) -> Images {
+    let [batch, height, width, channels] = shape;
+    Images { batch, height, width, channels, element }
+}
+
+/// Memory and pointer of tensors.
+fn put<const N: usize>(gpu: &Emulator, tensors: [(&Tensor, Element); N]) -> ([Memory; N], [Pointer; N]) {
+    let memory = tensors.map(|(tensor, element)| gpu.put(tensor, element));
+    let pointers = std::array::from_fn(|at| gpu.pointer(&memory[at]));
+    (memory, pointers)
+}
+
+fn check_norm(shape: [usize; 4], element: Element, activation: Activation) {
+    let channels = shape[3];
+    let what = format!("batch norm of {shape:?} in {element:?}, {activation:?}");
+    let (x, grad) = (noise(&shape, 1, element), noise(&shape, 2, element));
+    let x = ((x + 5.0).unwrap() * 2.0).unwrap().to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
+    let (gamma, beta) = (floats(&[channels], 3), floats(&[channels], 4));
+    let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-3, activation };
+    let (y, statistics) = norm.forward(&x).unwrap();
+    let gradients = norm.gradients(&x, &statistics, &grad).unwrap();
+    let maps = images(shape, element).maps();
+    let line = |[mean, variance, gamma, beta]: [Pointer; 4]| Line {
+        mean,
+        variance,
+        gamma,
+        beta,
+        epsilon: 1e-3,
+        relu: activation == Activation::Relu,
+    };
+    let one = (&[channels][..], Element::F32);
+    let [mean, variance, found] = run([one, one, (&shape, element)], |gpu, [mean, variance, y]| {
+        let (_memory, [x, gamma, beta]) = put(gpu, [(&x, element), (&gamma, Element::F32), (&beta, Element::F32)]);
+        // SAFETY: memory of the sizes that are said.
+        unsafe {
+            maps.moments(gpu, x, mean, variance)?;
+            maps.normalise(gpu, x, line([mean, variance, gamma, beta]), y)
+        }
+    });
+    assert_close(&mean, &statistics.mean, Element::F32, 1e-5, &format!("mean of {what}"));
+    assert_close(&variance, &statistics.variance, Element::F32, 1e-5, &format!("variance of {what}"));
+    assert_close(&found, &y, element, 1e-5, &what);
+    let BatchStatistics { mean, variance } = &statistics;
+    let [of_x, of_gamma, of_beta] = run([(&shape, element), one, one], |gpu, [of_x, of_gamma, of_beta]| {
+        let single = [mean, variance, &gamma, &beta].map(|tensor| (tensor, Element::F32));
+        let (_memory, [x, grad]) = put(gpu, [(&x, element), (&grad, element)]);
+        let (_more, pointers) = put(gpu, single);
+        let to = NormGradients { x: of_x, gamma: of_gamma, beta: of_beta };
+        // SAFETY: memory of the sizes that are said.
+        unsafe { maps.normalise_gradients(gpu, (x, grad), line(pointers), to) }
+    });
+    assert_close(&of_gamma, &gradients.gamma, Element::F32, 1e-4, &format!("scale's gradient of {what}"));
+    assert_close(&of_beta, &gradients.beta, Element::F32, 1e-4, &format!("shift's gradient of {what}"));
+    assert_close(&of_x, &gradients.x, element, 1e-4, &format!("gradient of {what}"));
+}
+
+#[test]
+fn batch_norm_agrees() {
+    for element in ELEMENTS {
+        for channels in CHANNELS {
+            check_norm([3, 5, 4, channels], element, Activation::Relu);
+        }
+        check_norm([2, 1, 1, 8], element, Activation::Identity);
+        // More pixels than the blocks that sum take at once.
+        check_norm([2, 190, 190, 3], element, Activation::Identity);
+        check_norm([1, 40, 45, 1040], element, Activation::Relu);
+    }
+}
+
+#[test]
+fn bias_and_relu_agree() {
+    for element in ELEMENTS {
+        for channels in CHANNELS {
+            let shape = [3, 7, 5, channels];
+            let maps = images(shape, element).maps();
+            let (y, grad, bias) = (noise(&shape, 1, element), noise(&shape, 2, element), floats(&[channels], 3));
+            let (expected, sums) = bias_relu_gradients(&y, &grad).unwrap();
+            let outputs = [(&shape[..], element), (&[channels], Element::F32)];
+            let [passed, found] = run(outputs, |gpu, [passed, to]| {
+                let (_memory, [y, grad]) = put(gpu, [(&y, element), (&grad, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe {
+                    maps.relu_gradient(gpu, y, grad, passed)?;
+                    maps.channel_sums(gpu, passed, to)
+                }
+            });
+            assert_close(&passed, &expected, element, 0.0, "gradient of a ReLU");
+            assert_close(&found, &sums, Element::F32, 1e-5, "gradient of a bias");
+            for relu in [false, true] {
+                let gpu = Emulator::new();
+                let (memory, [x, own]) = put(&gpu, [(&y, element), (&bias, Element::F32)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { maps.add_bias(&gpu, x, own, relu) }.unwrap();
+                let expected = y.broadcast_add(&bias).unwrap();
+                let expected = if relu { expected.relu().unwrap() } else { expected };
+                assert_close(&gpu.get(&memory[0], element, &shape), &expected, element, 1e-6, "bias");
+            }
+        }
+    }
+}
+
+#[test]
+fn pooling_agrees() {
+    for element in ELEMENTS {
+        for (channels, height, width) in [(1, 1, 1), (3, 5, 4), (8, 2, 2), (40, 7, 9), (130, 6, 3), (264, 30, 28)] {
+            let shape = [2, height, width, channels];
+            let (x, grad) = (noise(&shape, 1, element), floats(&[2, 2, 2, channels], 2));
+            let maps = images(shape, element);
+            let [found] = run([(&[2, 2, 2, channels], Element::F32)], |gpu, [y]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { maps.pool(gpu, x, 2, y) }
+            });
+            assert_close(&found, &pool(&x, 2).unwrap(), Element::F32, 1e-5, &format!("pooling of {shape:?}"));
+            let [found] = run([(&shape, element)], |gpu, [to]| {
+                let (_memory, [grad]) = put(gpu, [(&grad, Element::F32)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { maps.pool_gradient(gpu, grad, 2, to) }
+            });
+            let expected = pool_gradient(&grad, (height, width), DType::F32).unwrap();
+            assert_close(&found, &expected, element, 1e-6, &format!("pooling's gradient of {shape:?}"));
+        }
+    }
+}
+
+#[test]
+fn moved_values_agree() {
+    for element in ELEMENTS {
+        for shape in [[1, 2, 2, 1], [3, 6, 4, 3], [2, 8, 10, 12]] {
+            let (x, [batch, height, width, channels]) = (noise(&shape, 1, element), shape);
+            let [found] = run([(&[batch, height / 2, width / 2, 4 * channels], element)], |gpu, [y]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { images(shape, element).space_to_depth(gpu, x, y) }
+            });
+            assert_close(&found, &space_to_depth(&x).unwrap(), Element::F32, 0.0, "space-to-depth");
+            let [found] = run([(&shape, element)], |gpu, [y]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { pixels::exchange(gpu, element, x, [batch, channels, height * width], y) }
+            });
+            let planes = x.reshape((batch, channels, height, width)).unwrap();
+            assert_close(&found, &to_nhwc(&planes).unwrap(), Element::F32, 0.0, "order of values");
+            let weights = Weights { outputs: batch, inputs: height * width, kernel: 3 };
+            let weight = noise(&[batch, height * width, 3, 3], 5, element);
+            let [packed, back] =
+                run([(&[weights.values()], element), (weight.dims(), Element::F32)], |gpu, [to, back]| {
+                    let (_memory, [from]) = put(gpu, [(&weight, Element::F32)]);
+                    // SAFETY: memory of the sizes that are said.
+                    unsafe {
+                        weights.pack(gpu, from, element, to)?;
+                        weights.unpack(gpu, to, element, back)
+                    }
+                });
+            assert_close(&packed, &to_nhwc(&weight).unwrap(), Element::F32, 0.0, "packed weights");
+            assert_close(&back, &weight, Element::F32, 0.0, "weights packed and back");
+        }
+    }
+}
+
+#[test]
+fn max_pooling_agrees() {
+    for element in ELEMENTS {
+        for (side, stride) in [(2, 2), (3, 2), (3, 1), (2, 3)] {
+            let shape = [2, 7, 9, 5];
+            // Whole numbers, so that many are equal.
+            let x = (noise(&shape, 1, Element::F32) * 2.0).unwrap().round().unwrap();
+            let own = MaxPool { side, stride };
+            let y = own.forward(&x).unwrap();
+            let [batch, rows, columns, channels] = <[usize; 4]>::try_from(y.dims()).unwrap();
+            let windows = Windows { side, stride, rows, columns };
+            let [found] = run([(&[batch, rows, columns, channels], element)], |gpu, [y]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { images(shape, element).max_pool(gpu, x, windows, y) }
+            });
+            assert_close(&found, &y, Element::F32, 0.0, "max pooling");
+            let grad = noise(y.dims(), 2, element);
+            let [found] = run([(&shape, element)], |gpu, [to]| {
+                let (_memory, from) = put(gpu, [(&x, element), (&grad, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { images(shape, element).max_pool_gradient(gpu, from.into(), windows, to) }
+            });
+            assert_close(&found, &own.gradient(&x, &grad).unwrap(), element, 1e-6, "max pooling's gradient");
+        }
+    }
+}
+
+#[test]
+fn the_loss_agrees() {
+    for (batch, classes) in [(1, 1), (3, 10), (5, 300), (300, 7)] {
+        let logits = (floats(&[batch, classes], 1) * 4.0).unwrap();
+        let labels: Vec<u32> = (0..batch).map(|at| (at * 5 % classes) as u32).collect();
+        let of = |labels: &[u32]| {
+            run(
+                [(&[], Element::F32), (&[], Element::F32), (&[batch, classes], Element::F32)],
+                |gpu, [mean, right, gradient]| {
+                    let (_memory, [logits]) = put(gpu, [(&logits, Element::F32)]);
+                    let labels =
+                        gpu.put_bytes(&labels.iter().flat_map(|label| label.to_ne_bytes()).collect::<Vec<u8>>());
+                    let to = LossPlaces { mean, right, gradient };
+                    // SAFETY: memory of the sizes that are said.
+                    unsafe { learning::cross_entropy(gpu, (logits, gpu.pointer(&labels)), (batch, classes), to) }
+                },
+            )
+        };
+        let expected = cross_entropy(&logits, &Tensor::new(&labels[..], &Device::Cpu).unwrap()).unwrap();
+        let [mean, right, gradient] = of(&labels);
+        assert_close(&mean, &expected.mean, Element::F32, 1e-5, "loss");
+        assert_close(&right, &expected.right, Element::F32, 0.0, "right answers");
+        assert_close(&gradient, &expected.gradient, Element::F32, 1e-5, "gradient of the loss");
+        let mut wrong = labels.clone();
+        wrong[0] = classes as u32;
+        assert!(of(&wrong)[0].to_scalar::<f32>().unwrap().is_nan(), "a label that is no class");
+    }
+}
+
+#[test]
+fn updates_agree() {
+    for values in [1, 255, 256, 1000] {
+        let [weight, velocity, gradient, new] = [1, 2, 3, 4].map(|seed| floats(&[values], seed));
+        let [own, moved] = [&weight, &velocity].map(|tensor| Var::from_tensor(tensor).unwrap());
+        descend(&own, &moved, &gradient, Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-2 }).unwrap();
+        let gpu = Emulator::new();
+        let (memory, pointers) = put(&gpu, [&weight, &velocity, &gradient].map(|tensor| (tensor, Element::F32)));
+        let step = Step { rate: 0.1, momentum: 0.9, decay: 1e-2 };
+        // SAFETY: memory of the sizes that are said.
+        unsafe { learning::descend(&gpu, pointers, values, &step) }.unwrap();
+        assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &own, Element::F32, 1e-6, "weights");
+        assert_close(&gpu.get(&memory[1], Element::F32, &[values]), &moved, Element::F32, 1e-6, "velocity");
+
+        let running = Var::from_tensor(&weight).unwrap();
+        blend(&running, &new, 0.1, 1.5).unwrap();
+        let (memory, [old, fresh]) = put(&gpu, [&weight, &new].map(|tensor| (tensor, Element::F32)));
+        // SAFETY: memory of the sizes that are said.
+        unsafe { normalise::blend(&gpu, old, fresh, values, (0.9, 0.1 * 1.5)) }.unwrap();
+        assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &running, Element::F32, 1e-6, "statistics");
+    }
+}
