@@ -13,7 +13,7 @@ pub mod pipeline;
 
 pub mod images;
 
-#[cfg(any(test, feature = "cuda"))]
+#[cfg(feature = "cuda")]
 mod cuda;
 
 pub mod ops;

@@ -40,7 +40,7 @@ pub(crate) struct Launch<'a> {
 }
 
 /// How the values of feature maps are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Element {
     /// Single precision.
     F32,

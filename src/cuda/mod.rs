@@ -1,17 +1,21 @@
 //! The operations on NVIDIA GPUs: our own kernels, compiled for the GPU at hand when it is first used, and cuDNN's
 //! convolutions.
 //!
-//! What launches the kernels is written against [`Gpu`], so that the same launches of the same kernels also run on an
-//! emulated GPU in the tests, which need none.
+//! What launches the kernels is written against [`Gpu`](gpu::Gpu), which knows memory and launches but nothing of a driver.
 
+mod convolution;
+mod engine;
 mod gpu;
 mod learning;
 mod normalise;
 mod pixels;
+mod tensors;
 mod tiling;
 
-pub(crate) use gpu::{Argument, Element, Gpu, KERNELS, Launch, Pointer};
-pub(crate) use learning::{LossPlaces, Step, Weights, cross_entropy, descend};
-pub(crate) use normalise::{Line, NormGradients, blend};
-pub(crate) use pixels::{Images, Windows, exchange};
-pub(crate) use tiling::Maps;
+pub(crate) use engine::open;
+pub(crate) use learning::Step;
+pub(crate) use pixels::Windows;
+pub(crate) use tensors::{
+    Norm, bias_relu_gradients, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient,
+    linear, max_pool, max_pool_gradient, pool, pool_gradient, space_to_depth, weight_gradient,
+};

@@ -1,7 +1,7 @@
 //! Launches of batch norm with a ReLU, of its gradients, and of biases.
 
 use super::gpu::{Argument, Gpu, Pointer};
-use super::tiling::{Maps, Parts, Tiles, at, count, launch_blocks, launch_each, value};
+use super::tiling::{Maps, at, count, launch_blocks, launch_each, value};
 use candle_core::Result;
 
 /// Channels of a block that adds what parts came to.

@@ -61,13 +61,9 @@ impl BatchNorm {
     pub fn train(&self, x: Tensor, activation: Activation) -> Result<(Tensor, BatchNormPass)> {
         let (y, statistics) = self.op(activation).forward(&x)?;
         let count = (x.elem_count() / x.dim(3)?) as f64;
-        let unbiased = (&statistics.variance * (count / (count - 1.0).max(1.0)))?;
-        let blend = |running: &Var, new: &Tensor| {
-            let kept = (running.as_detached_tensor() * (1.0 - STATISTICS_MOMENTUM))?;
-            running.set(&(kept + (new * STATISTICS_MOMENTUM)?)?)
-        };
-        blend(&self.mean, &statistics.mean)?;
-        blend(&self.variance, &unbiased)?;
+        let unbiased = count / (count - 1.0).max(1.0);
+        ops::blend(&self.mean, &statistics.mean, STATISTICS_MOMENTUM, 1.0)?;
+        ops::blend(&self.variance, &statistics.variance, STATISTICS_MOMENTUM, unbiased)?;
         Ok((y, BatchNormPass { x, statistics, activation }))
     }
 
@@ -202,14 +198,15 @@ impl Linear {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        x.matmul(&self.weight.as_detached_tensor().t()?)?.broadcast_add(&self.bias.as_detached_tensor())
+        ops::linear(x, &self.weight.as_detached_tensor(), &self.bias.as_detached_tensor())
     }
 
     /// Gives the gradient of the input `x`.
     pub fn gradients(&self, x: &Tensor, grad: &Tensor, out: &mut Gradients) -> Result<Tensor> {
-        out.add(&self.weight, grad.t()?.matmul(x)?);
-        out.add(&self.bias, grad.sum(0)?);
-        grad.matmul(&self.weight.as_detached_tensor())
+        let gradients = ops::linear_gradients(x, &self.weight.as_detached_tensor(), grad)?;
+        out.add(&self.weight, gradients.weight);
+        out.add(&self.bias, gradients.bias);
+        Ok(gradients.x)
     }
 
     /// The same layer as it is now, which no training changes.

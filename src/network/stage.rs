@@ -7,7 +7,7 @@ use super::weights::Variables;
 use crate::ops::{Activation, pool, pool_gradient, space_to_depth, to_nhwc};
 use crate::pipeline::{self, POOLED};
 use crate::random::Stream;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// \[2x2 space-to-depth\] → 3x3 convolution → batch norm or bias → ReLU.
 pub struct Block {
@@ -56,8 +56,9 @@ pub struct Auxiliary {
 /// What the gradients of a classifier are computed from.
 struct AuxiliaryPass {
     hidden: Vec<UnitPass>,
-    /// Height and width before pooling.
+    /// Height, width and type before pooling.
     size: (usize, usize),
+    dtype: DType,
     norm: Option<BatchNormPass>,
     /// What the linear layer reads.
     flat: Tensor,
@@ -88,7 +89,7 @@ impl Auxiliary {
             hidden.push(pass);
             x = y;
         }
-        let (_, height, width, _) = x.dims4()?;
+        let ((_, height, width, _), dtype) = (x.dims4()?, x.dtype());
         x = pool(&x, POOLED)?;
         let mut norm = None;
         if let Some(own) = &self.norm {
@@ -97,7 +98,7 @@ impl Auxiliary {
             x = y;
         }
         let flat = flattened(&x)?;
-        Ok((self.linear.forward(&flat)?, AuxiliaryPass { hidden, size: (height, width), norm, flat }))
+        Ok((self.linear.forward(&flat)?, AuxiliaryPass { hidden, size: (height, width), dtype, norm, flat }))
     }
 
     /// Gives the gradient of the input.
@@ -107,7 +108,7 @@ impl Auxiliary {
         if let (Some(norm), Some(pass)) = (&self.norm, &pass.norm) {
             grad = norm.gradients(pass, &grad, out)?;
         }
-        grad = pool_gradient(&grad, pass.size.0, pass.size.1)?;
+        grad = pool_gradient(&grad, pass.size, pass.dtype)?;
         for (unit, pass) in self.hidden.iter().zip(&pass.hidden).rev() {
             if let Some(before) = unit.gradients(pass, &grad, Input::Computed, out)? {
                 grad = before;

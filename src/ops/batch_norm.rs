@@ -46,6 +46,10 @@ impl BatchNorm<'_> {
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
         let channels = self.channels(x)?;
+        on_gpu!(x, {
+            let (y, [mean, variance]) = self.on_gpu().forward(x)?;
+            Ok((y, BatchStatistics { mean, variance }))
+        });
         if !is_ours(x) {
             return self.by_candle(x);
         }
@@ -71,6 +75,13 @@ impl BatchNorm<'_> {
         if grad.shape() != x.shape() {
             bail!("a gradient of {:?} for a result of {:?}", grad.shape(), x.shape())
         }
+        on_gpu!(x, {
+            if [&statistics.mean, &statistics.variance].iter().any(|found| found.dims() != [channels]) {
+                bail!("statistics of {:?} for {channels} channels", statistics.mean.shape())
+            }
+            let [x, gamma, beta] = self.on_gpu().gradients(x, [&statistics.mean, &statistics.variance], grad)?;
+            Ok(BatchNormGradients { x, gamma, beta })
+        });
         if !is_ours(x) {
             return self.gradients_by_candle(x, grad);
         }
@@ -97,6 +108,12 @@ impl BatchNorm<'_> {
             gamma: Tensor::from_vec(gamma, channels, x.device())?,
             beta: Tensor::from_vec(beta, channels, x.device())?,
         })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> crate::cuda::Norm<'_> {
+        let relu = self.activation == Activation::Relu;
+        crate::cuda::Norm { affine: [self.gamma, self.beta], epsilon: self.epsilon, relu }
     }
 
     fn channels(&self, x: &Tensor) -> Result<usize> {
@@ -145,6 +162,19 @@ impl BatchNorm<'_> {
         };
         Ok(BatchNormGradients { x: take(&x)?, gamma: take(&gamma)?, beta: take(&beta)? })
     }
+}
+
+/// Moves running statistics towards those of a batch: running ← (1 − share) · running + share · factor · new.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn blend(running: &Var, new: &Tensor, share: f64, factor: f64) -> Result<()> {
+    if running.shape() != new.shape() {
+        bail!("statistics of {:?} for {:?}", new.shape(), running.shape())
+    }
+    on_gpu!(new, crate::cuda::blend(running, new, 1.0 - share, share * factor));
+    let kept = (running.as_detached_tensor() * (1.0 - share))?;
+    running.set(&(kept + ((new * factor)? * share)?)?)
 }
 
 /// y = (x - mean) * scale + shift, for each channel.

@@ -29,13 +29,14 @@ pub fn convolution(
     activation: Activation,
 ) -> Result<Tensor> {
     let sizes = sizes(x, weight.dims4()?, padding)?;
+    if let Some(found) = bias.filter(|bias| bias.dims() != [sizes.outputs]) {
+        bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
+    }
+    on_gpu!(x, crate::cuda::convolution(x, weight, bias, padding, activation == Activation::Relu));
     if !is_ours(x) {
         return by_candle(x, weight, bias, padding, activation);
     }
     let no_bias = Tensor::zeros(0, x.dtype(), x.device())?;
-    if let Some(found) = bias.filter(|bias| bias.dims() != [sizes.outputs]) {
-        bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
-    }
     let values = with_values([x, weight, bias.unwrap_or(&no_bias)], |[x, weight, values]| {
         let finish = Finish { bias: bias.map(|_| values), relu: activation == Activation::Relu };
         match sizes.is_tiled() {
@@ -55,6 +56,7 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize)
     let shape = (grad.dim(3)?, x.dim(3)?, kernel, kernel);
     let sizes = sizes(x, shape, padding)?;
     sizes.check(grad)?;
+    on_gpu!(x, crate::cuda::weight_gradient(x, grad, kernel, padding));
     if !is_ours(x) {
         let weight = Var::zeros(shape, x.dtype(), x.device())?;
         return gradient_by_candle(x, weight.as_tensor(), grad, padding, &weight);
@@ -83,6 +85,7 @@ pub fn input_gradient(weight: &Tensor, grad: &Tensor, padding: usize) -> Result<
         bail!("{:?} is no gradient of a convolution with {:?} and padding {padding}", grad.shape(), weight.shape())
     }
     let (height, width) = (out_height + kernel - 1 - 2 * padding, out_width + kernel - 1 - 2 * padding);
+    on_gpu!(grad, crate::cuda::input_gradient(weight, grad, padding, (height, width)));
     if !is_ours(grad) {
         let x = Var::zeros((batch, height, width, inputs), grad.dtype(), grad.device())?;
         return gradient_by_candle(x.as_tensor(), weight, grad, padding, &x);

@@ -27,6 +27,10 @@ pub fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descen
     if [velocity.id(), gradient.id()].contains(&weight.id()) || velocity.id() == gradient.id() {
         bail!("weights, velocity and gradient must be three tensors")
     }
+    on_gpu!(weight, {
+        let Descent { rate, momentum, weight_decay: decay } = settings;
+        crate::cuda::descend(weight, velocity, gradient, &crate::cuda::Step { rate, momentum, decay })
+    });
     if is_ours(weight) {
         return velocity.inplace_op2(&gradient.contiguous()?, &OnVelocity { weight, settings });
     }

@@ -20,6 +20,7 @@ impl MaxPool {
     /// When no window fits.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let windows = self.windows(x)?;
+        on_gpu!(x, crate::cuda::max_pool(x, windows.on_gpu()));
         if !is_ours(x) {
             return to_nhwc(&to_nchw(x)?.max_pool2d_with_stride(self.side, self.stride)?);
         }
@@ -53,6 +54,7 @@ impl MaxPool {
         if grad.dims() != [windows.batch, windows.rows, windows.columns, channels] {
             bail!("a gradient of {:?} for {} x {} windows", grad.shape(), windows.rows, windows.columns)
         }
+        on_gpu!(x, crate::cuda::max_pool_gradient(x, grad, windows.on_gpu()));
         if !is_ours(x) {
             // candle's own gradient is wrong by a factor (0.11), so that it is computed on the CPU.
             let single = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
@@ -99,6 +101,12 @@ struct Windows {
 }
 
 impl Windows {
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> crate::cuda::Windows {
+        let MaxPool { side, stride } = self.pool;
+        crate::cuda::Windows { side, stride, rows: self.rows, columns: self.columns }
+    }
+
     /// Values of an image.
     fn values(&self) -> usize {
         self.height * self.width * self.channels

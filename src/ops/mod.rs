@@ -2,11 +2,21 @@
 //!
 //! Feature maps are \[batch, height, width, channels\], so that the channels of a pixel lie side by side: vectors of the
 //! processor and tensor cores want them so. Each operation and each gradient is a function of its own: a shallow network
-//! knows which gradients it needs, and no other is computed. On the CPU, in f32, they are our own code; elsewhere they
-//! are put together from candle's operations.
+//! knows which gradients it needs, and no other is computed. On the CPU, in f32, and on NVIDIA GPUs, in f32 and bf16,
+//! they are our own code; for other types they are put together from candle's operations.
 
 // Closures and iterators would not be compiled for the vectors of the machine.
 #![allow(clippy::needless_range_loop)]
+
+/// Takes the GPU's way where the tensor lies on one.
+macro_rules! on_gpu {
+    ($tensor:expr, $result:expr) => {
+        #[cfg(feature = "cuda")]
+        if $tensor.device().is_cuda() {
+            return $result;
+        }
+    };
+}
 
 mod batch_norm;
 mod channels;
@@ -14,6 +24,7 @@ mod convolution;
 mod cpu;
 mod descent;
 mod geometry;
+mod linear;
 mod loss;
 mod matrix;
 mod max_pooling;
@@ -28,9 +39,10 @@ mod uploads;
 mod windows;
 mod winograd;
 
-pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics};
+pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics, blend};
 pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
 pub use descent::{Descent, descend};
+pub use linear::{LinearGradients, linear, linear_gradients};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::MaxPool;
 pub use pooling::{pool, pool_gradient, space_to_depth};
@@ -39,13 +51,28 @@ pub use stored::{Form, Values, on_host, put};
 pub use uploads::{Uploads, free_memory};
 pub use windows::{Windows, cut};
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
+
+/// Opens the NVIDIA GPU of a number, ready for these operations.
+///
+/// # Errors
+/// When there is none, its driver or cuDNN is missing, or this program was built without the feature `cuda`.
+pub fn open_gpu(number: usize) -> Result<Device> {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::open(number);
+    #[cfg(not(feature = "cuda"))]
+    Device::new_cuda(number)
+}
 
 /// \[batch, height, width, channels\] → \[batch, channels, height, width\], the order of files and of PyTorch.
 ///
 /// # Errors
 /// When `x` has not four dimensions.
 pub fn to_nchw(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x, {
+        let (batch, height, width, channels) = x.dims4()?;
+        crate::cuda::exchange(x, [batch, height * width, channels], (batch, channels, height, width))
+    });
     x.permute((0, 3, 1, 2))?.contiguous()
 }
 
@@ -54,5 +81,9 @@ pub fn to_nchw(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// When `x` has not four dimensions.
 pub fn to_nhwc(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x, {
+        let (batch, channels, height, width) = x.dims4()?;
+        crate::cuda::exchange(x, [batch, channels, height * width], (batch, height, width, channels))
+    });
     x.permute((0, 2, 3, 1))?.contiguous()
 }

@@ -2,13 +2,13 @@
 
 use super::cpu::{build, is_ours, with_values};
 use super::{to_nchw, to_nhwc};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 use std::ops::Range;
 
 /// Averages `x` \[batch, height, width, channels\] to \[batch, side, side, channels\].
 ///
 /// Cell i of n covers positions floor(i * size / n) to ceil((i + 1) * size / n), so cells overlap or repeat where the
-/// size is no multiple (PyTorch's `adaptive_avg_pool2d`).
+/// size is no multiple (PyTorch's `adaptive_avg_pool2d`). Means of bf16 are f32.
 ///
 /// # Errors
 /// When `x` has not four dimensions.
@@ -17,6 +17,7 @@ pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
     if side == 0 || height * width * channels == 0 {
         bail!("{:?} cannot be pooled to {side} x {side}", x.shape())
     }
+    on_gpu!(x, crate::cuda::pool(x, side));
     if !is_ours(x) {
         return by_candle(x, side);
     }
@@ -37,16 +38,20 @@ pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
 }
 
 /// The gradient of the input \[batch, height, width, channels\] of [`pool`], from the gradient of its result \[batch,
-/// side, side, channels\].
+/// side, side, channels\], in the type of the input.
 ///
 /// # Errors
 /// When the shape of the gradient does not fit.
-pub fn pool_gradient(grad: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+pub fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtype: DType) -> Result<Tensor> {
     let (batch, side, columns, channels) = grad.dims4()?;
     if side != columns || side * height * width * channels == 0 {
         bail!("a gradient of {:?} for a square result", grad.shape())
     }
     let shape = (batch, height, width, channels);
+    on_gpu!(grad, crate::cuda::pool_gradient(grad, (height, width), dtype));
+    if grad.dtype() != dtype {
+        bail!("a gradient in {} for an input in {}", grad.dtype().as_str(), dtype.as_str())
+    }
     if !is_ours(grad) {
         let x = candle_core::Var::zeros(shape, grad.dtype(), grad.device())?;
         let mut store = (by_candle(&x, side)? * grad)?.sum_all()?.backward()?;
@@ -103,6 +108,7 @@ pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
         bail!("squares of 2x2 do not fill {height} x {width} pixels")
     }
     let shape = (batch, height / 2, width / 2, 4 * channels);
+    on_gpu!(x, crate::cuda::space_to_depth(x));
     if !is_ours(x) {
         let squares = to_nchw(x)?.reshape((batch, channels, height / 2, 2, width / 2, 2))?;
         let squares = squares.permute((0, 1, 3, 5, 2, 4))?;

@@ -15,6 +15,7 @@ pub fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)
     if y.shape() != grad.shape() {
         bail!("a gradient of {:?} for a result of {:?}", grad.shape(), y.shape())
     }
+    on_gpu!(y, crate::cuda::bias_relu_gradients(y, grad));
     if !is_ours(y) {
         let passed = (grad * y.gt(0.0)?.to_dtype(grad.dtype())?)?;
         let bias = passed.sum((0, 1, 2))?;

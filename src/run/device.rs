@@ -1,6 +1,7 @@
 //! Which device computes.
 
 use crate::error::{Error, Result};
+use crate::ops;
 use candle_core::Device;
 
 /// The device of a word: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -13,9 +14,9 @@ pub fn device(word: &str) -> Result<Device> {
         Some((_, number)) => number.parse().ok(),
     };
     match (word.split(':').next().unwrap_or_default(), number) {
-        ("auto", Some(0)) => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        ("auto", Some(0)) => Ok(ops::open_gpu(0).unwrap_or(Device::Cpu)),
         ("cpu", Some(0)) => Ok(Device::Cpu),
-        ("cuda", Some(number)) => Device::new_cuda(number).map_err(|e| no_gpu(word, &e)),
+        ("cuda", Some(number)) => ops::open_gpu(number).map_err(|e| no_gpu(word, &e)),
         _ => Err(Error::usage(format!("`{word}` is no device")).hint("devices are auto, cpu, cuda and cuda:N")),
     }
 }

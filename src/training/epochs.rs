@@ -157,9 +157,10 @@ impl<'a> Learner<'a> {
         let (started, mut told) = (Instant::now(), Instant::now());
         job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, draw, |batch| {
             progress.check()?;
-            let (count, labels) = (batch.len(), &batch.labels);
-            let step::Outcome { logits, loss } = step::step(&self.network, &mut self.sgd, (&batch.x, labels), rate)?;
-            self.sums.add(&logits, labels, &loss, count)?;
+            let count = batch.len();
+            let samples = (&batch.x, &batch.labels);
+            let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, samples, rate)?;
+            self.sums.add(&loss, &right, count)?;
             self.position.step += 1;
             self.position.seconds = spent + started.elapsed().as_secs_f64();
             task.advance(count as u64);

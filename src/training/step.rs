@@ -7,8 +7,8 @@ use candle_core::{Result, Tensor};
 
 /// What a batch came to before the weights moved.
 pub struct Outcome {
-    /// \[sample, class\].
-    pub logits: Tensor,
+    /// How many labels had the largest logit, a scalar.
+    pub right: Tensor,
     /// The mean over the batch, a scalar.
     pub loss: Tensor,
 }
@@ -23,6 +23,6 @@ pub fn step(network: &StageNetwork, sgd: &mut Sgd, (x, labels): (&Tensor, &Tenso
         let (logits, pass) = network.train(x)?;
         let loss = cross_entropy(&logits, labels)?;
         sgd.step(&network.gradients(&pass, &loss.gradient)?, rate)?;
-        Ok(Outcome { logits, loss: loss.mean })
+        Ok(Outcome { right: loss.right, loss: loss.mean })
     })
 }

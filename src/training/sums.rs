@@ -1,7 +1,7 @@
 //! Loss and right answers of an epoch, summed over its batches.
 
 use crate::error::Result;
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 
 /// Sums over the batches of an epoch, kept on the device so that no step waits for them.
@@ -17,11 +17,10 @@ impl Sums {
         Ok(Self { loss: zero.clone(), right: zero })
     }
 
-    /// Adds a batch of `count` samples with their mean loss.
-    pub fn add(&mut self, logits: &Tensor, labels: &Tensor, loss: &Tensor, count: usize) -> Result<()> {
-        let right = logits.detach().argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?.sum_all()?;
+    /// Adds a batch of `count` samples with their mean loss and the number of right answers.
+    pub fn add(&mut self, loss: &Tensor, right: &Tensor, count: usize) -> Result<()> {
         self.right = (&self.right + right)?;
-        self.loss = (&self.loss + (loss.detach() * count as f64)?)?;
+        self.loss = (&self.loss + (loss * count as f64)?)?;
         Ok(())
     }
 

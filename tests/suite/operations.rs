@@ -117,7 +117,7 @@ fn pooling_agrees_with_pytorch() {
         let y = pool(&x, 2).unwrap();
         assert_close(&to_nchw(&y).unwrap(), get("y"), 1e-6, case);
         let (height, width) = (x.dim(1).unwrap(), x.dim(2).unwrap());
-        let found = pool_gradient(&to_nhwc(get("grad_y")).unwrap(), height, width).unwrap();
+        let found = pool_gradient(&to_nhwc(get("grad_y")).unwrap(), (height, width), DType::F32).unwrap();
         assert_close(&to_nchw(&found).unwrap(), get("grad_x"), 1e-6, case);
     }
 }
@@ -310,8 +310,8 @@ fn other_types_are_computed_by_candle_and_agree() {
     close(weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap(), weight_gradient(&x, &grad, 3, 1).unwrap());
     close(input_gradient(&single(&w), &single(&grad), 1).unwrap(), input_gradient(&w, &grad, 1).unwrap());
     close(
-        pool_gradient(&single(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap()), 5, 7).unwrap(),
-        pool_gradient(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap(), 5, 7).unwrap(),
+        pool_gradient(&single(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap()), (5, 7), DType::F32).unwrap(),
+        pool_gradient(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap(), (5, 7), DType::F64).unwrap(),
     );
     close(space_to_depth(&single(&x)).unwrap(), space_to_depth(&x).unwrap());
     close(pool(&single(&x), 2).unwrap(), pool(&x, 2).unwrap());
