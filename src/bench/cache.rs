@@ -11,7 +11,7 @@ use crate::network::{Block, Chain, FrozenBlock};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
-use candle_core::Device;
+use candle_core::DType;
 use rayon::prelude::*;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
         let device = bench.device.clone();
         let open = |stage: &Path| {
-            let none = Chain::new(Vec::new(), &device);
+            let none = Chain::new(Vec::new(), &device, DType::F32);
             Loader::open(stage, Subset::Train, &pipeline, images.classes.len(), none)
         };
         let input = open(&first)?;
@@ -117,10 +117,10 @@ fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &P
     let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
     let images = (input.len() as f64, "images/s");
-    let (device, progress) = (bench.device.clone(), bench.progress);
+    let progress = bench.progress;
     let rounds = input.len() / BATCH;
     let mut bare = || (0..rounds).try_for_each(|_| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?));
-    let mut all = || write((&device, progress), pipeline, &block, (input, to));
+    let mut all = || write(progress, pipeline, &block, (input, to));
     bench.in_turn(
         ("extraction", &case),
         images,
@@ -167,7 +167,7 @@ impl Bench<'_> {
 
 fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
     write_files(to, &label_files(Subset::Train, input.labels())?)?;
-    write((&bench.device, bench.progress), pipeline, &block(bench, pipeline, number)?, (input, to))
+    write(bench.progress, pipeline, &block(bench, pipeline, number)?, (input, to))
 }
 
 /// The block of a stage, with random weights.
@@ -178,12 +178,12 @@ pub(super) fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Re
 
 /// Writes the features of a stage's training samples.
 pub(super) fn write(
-    (device, progress): (&Device, &dyn Progress),
+    progress: &dyn Progress,
     pipeline: &Pipeline,
     block: &FrozenBlock,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
-    Extraction { stage, block, features: &pipeline.features, device, progress }.write(Subset::Train, input).map(drop)
+    Extraction { stage, block, features: &pipeline.features, progress }.write(Subset::Train, input).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.

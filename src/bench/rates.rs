@@ -7,15 +7,15 @@ use super::cache::{Scratch, block, write};
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Subset, decode, label_files, write_files};
+use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, write_files};
 use crate::images::ImageSet;
-use crate::network::{Chain, StageNetwork};
+use crate::network::{Chain, StageNetwork, map_type};
 use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
 use crate::training::{Sgd, step};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -40,13 +40,17 @@ const FILE: usize = 128 << 20;
 /// removed again. `images` is the number of training images; where there are none here, the built-in pictures serve.
 ///
 /// # Errors
-/// When the disk refuses, an image is bad, or the user interrupts.
+/// When the disk refuses, an image is bad, the device does not compute with the precision of a stage, or the user
+/// interrupts.
 pub fn rates(
     bench: &Bench<'_>,
     pipeline: &Pipeline,
     (images, classes): (Option<usize>, usize),
     folder: &Path,
 ) -> Result<Machine> {
+    for stage in &pipeline.stages {
+        map_type(stage.training.precision, &bench.device)?;
+    }
     let (quiet, report) = (Quiet(bench.progress), &mut |_| Ok(()));
     let bench = &Bench { least: bench.least, device: bench.device.clone(), only: None, progress: &quiet, report };
     let scratch = Scratch::new(nearest(folder)?.as_path())?;
@@ -145,7 +149,7 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn stage(&self, stage: &Stage) -> Result<(f64, Parts)> {
         let bench = self.bench;
         let before = self.stage_folder(stage.number - 1);
-        let none = Chain::new(Vec::new(), &bench.device);
+        let none = Chain::new(Vec::new(), &bench.device, map_type(stage.training.precision, &bench.device)?);
         let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes, none)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
         let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
@@ -160,7 +164,7 @@ impl<'a, 'b> Sample<'a, 'b> {
             // Each time a folder of its own: memory that holds a file for the first time is slower to get than such as is
             // used again, and a real run needs all of it for the first time.
             let folder = self.folder.join(format!("stage{}.{}", stage.number, folders.len()));
-            write((&bench.device, bench.progress), &self.pipeline, &block, (&input, &folder))?;
+            write(bench.progress, &self.pipeline, &block, (&input, &folder))?;
             folders.push(folder);
             Ok(())
         };
@@ -180,33 +184,27 @@ impl<'a, 'b> Sample<'a, 'b> {
     /// Seconds an image of a training step. On a CPU the step is timed while its batches are loaded, as in an epoch, and
     /// what loading alone takes is subtracted: two that share the cores are slower than one after the other.
     fn training(&self, stage: &Stage, (input, order): (&Loader, &[u32]), load: f64) -> Result<f64> {
-        let (bench, device, shape) = (self.bench, &self.bench.device, stage.block.input);
+        let (bench, device) = (self.bench, &self.bench.device);
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = StageNetwork::new(stage, self.classes, &mut draw, device)?;
         let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
-        let mut train = |values: Vec<f32>, labels: Vec<u32>| {
-            let count = labels.len();
-            let x = Tensor::from_vec(values, (count, shape.size, shape.size, shape.channels), device)?;
-            let labels = Tensor::from_vec(labels, count, device)?;
-            // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
-            step(&network, sgd, (&x, &labels), 1e-6)
-        };
+        // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
+        let mut train = |batch: &Batch| Ok(step(&network, sgd, (&batch.x, &batch.labels), 1e-6).map(drop)?);
         let (batch, draw) = (self.batch(stage), Draw::Epoch { stage: stage.number, epoch: 0 });
         let order = &order[..order.len().min(STEPS * batch)];
         if device.is_cpu() {
-            let epoch =
-                || input.for_each_batch(order, batch, draw, |batch| Ok(train(batch.values, batch.labels).map(drop)?));
+            let epoch = || input.for_each_batch(order, batch, draw, |batch| train(&batch));
             return Ok((bench.seconds(epoch)? / order.len() as f64 - load).max(0.0));
         }
         let first = input.batch(&order[..order.len().min(batch)], draw)?;
-        let seconds = bench.seconds(|| Ok(train(first.values.clone(), first.labels.clone()).map(drop)?))?;
-        Ok(seconds / first.labels.len() as f64)
+        Ok(bench.seconds(|| train(&first))? / first.len() as f64)
     }
 
     /// Seconds an image of a classification and of the frozen block, on noise that is in memory.
     fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
         let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
+        let x = x.to_dtype(map_type(stage.training.precision, &bench.device)?)?;
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = StageNetwork::new(stage, self.classes, &mut draw, &bench.device)?;
         let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);

@@ -9,9 +9,9 @@ use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::FrozenBlock;
+use crate::ops::on_host;
 use crate::pipeline::{Codec, Dtype, Features, Shape};
 use crate::progress::{Progress, Task};
-use candle_core::{Device, Storage, Tensor};
 use std::ops::Range;
 use std::path::Path;
 
@@ -31,8 +31,6 @@ pub struct Extraction<'a> {
     pub block: &'a FrozenBlock,
     /// How features are stored.
     pub features: &'a Features,
-    /// Where the block runs.
-    pub device: &'a Device,
     /// Who is told.
     pub progress: &'a dyn Progress,
 }
@@ -72,19 +70,16 @@ impl Extraction<'_> {
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let read = input.shape(draw);
-        let at_once = BATCH.min(at_once(read, layout.shape));
+        let at_once = BATCH.min(at_once(input.shape(draw), layout.shape));
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
-            let count = batch.labels.len();
             // A batch is written while the one after it is computed.
-            let (computed, written) =
-                rayon::join(|| self.run(batch, (read, layout), &mut next), || shard.append(&ready));
+            let (computed, written) = rayon::join(|| self.run(&batch, layout, &mut next), || shard.append(&ready));
             written.and(computed)?;
             std::mem::swap(&mut ready, &mut next);
-            task.advance(count as u64);
+            task.advance(batch.len() as u64);
             Ok(())
         })?;
         shard.append(&ready)
@@ -138,28 +133,22 @@ impl Extraction<'_> {
             return Ok(plain);
         }
         let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));
-        let read = input.shape(draw);
-        let first = input.len().min(FIRST).min(at_once(read, layout.shape)) as u32;
+        let first = input.len().min(FIRST).min(at_once(input.shape(draw), layout.shape)) as u32;
         let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
-        self.forward(batch, read, |values| Form::find(self.stage, features, &layout, values))
+        self.forward(&batch, |values| Form::find(self.stage, features, &layout, values))
     }
 
     /// Encodes the features of a batch.
-    fn run(&self, batch: Batch, (read, layout): (Shape, &Layout), out: &mut StoredSamples) -> Result<()> {
-        let (count, one) = (batch.labels.len(), layout.shape.values());
-        self.forward(batch, read, |values| {
-            out.fill(count, |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
+    fn run(&self, batch: &Batch, layout: &Layout, out: &mut StoredSamples) -> Result<()> {
+        let one = layout.shape.values();
+        self.forward(batch, |values| {
+            out.fill(batch.len(), |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
         })
     }
 
     /// Hands the features of a batch over, \[sample, y, x, channel\].
-    fn forward<T>(&self, batch: Batch, read: Shape, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-        let count = batch.labels.len();
-        let x = Tensor::from_vec(batch.values, (count, read.size, read.size, read.channels), self.device)?;
-        let features = self.block.forward(&x)?.to_device(&Device::Cpu)?.contiguous()?;
-        let (storage, place) = features.storage_and_layout();
-        let Storage::Cpu(storage) = &*storage else { return Err(Error::failed("features did not leave the device")) };
-        f(&storage.as_slice::<f32>()?[place.start_offset()..][..features.elem_count()])
+    fn forward<T>(&self, batch: &Batch, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+        on_host(&self.block.forward(&batch.x)?, f)?
     }
 }
 

@@ -12,13 +12,18 @@ use std::sync::{PoisonError, RwLock};
 /// The file that views are kept in where there is no memory for them; it loses its name as soon as it is there.
 pub const NAME: &str = "views";
 
-/// The newest view of each slot of each sample, as stored bytes. A view's slot is its number modulo the slots.
-pub(super) struct Kept {
+/// Which view each slot of each sample holds. A view's slot is its number modulo the slots.
+pub(super) struct Slots {
     slots: usize,
     samples: usize,
-    sample_bytes: usize,
     /// The number of the view that a slot holds, plus one.
     views: Vec<AtomicU32>,
+}
+
+/// The newest view of each slot of each sample, as stored bytes.
+pub(super) struct Kept {
+    slots: Slots,
+    sample_bytes: usize,
     place: Place,
 }
 
@@ -28,6 +33,40 @@ enum Place {
     File(File),
 }
 
+impl Slots {
+    /// So many slots of so many samples, all empty.
+    ///
+    /// # Errors
+    /// When there is no memory for the list of them.
+    pub fn new(slots: usize, samples: usize) -> Result<Self> {
+        Ok(Self { slots, samples, views: filled(slots * samples, AtomicU32::default)? })
+    }
+
+    /// Slots of all samples.
+    pub fn len(&self) -> usize {
+        self.views.len()
+    }
+
+    /// The slot of a view of a sample among all.
+    pub fn place(&self, view: usize, sample: usize) -> usize {
+        view % self.slots * self.samples + sample
+    }
+
+    /// Whether a view of a sample is in its slot.
+    pub fn hold(&self, view: usize, sample: usize) -> bool {
+        self.views[self.place(view, sample)].load(Ordering::Acquire) as usize == view + 1
+    }
+
+    /// Notes that a view of a sample is in its slot.
+    pub fn note(&self, view: usize, sample: usize) {
+        self.views[self.place(view, sample)].store(view as u32 + 1, Ordering::Release);
+    }
+
+    fn empty(&self, slot: usize) {
+        self.views[slot].store(0, Ordering::Release);
+    }
+}
+
 impl Kept {
     /// Room in memory for so many slots of so many samples, taken as it is needed.
     ///
@@ -35,7 +74,7 @@ impl Kept {
     /// When there is no memory for the list of them.
     pub fn in_memory(slots: usize, samples: usize, sample_bytes: usize) -> Result<Self> {
         let place = Place::Memory(filled(slots * samples, RwLock::default)?);
-        Ok(Self { slots, samples, sample_bytes, views: none(slots * samples)?, place })
+        Ok(Self { slots: Slots::new(slots, samples)?, sample_bytes, place })
     }
 
     /// Room in a file of a folder.
@@ -50,11 +89,12 @@ impl Kept {
         options.read(true).write(true).create_new(true).custom_flags(disk::NO_LINK);
         let file = options.open(&path).map_err(|e| Error::io("create", &path, &e))?;
         disk::remove(&path)?;
-        Ok(Self { slots, samples, sample_bytes, views: none(slots * samples)?, place: Place::File(file) })
+        Ok(Self { slots: Slots::new(slots, samples)?, sample_bytes, place: Place::File(file) })
     }
 
-    fn slot(&self, view: usize, sample: usize) -> usize {
-        view % self.slots * self.samples + sample
+    /// Whether a view of a sample is kept.
+    pub fn holds(&self, view: usize, sample: usize) -> bool {
+        self.slots.hold(view, sample)
     }
 
     /// Reads a view of a sample, if it is kept.
@@ -62,10 +102,10 @@ impl Kept {
     /// # Errors
     /// When the disk refuses.
     pub fn get(&self, view: usize, sample: usize, out: &mut Vec<u8>) -> Result<bool> {
-        let slot = self.slot(view, sample);
-        if self.views[slot].load(Ordering::Acquire) as usize != view + 1 {
+        if !self.holds(view, sample) {
             return Ok(false);
         }
+        let slot = self.slots.place(view, sample);
         out.resize(self.sample_bytes, 0);
         match &self.place {
             Place::Memory(slots) => out.copy_from_slice(&slots[slot].read().unwrap_or_else(PoisonError::into_inner)),
@@ -82,7 +122,7 @@ impl Kept {
     /// # Errors
     /// When the disk refuses.
     pub fn put(&self, view: usize, sample: usize, bytes: &[u8]) -> Result<()> {
-        let slot = self.slot(view, sample);
+        let slot = self.slots.place(view, sample);
         match &self.place {
             Place::Memory(slots) => {
                 let mut place = slots[slot].write().unwrap_or_else(PoisonError::into_inner);
@@ -90,21 +130,16 @@ impl Kept {
                 place.extend_from_slice(bytes);
             }
             Place::File(file) => {
-                self.views[slot].store(0, Ordering::Release);
+                self.slots.empty(slot);
                 file.write_all_at(bytes, (slot * self.sample_bytes) as u64).map_err(|e| {
                     Error::failed(format!("cannot keep a view that was made anew: {e}"))
                         .hint("free some of the disk of the stages, or raise `features.memory`")
                 })?;
             }
         }
-        self.views[slot].store(view as u32 + 1, Ordering::Release);
+        self.slots.note(view, sample);
         Ok(())
     }
-}
-
-/// No view in any slot.
-fn none(count: usize) -> Result<Vec<AtomicU32>> {
-    filled(count, AtomicU32::default)
 }
 
 /// So many values, where there is memory for them.

@@ -5,26 +5,40 @@
 
 use super::array::{Layout, Subset};
 use super::draw::{Draw, Rotation, Shown, entropy, order};
-use super::encoding::{decode_sample, encode_sample};
 use super::kept::Kept;
+use super::renewal::Renewal;
 use super::samples::{LateCrops, Samples};
 use super::small::read_labels;
+use super::source::{self, Source};
 use crate::error::{Error, Result};
 use crate::network::Chain;
+use crate::ops::cut;
 use crate::pipeline::{Codec, Pipeline, Shape, Shuffle};
 use crate::random::Stream;
 use crate::room;
-use rayon::prelude::*;
-use std::cell::RefCell;
+use candle_core::{Device, Tensor};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-/// Samples that the network takes at once.
+/// Samples that the network takes at once, on its device.
 pub struct Batch {
-    /// Values \[sample, y, x, channel\].
-    pub values: Vec<f32>,
-    /// The label of each sample.
-    pub labels: Vec<u32>,
+    /// Values \[sample, y, x, channel\], of the type of its feature maps.
+    pub x: Tensor,
+    /// The label of each sample \[sample\] (u32).
+    pub labels: Tensor,
+}
+
+impl Batch {
+    /// Samples.
+    pub fn len(&self) -> usize {
+        self.labels.elem_count()
+    }
+
+    /// Whether there are no samples.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// Batches that wait for the network.
@@ -32,7 +46,7 @@ const AHEAD: usize = 2;
 
 /// Reads one subset of what a stage takes as its input.
 pub struct Loader {
-    samples: Samples,
+    source: Source,
     labels: Vec<u32>,
     /// Blocks that samples go through once they are read.
     chain: Chain,
@@ -40,37 +54,17 @@ pub struct Loader {
     shuffle: Shuffle,
     late: Option<LateCrops>,
     renewal: Option<Renewal>,
-    kept: Option<Kept>,
-    /// Whether what was read is kept as well.
-    remembers: bool,
 }
 
-/// Makes views that are not stored: images, and the frozen blocks up to what is stored.
-pub struct Renewal {
-    images: Samples,
-    chain: Chain,
-    /// The share of the samples that get a new view at each epoch.
-    share: f64,
-}
-
-impl Renewal {
-    /// Takes the training images of a stage, and the blocks whose output is stored.
-    ///
-    /// # Errors
-    /// When the images are missing or do not fit the pipeline.
-    pub fn open(images: &Path, chain: Chain, pipeline: &Pipeline) -> Result<Self> {
-        let samples = Samples::open(images, Subset::Train, pipeline)?;
-        if !samples.are_images() {
-            return Err(Error::failed(format!("`{}` does not hold images", images.display())));
-        }
-        Ok(Self { images: samples, chain, share: pipeline.refresh() })
-    }
-
-    /// Whether what it makes has the form of what is stored.
-    pub fn makes(&self, layout: &Layout) -> bool {
-        let made = self.chain.output(self.images.shape(Draw::View(0)));
-        self.images.layout().samples == layout.samples && made == layout.shape
-    }
+/// Samples in the order in which they are met, with all that is known of them before they are read: it goes to the
+/// device at once, so that a batch takes but a part of it.
+struct Course<'a> {
+    samples: &'a [u32],
+    draw: Draw,
+    labels: Tensor,
+    read: source::Course,
+    /// First row and column of late crops \[sample, 2\].
+    crops: Option<Tensor>,
 }
 
 impl Loader {
@@ -93,22 +87,37 @@ impl Loader {
         let rotation = Rotation::new(layout, 0.0, shuffle);
         let cropped = pipeline.features.late_crops && !samples.are_images();
         let late = cropped.then(|| LateCrops::new(pipeline, chain.output(layout.shape)));
-        Ok(Self { samples, labels, chain, rotation, shuffle, late, renewal: None, kept: None, remembers: false })
+        let source = Source::new(samples, chain.device(), chain.dtype())?;
+        Ok(Self { source, labels, chain, rotation, shuffle, late, renewal: None })
     }
 
-    /// Lets views be made anew, and keeps them: in memory up to so many bytes, else in a folder.
+    /// Lets stored bytes go to the device, also where that is the CPU, and every sample at each time.
+    #[cfg(test)]
+    pub(super) fn decoded_on_device(self) -> Result<Self> {
+        Ok(Self { source: self.source.decoded_on_device()?, ..self })
+    }
+
+    /// Lets samples stay on the device once they got there, where all of them take at most so many bytes.
+    ///
+    /// # Errors
+    /// When the device has no room for them after all.
+    pub fn resident(self, most: u64) -> Result<Self> {
+        Ok(Self { source: self.source.resident(most)?, ..self })
+    }
+
+    /// Lets views be made anew, and keeps them: where the others are resident, else in memory up to so many bytes, else in
+    /// a folder.
     ///
     /// # Errors
     /// When the folder refuses, or there is no memory for the list of views.
     pub fn renewed(mut self, renewal: Renewal, memory: u64, folder: &Path) -> Result<Self> {
-        let layout = *self.samples.layout();
         self.rotation.refresh = renewal.share;
         self.renewal = Some(renewal);
-        let (slots, samples, bytes) = (layout.views, layout.samples, layout.sample_bytes());
-        self.kept = Some(match layout.logical_bytes() <= memory {
-            true => Kept::in_memory(slots, samples, bytes)?,
-            false => Kept::in_folder(folder, slots, samples, bytes)?,
-        });
+        let place = |layout: &Layout| match layout.logical_bytes() <= memory {
+            true => Kept::in_memory(layout.views, layout.samples, layout.sample_bytes()),
+            false => Kept::in_folder(folder, layout.views, layout.samples, layout.sample_bytes()),
+        };
+        self.source.keep_in(place, false)?;
         Ok(self)
     }
 
@@ -118,10 +127,10 @@ impl Loader {
     /// # Errors
     /// When there is no memory for the list of views.
     pub fn remembering(mut self, memory: u64) -> Result<Self> {
-        let layout = self.samples.layout();
-        self.remembers = layout.codec != Codec::None && layout.logical_bytes() <= memory;
-        if self.remembers && self.kept.is_none() {
-            self.kept = Some(Kept::in_memory(layout.views, layout.samples, layout.sample_bytes())?);
+        let layout = self.layout();
+        if layout.codec != Codec::None && layout.logical_bytes() <= memory {
+            let place = |layout: &Layout| Kept::in_memory(layout.views, layout.samples, layout.sample_bytes());
+            self.source.keep_in(place, true)?;
         }
         Ok(self)
     }
@@ -136,17 +145,22 @@ impl Loader {
         self.labels.is_empty()
     }
 
+    /// Where batches come to.
+    pub fn device(&self) -> &Device {
+        self.chain.device()
+    }
+
     /// The shape of a sample as it is drawn.
     pub fn shape(&self, draw: Draw) -> Shape {
         match (&self.late, draw) {
             (Some(late), Draw::Epoch { .. } | Draw::Plain) => late.shape(),
-            _ => self.chain.output(self.samples.shape(draw)),
+            _ => self.chain.output(self.source.samples.shape(draw)),
         }
     }
 
     /// The layout of the array that is read.
     pub fn layout(&self) -> &Layout {
-        self.samples.layout()
+        self.source.samples.layout()
     }
 
     /// The labels of all samples.
@@ -170,8 +184,12 @@ impl Loader {
     pub fn describe(&self) -> String {
         let layout = self.layout();
         let bytes = room::words(layout.logical_bytes());
-        let what = if self.samples.are_images() { "images" } else { "features" };
-        let tier = if self.remembers { "kept in memory once they are read" } else { "streamed from shards" };
+        let what = if self.source.samples.are_images() { "images" } else { "features" };
+        let tier = match (self.source.is_resident(), self.source.remembers()) {
+            (true, _) => "resident on the device once they are read",
+            (false, true) => "kept in memory once they are read",
+            (false, false) => "streamed from shards",
+        };
         let mut text = format!("{bytes} of {what}, {tier}");
         if layout.views > 1 {
             text += &format!(", {} views in turn", layout.views);
@@ -194,12 +212,7 @@ impl Loader {
     /// # Errors
     /// When a sample is missing or damaged, or a view is wanted that is not stored and cannot be made.
     pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<Batch> {
-        let shown: Vec<(usize, Shown)> = samples.iter().map(|&sample| self.shown(sample as usize, draw)).collect();
-        let stored = self.stored(&shown, draw)?;
-        let values = self.chain.run(stored, self.samples.shape(draw))?;
-        let values = self.crop(values, &shown, draw);
-        let labels = samples.iter().map(|&sample| self.labels[sample as usize]).collect();
-        Ok(Batch { values, labels })
+        self.read(&self.course(samples, samples.len(), draw)?, 0..samples.len())
     }
 
     /// Calls `f` with batches of at most `size` of the given samples, in order; others are read meanwhile.
@@ -213,107 +226,77 @@ impl Loader {
         draw: Draw,
         mut f: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
+        let course = &self.course(samples, size, draw)?;
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(AHEAD);
             scope.spawn(move || {
-                for samples in samples.chunks(size) {
+                for first in (0..samples.len()).step_by(size) {
                     // The receiver is gone once `f` has failed: nothing more is wanted then.
-                    if send.send(self.batch(samples, draw)).is_err() {
+                    if send.send(self.read(course, first..samples.len().min(first + size))).is_err() {
                         break;
                     }
                 }
             });
             receive.into_iter().try_for_each(|batch| f(batch?))
+        })?;
+        self.source.check()
+    }
+
+    /// What is known of samples before they are read, at most so many at once.
+    fn course<'a>(&self, samples: &'a [u32], at_once: usize, draw: Draw) -> Result<Course<'a>> {
+        let shown = self.shown(samples, draw);
+        let labels: Vec<u32> = samples.iter().map(|&sample| self.labels[sample as usize]).collect();
+        let crops = self.late.as_ref().filter(|_| matches!(draw, Draw::Epoch { .. } | Draw::Plain)).map(|late| {
+            let place = |&(sample, shown): &(usize, Shown)| match (shown, draw) {
+                (Shown::View(view), Draw::Epoch { stage, epoch }) => late.place(view, sample, (stage, epoch)),
+                _ => late.centre(),
+            };
+            let places: Vec<u32> = shown.iter().map(place).flat_map(|(y, x)| [y as u32, x as u32]).collect();
+            Tensor::from_vec(places, (samples.len(), 2), self.device())
+        });
+        Ok(Course {
+            samples,
+            draw,
+            labels: Tensor::from_vec(labels, samples.len(), self.device())?,
+            read: self.source.course(&shown, at_once, draw)?,
+            crops: crops.transpose()?,
         })
     }
 
-    fn shown(&self, sample: usize, draw: Draw) -> (usize, Shown) {
-        let shown = match draw {
+    /// Reads a range of the samples of a course.
+    fn read(&self, course: &Course<'_>, range: Range<usize>) -> Result<Batch> {
+        let shown = self.shown(&course.samples[range.clone()], course.draw);
+        self.renew(&shown)?;
+        let mut x = self.chain.run(self.source.read(&course.read, range.clone(), &shown)?)?;
+        if let (Some(crops), Some(late)) = (&course.crops, &self.late) {
+            x = cut(&x, &crops.narrow(0, range.start, range.len())?, late.shape().size)?;
+        }
+        Ok(Batch { x, labels: course.labels.narrow(0, range.start, range.len())? })
+    }
+
+    fn shown(&self, samples: &[u32], draw: Draw) -> Vec<(usize, Shown)> {
+        let images = self.source.samples.are_images();
+        let shown = |sample| match draw {
             Draw::Plain => Shown::Plain,
             Draw::Whole => Shown::Whole,
             Draw::View(view) => Shown::View(view),
-            Draw::Epoch { stage, epoch } if self.samples.are_images() => Shown::Fresh { stage, epoch },
+            Draw::Epoch { stage, epoch } if images => Shown::Fresh { stage, epoch },
             Draw::Epoch { epoch, .. } => Shown::View(self.rotation.view(sample, epoch)),
         };
-        (sample, shown)
+        samples.iter().map(|&sample| (sample as usize, shown(sample as usize))).collect()
     }
 
-    /// The samples as pixels, as if all of them were stored.
-    fn stored(&self, shown: &[(usize, Shown)], draw: Draw) -> Result<Vec<f32>> {
-        let one = self.samples.shape(draw).values();
-        let mut values = vec![0.0; shown.len() * one];
-        let slots = values.par_chunks_exact_mut(one).zip(shown);
-        let there = slots.map(|(out, &shown)| self.read(shown, out)).collect::<Result<Vec<bool>>>()?;
-        let missing: Vec<(usize, Shown)> =
-            shown.iter().zip(&there).filter(|(_, there)| !**there).map(|(&shown, _)| shown).collect();
-        if !missing.is_empty() {
-            let made = self.make(&missing)?;
-            let mut places = values.chunks_exact_mut(one).zip(&there).filter(|(_, there)| !**there);
-            made.chunks_exact(one).zip(&mut places).for_each(|(made, (out, _))| out.copy_from_slice(made));
-        }
-        Ok(values)
-    }
-
-    /// Reads one sample, if it is stored or kept.
-    fn read(&self, (sample, shown): (usize, Shown), out: &mut [f32]) -> Result<bool> {
-        thread_local! {
-            static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        let (Some(kept), Shown::View(view), false) = (&self.kept, shown, self.samples.are_images()) else {
-            return self.samples.read(sample, shown, out);
-        };
-        STORED.with_borrow_mut(|stored| {
-            if !kept.get(view, sample, stored)? {
-                if !self.samples.read_stored(sample, shown, stored)? {
-                    return Ok(false);
-                }
-                if self.remembers {
-                    kept.put(view, sample, stored)?;
-                }
+    /// Makes the views that are not there.
+    fn renew(&self, shown: &[(usize, Shown)]) -> Result<()> {
+        let missing: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| self.source.lacks(shown)).collect();
+        match &self.renewal {
+            _ if missing.is_empty() => Ok(()),
+            Some(renewal) => self.source.keep(&missing, &renewal.make(&missing)?),
+            None => {
+                let views = self.layout().views;
+                Err(Error::failed(format!("the features that are read have {views} views, fewer than wanted"))
+                    .hint("`greedy run` brings the stages up to date, or set `features.views` to their number"))
             }
-            decode_sample(stored, self.layout(), out);
-            Ok(true)
-        })
-    }
-
-    /// Makes views that are not stored, rounded as if they were, and keeps them.
-    fn make(&self, missing: &[(usize, Shown)]) -> Result<Vec<f32>> {
-        let (Some(Renewal { images, chain, .. }), Some(kept)) = (&self.renewal, &self.kept) else {
-            let views = self.layout().views;
-            return Err(Error::failed(format!("the features that are read have {views} views, fewer than wanted"))
-                .hint("`greedy run` brings the stages up to date, or set `features.views` to their number"));
-        };
-        let input = images.shape(Draw::View(0));
-        let mut pixels = vec![0.0; missing.len() * input.values()];
-        let slots = pixels.par_chunks_exact_mut(input.values()).zip(missing);
-        slots.try_for_each(|(out, &(sample, shown))| images.read(sample, shown, out).map(drop))?;
-        let mut made = chain.run(pixels, input)?;
-        let layout = self.layout();
-        let keep = |(values, &(sample, shown)): (&mut [f32], &(usize, Shown))| -> Result<()> {
-            let Shown::View(view) = shown else { return Ok(()) };
-            let mut bytes = vec![0; layout.sample_bytes()];
-            encode_sample(values, layout, &mut bytes)?;
-            kept.put(view, sample, &bytes)?;
-            decode_sample(&bytes, layout, values);
-            Ok(())
-        };
-        made.par_chunks_exact_mut(layout.shape.values()).zip(missing).try_for_each(keep)?;
-        Ok(made)
-    }
-
-    /// Crops what was run as a whole.
-    fn crop(&self, values: Vec<f32>, shown: &[(usize, Shown)], draw: Draw) -> Vec<f32> {
-        let Some(late) = self.late.as_ref().filter(|_| matches!(draw, Draw::Epoch { .. } | Draw::Plain)) else {
-            return values;
-        };
-        let place = |sample, shown| match (shown, draw) {
-            (Shown::View(view), Draw::Epoch { stage, epoch }) => late.place(view, sample, (stage, epoch)),
-            _ => late.centre(),
-        };
-        let canvas = values.len() / shown.len().max(1);
-        let mut crops = vec![0.0; shown.len() * late.shape().values()];
-        let slots = crops.par_chunks_exact_mut(late.shape().values()).zip(values.par_chunks_exact(canvas));
-        slots.zip(shown).for_each(|((out, canvas), &(sample, shown))| late.cut(canvas, place(sample, shown), out));
-        crops
+        }
     }
 }

@@ -14,9 +14,13 @@ mod metadata;
 mod order;
 mod packing;
 mod reader;
+mod renewal;
+#[cfg(test)]
+mod roads;
 mod samples;
 mod shard;
 mod small;
+mod source;
 mod writer;
 
 pub use array::{Files, Layout, Order, Subset, group_files, write_files};
@@ -26,9 +30,10 @@ pub use encoding::{Scale, decode_sample, encode_sample};
 pub use extraction::Extraction;
 pub use form::PROBE_NAME as PROBE;
 pub use kept::NAME as KEPT;
-pub use loader::{Batch, Loader, Renewal};
+pub use loader::{Batch, Loader};
 pub use order::{pixels_to_planes, planes_to_pixels};
 pub use reader::Reader;
+pub use renewal::Renewal;
 pub use shard::{ShardWriter, StoredSamples};
 pub use small::{has_logits, label_files, logit_files, read_labels, read_logits};
 pub use writer::{ShardSum, Written, write_array};

@@ -6,15 +6,16 @@ use super::encoding::decode_sample;
 use super::order::planes_to_pixels;
 use super::reader::Reader;
 use crate::error::{Error, Result};
-use crate::images::{Augmenter, Canvas};
+use crate::images::{Augmenter, Canvas, Part, Window};
 use crate::pipeline::{Pipeline, Shape};
 use crate::random::{Purpose, Stream};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::path::Path;
 
 /// Samples that can be read at random.
 pub(super) struct Samples {
-    pub reader: Reader,
+    reader: Reader,
     /// Present where the arrays hold images.
     images: Option<Images>,
 }
@@ -64,6 +65,14 @@ impl Samples {
         self.reader.layout()
     }
 
+    /// Reads one sample of a view as it is stored.
+    ///
+    /// # Errors
+    /// When the sample is missing or damaged.
+    pub fn read(&self, view: usize, sample: usize, stored: &mut Vec<u8>) -> Result<()> {
+        self.reader.read(view, sample, stored)
+    }
+
     /// Whether the samples are images.
     pub fn are_images(&self) -> bool {
         self.images.is_some()
@@ -78,66 +87,64 @@ impl Samples {
         }
     }
 
-    /// Reads one sample as pixels \[y, x, channel\]. Says whether it can be shown so: features come in the views that
-    /// are stored.
-    ///
-    /// # Errors
-    /// When the sample is missing or damaged.
-    pub fn read(&self, sample: usize, shown: Shown, out: &mut [f32]) -> Result<bool> {
-        thread_local! {
-            static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-        }
-        STORED.with_borrow_mut(|stored| {
-            if !self.read_stored(sample, shown, stored)? {
-                return Ok(false);
-            }
-            match &self.images {
-                None => decode_sample(stored, self.layout(), out),
-                Some(images) => images.show(stored, sample, shown, out),
-            }
-            Ok(true)
-        })
-    }
-
-    /// Reads one sample as it is stored.
-    pub fn read_stored(&self, sample: usize, shown: Shown, stored: &mut Vec<u8>) -> Result<bool> {
-        let view = match shown {
+    /// The stored view that a sample is shown by; of an image there is one. Views that are not stored may be kept
+    /// elsewhere.
+    pub fn view(&self, shown: Shown) -> usize {
+        match shown {
             Shown::View(view) if self.images.is_none() => view,
             Shown::View(_) | Shown::Plain | Shown::Whole | Shown::Fresh { .. } => 0,
-        };
-        if view >= self.layout().views {
-            return Ok(false);
         }
-        self.reader.read(view, sample, stored)?;
-        Ok(true)
+    }
+
+    /// Turns a stored sample into pixels \[y, x, channel\].
+    pub fn show(&self, stored: &[u8], (sample, shown): (usize, Shown), out: &mut [f32]) {
+        match &self.images {
+            None => decode_sample(stored, self.layout(), out),
+            Some(images) => images.show(stored, &images.part(sample, shown), out),
+        }
+    }
+
+    /// For images, the normalised values of each channel.
+    pub fn table(&self) -> Option<&[[f32; 256]]> {
+        self.images.as_ref().map(|images| images.augmenter.table())
+    }
+
+    /// The windows of images that are shown of some samples; nothing where one is scaled.
+    pub fn windows(&self, samples: &[(usize, Shown)]) -> Option<Vec<Window>> {
+        let images = self.images.as_ref()?;
+        let window = |&(sample, shown): &(usize, Shown)| match images.part(sample, shown) {
+            Part::Window(window) => Some(window),
+            Part::Scaled { .. } => None,
+        };
+        samples.par_iter().map(window).collect()
     }
 }
 
 impl Images {
-    fn show(&self, stored: &[u8], sample: usize, shown: Shown, out: &mut [f32]) {
+    /// What is shown of an image.
+    fn part(&self, sample: usize, shown: Shown) -> Part {
+        let augmenter = &self.augmenter;
+        match (shown, self.canvas) {
+            (Shown::Plain, _) | (Shown::Whole, None) => augmenter.draw(None),
+            (Shown::Whole, Some((_, canvases))) => augmenter.canvas(augmenter.centred_canvas(canvases.step).0),
+            (Shown::View(view), Some((_, canvases))) => augmenter.canvas(canvases.draw(augmenter, view, sample)),
+            (Shown::View(view), None) => {
+                augmenter.draw(Some(&mut Stream::new(Purpose::View, self.seed, (view as u64, sample as u64))))
+            }
+            (Shown::Fresh { stage, epoch }, _) => {
+                let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
+                augmenter.draw(Some(&mut Stream::new(Purpose::Augmentation, self.seed, counters)))
+            }
+        }
+    }
+
+    fn show(&self, stored: &[u8], part: &Part, out: &mut [f32]) {
         thread_local! {
             static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
         PLANES.with_borrow_mut(|planes| {
             planes.resize(out.len(), 0.0);
-            match (shown, self.canvas) {
-                (Shown::Plain, _) | (Shown::Whole, None) => self.augmenter.apply(stored, None, planes),
-                (Shown::Whole, Some((_, canvases))) => {
-                    self.augmenter.apply_canvas(stored, self.augmenter.centred_canvas(canvases.step).0, planes);
-                }
-                (Shown::View(view), Some((_, canvases))) => {
-                    self.augmenter.apply_canvas(stored, canvases.draw(&self.augmenter, view, sample), planes);
-                }
-                (Shown::View(view), None) => {
-                    let mut stream = Stream::new(Purpose::View, self.seed, (view as u64, sample as u64));
-                    self.augmenter.apply(stored, Some(&mut stream), planes);
-                }
-                (Shown::Fresh { stage, epoch }, _) => {
-                    let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
-                    let mut stream = Stream::new(Purpose::Augmentation, self.seed, counters);
-                    self.augmenter.apply(stored, Some(&mut stream), planes);
-                }
-            }
+            self.augmenter.show(stored, part, planes);
             planes_to_pixels(planes, self.shape.channels, out);
         });
     }
@@ -177,7 +184,8 @@ impl Canvases {
 pub(super) struct LateCrops {
     augmenter: Augmenter,
     canvases: Canvases,
-    canvas: Shape,
+    /// Rows and columns of a canvas.
+    canvas: usize,
     crop: Shape,
     /// The pixels of the image that a step of these features spans.
     step: usize,
@@ -190,7 +198,7 @@ impl LateCrops {
         Self {
             augmenter: Augmenter::new(&pipeline.augmentation, &pipeline.data),
             canvases: Canvases::new(pipeline),
-            canvas,
+            canvas: canvas.size,
             crop,
             step: pipeline.augmentation.size / crop.size.max(1),
         }
@@ -208,7 +216,7 @@ impl LateCrops {
         let counters = ((stage as u64) << 32 | epoch as u64, sample as u64);
         let mut stream = Stream::new(Purpose::Window, self.canvases.seed, counters);
         let mut place = |moved: usize| {
-            let (first, last) = (moved.div_ceil(self.step), self.canvas.size - self.crop.size);
+            let (first, last) = (moved.div_ceil(self.step), self.canvas - self.crop.size);
             first + stream.below((last + 1).saturating_sub(first) as u64) as usize
         };
         (place(down), place(right))
@@ -218,15 +226,6 @@ impl LateCrops {
     pub fn centre(&self) -> (usize, usize) {
         let place = self.augmenter.centred_canvas(self.canvases.step).1 / self.step;
         (place, place)
-    }
-
-    /// Copies a crop out of a canvas, both \[y, x, channel\].
-    pub fn cut(&self, canvas: &[f32], (top, left): (usize, usize), out: &mut [f32]) {
-        let row = self.crop.size * self.crop.channels;
-        for (y, out) in out.chunks_exact_mut(row).enumerate() {
-            let start = ((top + y) * self.canvas.size + left) * self.crop.channels;
-            out.copy_from_slice(&canvas[start..start + row]);
-        }
     }
 }
 

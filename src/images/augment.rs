@@ -4,7 +4,6 @@ use super::decode::centre;
 use super::resample::{Axis, resample};
 use crate::pipeline::{Augmentation, Crop, Data};
 use crate::random::Stream;
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// Crops, mirrors and normalises images as one pipeline demands.
@@ -17,11 +16,32 @@ pub struct Augmenter {
 }
 
 /// A square that is cut out of a stored image, whose surroundings are taken to be black.
-struct Window {
-    top: isize,
-    left: isize,
-    size: usize,
-    mirrored: bool,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Its first row in the stored image.
+    pub top: isize,
+    /// Its first column there.
+    pub left: isize,
+    /// Rows and columns.
+    pub size: usize,
+    /// Whether its rows are mirrored once they are cut out.
+    pub mirrored: bool,
+}
+
+/// What is shown of a stored image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// A window, pixel by pixel.
+    Window(Window),
+    /// A region that is scaled to the size of an input.
+    Scaled {
+        /// Rows of the stored image.
+        rows: Range<usize>,
+        /// Columns of it.
+        columns: Range<usize>,
+        /// Whether the rows are mirrored.
+        mirrored: bool,
+    },
 }
 
 /// A whole image with its padding, from which crops are taken later.
@@ -41,37 +61,50 @@ impl Augmenter {
         Self { augmentation: *augmentation, stored: data.size, normalised }
     }
 
-    /// Turns a stored image [channels, stored, stored] into an input [channels, size, size].
+    /// For each channel, the normalised value of each u8.
+    pub fn table(&self) -> &[[f32; 256]] {
+        &self.normalised
+    }
+
+    /// Draws what is shown of an image.
     ///
     /// With a stream of draws the crop and the flip are random as the pipeline says, always drawn in this order: what
     /// the crop needs (for a padded one down, then right), then the flip. Without, it is the centre, not mirrored.
     /// Padding is black and added before normalisation, as in the paper's code.
-    ///
-    /// # Panics
-    /// When `stored` or `out` has not the length that the pipeline demands.
-    pub fn apply(&self, stored: &[u8], draw: Option<&mut Stream>, out: &mut [f32]) {
-        let (size, channels) = (self.augmentation.size, self.normalised.len());
-        assert_eq!((stored.len(), out.len()), (channels * self.stored * self.stored, channels * size * size));
+    pub fn draw(&self, draw: Option<&mut Stream>) -> Part {
+        let size = self.augmentation.size;
         let middle = centre(self.stored - size) as isize;
-        let Some(stream) = draw else {
-            return self.write(stored, self.stored, &Window { top: middle, left: middle, size, mirrored: false }, out);
-        };
-        let (mut side, mut pixels) = (self.stored, Cow::Borrowed(stored));
-        let (top, left) = match self.augmentation.crop {
-            Crop::Centre => (middle, middle),
+        let centre = Window { top: middle, left: middle, size, mirrored: false };
+        let Some(stream) = draw else { return Part::Window(centre) };
+        let flip = |stream: &mut Stream| self.augmentation.flip && stream.below(2) == 1;
+        match self.augmentation.crop {
+            Crop::Centre => Part::Window(Window { mirrored: flip(stream), ..centre }),
             Crop::Padded { padding } => {
                 let room = (self.stored + 2 * padding - size) as u64 + 1;
                 let mut offset = || stream.below(room) as isize - padding as isize;
-                (offset(), offset())
+                let (top, left) = (offset(), offset());
+                Part::Window(Window { top, left, size, mirrored: flip(stream) })
             }
             Crop::Resized { scale, ratio } => {
                 let (rows, columns) = draw_region(self.stored, scale, ratio, stream);
-                (side, pixels) = (size, Cow::Owned(self.scale(stored, rows, columns)));
-                (0, 0)
+                Part::Scaled { rows, columns, mirrored: flip(stream) }
             }
-        };
-        let mirrored = self.augmentation.flip && stream.below(2) == 1;
-        self.write(&pixels, side, &Window { top, left, size, mirrored }, out);
+        }
+    }
+
+    /// Turns a part of a stored image [channels, stored, stored] into an input [channels, size, size] of the part's size.
+    ///
+    /// # Panics
+    /// When `stored` or `out` has not the length that the pipeline demands.
+    pub fn show(&self, stored: &[u8], part: &Part, out: &mut [f32]) {
+        match part {
+            Part::Window(window) => self.write(stored, self.stored, window, out),
+            Part::Scaled { rows, columns, mirrored } => {
+                let size = self.augmentation.size;
+                let window = Window { top: 0, left: 0, size, mirrored: *mirrored };
+                self.write(&self.scale(stored, rows.clone(), columns.clone()), size, &window, out);
+            }
+        }
     }
 
     /// Draws the canvas of a view: those of odd numbers are mirrored, and all are moved by less than `step` pixels.
@@ -89,19 +122,13 @@ impl Augmenter {
         (Canvas { moved: (moved, moved), mirrored: false }, place + moved)
     }
 
-    /// Turns a stored image [channels, stored, stored] into a canvas [channels, side, side], where the side is that of
-    /// the stored image with its padding.
-    ///
-    /// # Panics
-    /// When `stored` or `out` has not the length that the pipeline demands.
-    pub fn apply_canvas(&self, stored: &[u8], canvas: Canvas, out: &mut [f32]) {
-        let (size, channels) = (self.stored + 2 * self.padding(), self.normalised.len());
-        assert_eq!((stored.len(), out.len()), (channels * self.stored * self.stored, channels * size * size));
+    /// The part of a stored image that is a canvas: all of it with its padding.
+    pub fn canvas(&self, canvas: Canvas) -> Part {
         let (padding, (down, right)) = (self.padding() as isize, canvas.moved);
         // Rows are mirrored after they are cut out, so a mirrored canvas moves to the right by a window further right.
         let left = if canvas.mirrored { right as isize - padding } else { -padding - right as isize };
-        let window = Window { top: -padding - down as isize, left, size, mirrored: canvas.mirrored };
-        self.write(stored, self.stored, &window, out);
+        let (top, size) = (-padding - down as isize, self.stored + 2 * self.padding());
+        Part::Window(Window { top, left, size, mirrored: canvas.mirrored })
     }
 
     fn padding(&self) -> usize {
@@ -121,7 +148,8 @@ impl Augmenter {
 
     /// Normalises a window of an image [channels, side, side].
     fn write(&self, pixels: &[u8], side: usize, window: &Window, out: &mut [f32]) {
-        let size = window.size;
+        let (size, channels) = (window.size, self.normalised.len());
+        assert_eq!((pixels.len(), out.len()), (channels * side * side, channels * size * size));
         let (first, before) = (window.left.max(0) as usize, (-window.left).max(0) as usize);
         let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(size * size));
         for ((plane, table), out) in planes {
@@ -183,7 +211,7 @@ mod tests {
     fn applied(augmenter: &Augmenter, seed: Option<u64>) -> Vec<u8> {
         let mut out = vec![-1.0; 3 * augmenter.augmentation.size.pow(2)];
         let mut stream = seed.map(|seed| Stream::new(Purpose::Augmentation, seed, (0, 0)));
-        augmenter.apply(&stored(), stream.as_mut(), &mut out);
+        augmenter.show(&stored(), &augmenter.draw(stream.as_mut()), &mut out);
         out.into_iter().map(|value| value.round() as u8).collect()
     }
 
@@ -192,7 +220,7 @@ mod tests {
         let data = Data { size: 1, mean: vec![0.5, 0.25, 0.0], std: vec![0.25, 0.5, 1.0], ..data() };
         let augmenter = Augmenter::new(&Augmentation { size: 1, crop: Crop::Centre, flip: false }, &data);
         let mut out = [0.0; 3];
-        augmenter.apply(&[0, 255, 51], None, &mut out);
+        augmenter.show(&[0, 255, 51], &augmenter.draw(None), &mut out);
         assert_eq!(out, [-2.0, 1.5, 0.2]);
     }
 
@@ -232,7 +260,7 @@ mod tests {
             let canvas = augmenter.draw_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
             assert!(canvas.moved.0 < step && canvas.moved.1 < step && canvas.mirrored == (seed % 2 == 1));
             let mut out = vec![-1.0; 3 * side * side];
-            augmenter.apply_canvas(&stored(), canvas, &mut out);
+            augmenter.show(&stored(), &augmenter.canvas(canvas), &mut out);
             for (channel, y, x) in (0..3 * side * side).map(|at| (at / (side * side), at / side % side, at % side)) {
                 let (row, column) = (y.checked_sub(padding + canvas.moved.0), x.checked_sub(padding + canvas.moved.1));
                 let inside = row.zip(column).filter(|&(row, column)| row < SIDE && column < SIDE);

@@ -14,7 +14,7 @@ mod resample;
 mod shapes;
 mod tar;
 
-pub use augment::{Augmenter, Canvas};
+pub use augment::{Augmenter, Canvas, Part, Window};
 pub use decode::decode_file;
 pub use fingerprint::{Sight, look};
 pub use memory::Memory;

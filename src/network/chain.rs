@@ -2,7 +2,7 @@
 
 use super::frozen::FrozenBlock;
 use crate::pipeline::Shape;
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// Values that go through the blocks at once at most: 64 MiB of f32. Results do not depend on it.
 const AT_ONCE: usize = 1 << 24;
@@ -11,12 +11,23 @@ const AT_ONCE: usize = 1 << 24;
 pub struct Chain {
     blocks: Vec<FrozenBlock>,
     device: Device,
+    dtype: DType,
 }
 
 impl Chain {
-    /// Blocks in the order in which they are run, and where.
-    pub fn new(blocks: Vec<FrozenBlock>, device: &Device) -> Self {
-        Self { blocks, device: device.clone() }
+    /// Blocks in the order in which they are run, where, and on feature maps of which type.
+    pub fn new(blocks: Vec<FrozenBlock>, device: &Device, dtype: DType) -> Self {
+        Self { blocks, device: device.clone(), dtype }
+    }
+
+    /// Where the blocks run.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The type of the feature maps that they read and give.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Whether there is nothing to be run.
@@ -38,34 +49,31 @@ impl Chain {
     ///
     /// # Errors
     /// When the values do not fit the first block.
-    pub fn run(&self, values: Vec<f32>, input: Shape) -> Result<Vec<f32>> {
+    pub fn run(&self, x: Tensor) -> Result<Tensor> {
         if self.blocks.is_empty() {
-            return Ok(values);
+            return Ok(x);
         }
+        let (count, size, _, channels) = x.dims4()?;
+        let input = Shape { channels, size };
         let shapes = self.blocks.iter().scan(input, |shape, block| {
             *shape = block.output(*shape);
             Some(shape.values())
         });
         let at_once = (AT_ONCE / shapes.fold(input.values(), usize::max).max(1)).max(1);
-        if values.len() <= at_once * input.values() {
-            return self.run_at_once(values, input);
+        if count <= at_once {
+            return self.run_at_once(x);
         }
-        let mut all = Vec::with_capacity(values.len() / input.values() * self.output(input).values());
-        for part in values.chunks(at_once * input.values()) {
-            all.extend(self.run_at_once(part.to_vec(), input)?);
-        }
-        Ok(all)
+        let part = |first| self.run_at_once(x.narrow(0, first, at_once.min(count - first))?);
+        Tensor::cat(&(0..count).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?, 0)
     }
 
-    fn run_at_once(&self, values: Vec<f32>, input: Shape) -> Result<Vec<f32>> {
-        let count = values.len() / input.values();
-        let mut x = Tensor::from_vec(values, (count, input.size, input.size, input.channels), &self.device)?;
+    fn run_at_once(&self, mut x: Tensor) -> Result<Tensor> {
         // On a thread of the pool, as a training step.
         rayon::scope(|_| {
             for block in &self.blocks {
                 x = block.forward(&x)?;
             }
-            x.flatten_all()?.to_vec1()
+            Ok(x)
         })
     }
 }

@@ -33,9 +33,12 @@ mod max_pooling;
 mod panels;
 mod pooling;
 mod relu;
+mod stored;
 mod tiles;
 mod transforms;
 mod unfolding;
+mod uploads;
+mod windows;
 mod winograd;
 
 pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics, blend};
@@ -46,6 +49,9 @@ pub use loss::{Loss, cross_entropy};
 pub use max_pooling::MaxPool;
 pub use pooling::{pool, pool_gradient, space_to_depth};
 pub use relu::bias_relu_gradients;
+pub use stored::{Form, Values, on_host, put};
+pub use uploads::{Uploads, free_memory};
+pub use windows::{Windows, cut};
 
 use candle_core::{Device, Result, Tensor};
 

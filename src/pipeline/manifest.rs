@@ -1,6 +1,6 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
-use super::{Augmentation, BadImage, Codec, Crop, Data, Pipeline, Shuffle, Stage};
+use super::{Augmentation, BadImage, Codec, Crop, Data, Pipeline, Precision, Shuffle, Stage};
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -108,6 +108,9 @@ impl Manifest {
         manifest.add("training.weight_decay", training.weight_decay);
         manifest.add("training.decay", training.decay);
         manifest.add("training.decay_every", training.decay_every);
+        if training.precision != Precision::F32 {
+            manifest.add("training.precision", training.precision.word());
+        }
         manifest.add_features(pipeline, *number);
         manifest
     }

@@ -26,7 +26,7 @@ pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Auxiliary, Block, Network, POOLED, Shape};
-pub use training::Training;
+pub use training::{Precision, Training};
 
 use network::AuxiliarySettings;
 use section::Section;

@@ -4,6 +4,25 @@ use super::Fault;
 use super::section::Section;
 use std::time::Duration;
 
+/// How the values of feature maps are computed with; weights, statistics and losses are always single precision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// The upper half of single precision, for the tensor cores of a GPU; sums are taken in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+}
+
 /// How one stage is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {
@@ -11,6 +30,8 @@ pub struct Training {
     pub epochs: usize,
     /// Images a step.
     pub batch: usize,
+    /// How it is computed.
+    pub precision: Precision,
     /// The first learning rate.
     pub learning_rate: f64,
     /// Momentum of the gradient descent.
@@ -32,6 +53,7 @@ impl Training {
     pub(super) const DEFAULT: Self = Self {
         epochs: 50,
         batch: 128,
+        precision: Precision::F32,
         learning_rate: 0.1,
         momentum: 0.9,
         weight_decay: 5e-4,
@@ -42,11 +64,13 @@ impl Training {
     };
 
     pub(super) fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
+        let precisions = [Precision::F32, Precision::Bf16].map(|precision| (precision.word(), precision));
         let minutes = default.checkpoint_every.as_secs_f64() / 60.0;
         let minutes = section.within("checkpoint_minutes", minutes, 0.0..=1e6)?;
         Ok(Self {
             epochs: section.within("epochs", default.epochs, 1..=100_000)?,
             batch: section.within("batch", default.batch, 2..=65_536)?,
+            precision: section.choice("precision", default.precision, &precisions)?,
             learning_rate: section.within("learning_rate", default.learning_rate, 1e-9..=1e3)?,
             momentum: section.within("momentum", default.momentum, 0.0..=0.9999)?,
             weight_decay: section.within("weight_decay", default.weight_decay, 0.0..=1.0)?,

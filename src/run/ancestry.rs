@@ -6,7 +6,8 @@ use super::record::{Parent, Record};
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Renewal, Subset};
 use crate::lock::Lock;
-use crate::network::Chain;
+use crate::network::{Chain, map_type};
+use crate::ops::free_memory;
 use crate::pipeline::{Pipeline, Shape, Shuffle, Stage};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -81,8 +82,8 @@ impl Ancestry {
         found.ok_or_else(|| Error::failed(format!("stage {number} is needed, but not among those that are read")))
     }
 
-    /// The frozen blocks of some stages, each as its own record has it.
-    fn chain(&self, numbers: Range<usize>, device: &Device) -> Result<Chain> {
+    /// The frozen blocks of some stages, each as its own record has it, run as a stage after them is computed.
+    fn chain(&self, numbers: Range<usize>, stage: &Stage, device: &Device) -> Result<Chain> {
         let block = |number| {
             let (folder, record) = self.of(number)?;
             let pipeline = settings(folder, record, &[])?;
@@ -91,7 +92,8 @@ impl Ancestry {
                 stage.ok_or_else(|| Error::failed(format!("the record of stage {number} has no settings of it")))?;
             Ok(load_stage(folder, record, stage, device)?.block.frozen()?)
         };
-        Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device))
+        let dtype = map_type(stage.training.precision, device)?;
+        Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device, dtype))
     }
 
     /// Opens what a stage reads: the features of the stage `nearest`, or the images where that is 0.
@@ -103,7 +105,7 @@ impl Ancestry {
         let (folder, record) = self.of(nearest)?;
         let classes = self.parent()?.1.classes.clone();
         let open = |subset| {
-            let chain = self.chain(nearest + 1..stage.number, device)?;
+            let chain = self.chain(nearest + 1..stage.number, stage, device)?;
             Loader::open(folder.path(), subset, pipeline, classes.len(), chain)
         };
         let (train, val) = (open(Subset::Train)?, open(Subset::Val)?);
@@ -158,7 +160,7 @@ impl Ancestry {
     pub fn renewal(
         &self,
         pipeline: &Pipeline,
-        nearest: usize,
+        (stage, nearest): (&Stage, usize),
         train: &Loader,
         device: &Device,
     ) -> Result<Option<Renewal>> {
@@ -166,7 +168,7 @@ impl Ancestry {
             return Ok(None);
         }
         let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
-        let renewal = Renewal::open(images, self.chain(1..nearest + 1, device)?, pipeline)?;
+        let renewal = Renewal::open(images, self.chain(1..nearest + 1, stage, device)?, pipeline)?;
         if !renewal.makes(train.layout()) {
             let (images, features) = (images.display(), features.display());
             return Err(Error::failed(format!("`{images}` does not hold the images that `{features}` was made of"))
@@ -194,12 +196,18 @@ impl Inputs {
         (stage, own): (&Stage, &StageFolder),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let Self { mut train, val, classes } = self;
+        let Self { mut train, mut val, classes } = self;
         let features = &pipeline.features;
         let memory = Ancestry::memory(pipeline);
-        if let Some(renewal) = renewal {
+        // The network needs the other half.
+        let device = train.device().clone();
+        let room = || Ok::<_, Error>(free_memory(&device)?.map_or(0, |free| free / 2));
+        train = train.resident(room()?)?;
+        if let Some(mut renewal) = renewal {
+            renewal = renewal.resident(room()?)?;
             train = train.renewed(renewal, memory, &own.checkpoints())?;
         }
+        val = val.resident(room()?)?;
         train = train.remembering(memory)?;
         let mut line = format!("stage {}: {}", stage.number, train.describe());
         if features.shuffle != Shuffle::Global {

@@ -52,7 +52,7 @@ impl Work<'_> {
         let _reading = source.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(self.number);
         let inputs = source.ancestry.inputs(self.pipeline, source.stage, nearest, self.device)?;
-        let renewal = source.ancestry.renewal(self.pipeline, nearest, &inputs.train, self.device)?;
+        let renewal = source.ancestry.renewal(self.pipeline, (source.stage, nearest), &inputs.train, self.device)?;
         room::require(self.folder.path(), self.forecast(source.stage, &inputs, renewal.is_some()))?;
         let mut record = self.prepare(verdict)?;
         let inputs = self.train(&mut record, source, (inputs, renewal))?;
@@ -233,7 +233,7 @@ impl Work<'_> {
         if features::read_logits(self.folder.path(), Subset::Val).is_ok() {
             return Ok(());
         }
-        let logits = training::classify(network, &inputs.val, stage.training.batch, self.device, self.progress)?;
+        let logits = training::classify(network, &inputs.val, stage.training.batch, self.progress)?;
         let files = features::logit_files(Subset::Val, &logits, inputs.classes.len())?;
         features::write_files(self.folder.path(), &files)
     }
@@ -256,7 +256,6 @@ impl Work<'_> {
             stage: self.folder.path(),
             block: &network.block.frozen()?,
             features: &self.pipeline.features,
-            device: self.device,
             progress: self.progress,
         };
         self.write_arrays(record, |record| {

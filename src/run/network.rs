@@ -11,7 +11,7 @@ use crate::pipeline::{self, Pipeline, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::training::{Score, ensemble, score};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
 /// All blocks up to a stage, with the classifier of each.
@@ -68,9 +68,8 @@ impl TrainedNetwork {
     ///
     /// # Errors
     /// When the values do not fit the network.
-    pub fn logits(&self, values: Vec<f32>, samples: usize) -> Result<Vec<Vec<f32>>> {
-        let image = self.input();
-        let mut x = Tensor::from_vec(values, (samples, image.size, image.size, image.channels), &self.device)?;
+    pub fn logits(&self, x: Tensor) -> Result<Vec<Vec<f32>>> {
+        let mut x = x;
         let mut all = Vec::with_capacity(self.stages.len());
         for (block, auxiliary) in &self.stages {
             let next = block.forward(&x)?;
@@ -99,12 +98,13 @@ impl TrainedNetwork {
         Ok(x.narrow(1, place, crop)?.narrow(2, place, crop)?.contiguous()?)
     }
 
-    /// The images of a subset that the network was made with.
+    /// The images of a subset that the network was made with. Whatever it was trained with, it is looked at in single
+    /// precision.
     ///
     /// # Errors
     /// When they are missing or damaged.
     pub fn images(&self, subset: Subset) -> Result<Loader> {
-        let none = Chain::new(Vec::new(), &self.device);
+        let none = Chain::new(Vec::new(), &self.device, DType::F32);
         Loader::open(self.images.path(), subset, &self.pipeline, self.classes.len(), none)
     }
 
@@ -118,8 +118,8 @@ impl TrainedNetwork {
         let order: Vec<u32> = (0..images.len() as u32).collect();
         images.for_each_batch(&order, BATCH, Draw::Whole, |batch| {
             progress.check()?;
-            let count = batch.labels.len();
-            let found = self.logits(batch.values, count)?;
+            let count = batch.len();
+            let found = self.logits(batch.x)?;
             logits.iter_mut().zip(found).for_each(|(all, new)| all.extend(new));
             task.advance(count as u64);
             Ok(())
@@ -138,18 +138,18 @@ impl TrainedNetwork {
         let mut stored = vec![0; data.channels * data.size * data.size];
         let bytes = disk::read(path)?;
         decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
-        let mut values = vec![0.0; self.input().values()];
+        let image = self.input();
+        let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
         let augmenter = Augmenter::new(&self.pipeline.augmentation, data);
-        match self.pipeline.features.late_crops {
-            true => {
-                let (canvas, _) = augmenter.centred_canvas(self.pipeline.widest_step());
-                augmenter.apply_canvas(&stored, canvas, &mut planes);
-            }
-            false => augmenter.apply(&stored, None, &mut planes),
-        }
+        let part = match self.pipeline.features.late_crops {
+            true => augmenter.canvas(augmenter.centred_canvas(self.pipeline.widest_step()).0),
+            false => augmenter.draw(None),
+        };
+        augmenter.show(&stored, &part, &mut planes);
         planes_to_pixels(&planes, data.channels, &mut values);
-        let mut logits = self.logits(values, 1)?;
+        let shape = (1, image.size, image.size, image.channels);
+        let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
         let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };
         Ok(softmax(&chosen))
     }

@@ -196,12 +196,11 @@ impl Repair<'_> {
             stage: folder.path(),
             block: &network.block.frozen()?,
             features: &pipeline.features,
-            device: self.device,
             progress: self.progress,
         };
         let [_, (_, val)] = &inputs;
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
-            let logits = training::classify(&network, val, stage.training.batch, self.device, self.progress)?;
+            let logits = training::classify(&network, val, stage.training.batch, self.progress)?;
             put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)?;
         }
         for (subset, input) in &inputs {

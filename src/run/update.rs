@@ -9,6 +9,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::images::{Memory, Sight, look};
 use crate::lock::Lock;
+use crate::network::map_type;
 use crate::pipeline::{Graph, Manifest, Materialize, Pipeline, Seen, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use candle_core::Device;
@@ -223,6 +224,7 @@ impl Project {
         mut before: impl FnMut(usize, &Verdict),
     ) -> Result<Update> {
         self.refuse_trouble()?;
+        self.refuse_precision(device)?;
         let mut done = Vec::new();
         while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
             let number = self.first + at;
@@ -251,6 +253,16 @@ impl Project {
         }
         let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
         Ok(Update { done, records })
+    }
+
+    /// A stage that the device cannot compute is found before those before it are made.
+    fn refuse_precision(&self, device: &Device) -> Result<()> {
+        let undone = self.stages().filter(|look| *look.verdict != Verdict::Current);
+        let stages = undone.filter_map(|look| self.pipeline.stages.get(look.number.checked_sub(1)?));
+        for stage in stages {
+            map_type(stage.training.precision, device).map_err(|e| e.context(format!("stage {}", stage.number)))?;
+        }
+        Ok(())
     }
 
     /// Looks again at a stage and those it reads.

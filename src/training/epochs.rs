@@ -6,12 +6,12 @@ use super::sgd::Sgd;
 use super::step;
 use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
-use crate::features::{Batch, Draw, Loader};
+use crate::features::{Draw, Loader};
 use crate::network::{StageNetwork, Variables};
-use crate::pipeline::{Manifest, Shape, Stage};
+use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let Learner { network, position, .. } = learner;
     let logits = match logits {
         Some(logits) => logits,
-        None => classify(&network, job.val, training.batch, job.device, progress)?,
+        None => classify(&network, job.val, training.batch, progress)?,
     };
     let score = score(&logits, job.val.labels());
     let seconds = position.history.iter().map(|epoch| epoch.seconds).sum();
@@ -136,7 +136,7 @@ impl<'a> Learner<'a> {
         if !training.evaluates_at(self.position.epoch()) {
             return Ok((result, None));
         }
-        let logits = classify(&self.network, job.val, training.batch, job.device, progress)?;
+        let logits = classify(&self.network, job.val, training.batch, progress)?;
         let score = score(&logits, job.val.labels());
         refuse_divergence(score.loss, result.epoch)?;
         result.accuracy = Some(score.top1);
@@ -157,9 +157,9 @@ impl<'a> Learner<'a> {
         let (started, mut told) = (Instant::now(), Instant::now());
         job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, draw, |batch| {
             progress.check()?;
-            let count = batch.labels.len();
-            let (x, labels) = tensors(batch, job.train.shape(draw), job.device)?;
-            let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, (&x, &labels), rate)?;
+            let count = batch.len();
+            let samples = (&batch.x, &batch.labels);
+            let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, samples, rate)?;
             self.sums.add(&loss, &right, count)?;
             self.position.step += 1;
             self.position.seconds = spent + started.elapsed().as_secs_f64();
@@ -216,31 +216,17 @@ fn describe(epoch: &Epoch) -> String {
     format!("epoch {}  loss {:.3}  train {:.1} %{accuracy}", epoch.epoch, epoch.loss, epoch.train_accuracy)
 }
 
-/// Values \[sample, y, x, channel\] and labels of a batch on the device.
-fn tensors(batch: Batch, shape: Shape, device: &Device) -> Result<(Tensor, Tensor)> {
-    let count = batch.labels.len();
-    let x = Tensor::from_vec(batch.values, (count, shape.size, shape.size, shape.channels), device)?;
-    Ok((x, Tensor::from_vec(batch.labels, count, device)?))
-}
-
 /// The logits of all samples of a loader, `at_once` at a time: \[sample, class\].
 ///
 /// # Errors
 /// When samples are damaged or the user interrupts.
-pub fn classify(
-    network: &StageNetwork,
-    samples: &Loader,
-    at_once: usize,
-    device: &Device,
-    progress: &dyn Progress,
-) -> Result<Vec<f32>> {
+pub fn classify(network: &StageNetwork, samples: &Loader, at_once: usize, progress: &dyn Progress) -> Result<Vec<f32>> {
     let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        let (x, _) = tensors(batch, samples.shape(Draw::Plain), device)?;
-        let found = rayon::scope(|_| auxiliary.forward(&block.forward(&x)?))?;
+        let found = rayon::scope(|_| auxiliary.forward(&block.forward(&batch.x)?))?;
         logits.extend(found.flatten_all()?.to_vec1::<f32>()?);
         Ok(())
     })?;

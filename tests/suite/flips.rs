@@ -4,7 +4,7 @@
 //! `GREEDY_FLIPS=all cargo test --release flip -- --nocapture` flips every bit instead of one in each byte.
 
 use crate::space::Space;
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use greedy::error::Result;
 use greedy::features::{Reader, Subset, read_labels, read_logits};
 use greedy::progress::Silent;
@@ -45,7 +45,7 @@ fn everything(stage: &Path) -> Result<Vec<u8>> {
     read_logits(stage, Subset::Val)?.0.iter().for_each(|logit| all.extend(logit.to_le_bytes()));
     let network = TrainedNetwork::open(&StageFolder::new(stage), &Device::Cpu)?;
     let image = (0..48).map(|value| value as f32 / 20.0 - 1.0).collect();
-    let logits = network.logits(image, 1)?;
+    let logits = network.logits(Tensor::from_vec(image, (1, 4, 4, 3), &Device::Cpu)?)?;
     logits.iter().flatten().for_each(|logit| all.extend(logit.to_le_bytes()));
     Ok(all)
 }

@@ -76,6 +76,7 @@ fn a_typo_is_placed_and_the_right_word_suggested() {
 fn wrong_types_and_impossible_values_are_refused() {
     refused(&format!("{LEAST}[training]\nepochs = \"many\""), &["p.toml:4:10", "must be a whole number", "a text"]);
     refused(&format!("{LEAST}[training]\nepochs = 0"), &["between 1 and"]);
+    refused(&format!("{LEAST}[training]\nprecision = \"bf61\""), &["p.toml:4:13", "did you mean `bf16`"]);
     refused(&format!("{LEAST}[training]\nlearning_rate = nan"), &["a number", "not NaN"]);
     refused(&format!("{LEAST}[training]\nlearning_rate = 1e-300"), &["1e-300"]);
     refused("[dat]\nsource = \"builtin\"", &["p.toml:1:2", "unknown key `dat`", "did you mean `data`"]);
@@ -136,7 +137,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         let (old, new) = (manifests(&[]), manifests(&[setting]));
         old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old.key() != new.key()).map(|(at, _)| at).collect()
     };
-    let all: [(&str, &[usize]); 41] = [
+    let all: [(&str, &[usize]); 43] = [
         ("seed=1", &[1, 2, 3]),
         ("data.source=folder", &[0]),
         ("data.size=34", &[0, 1, 2, 3]),
@@ -160,6 +161,8 @@ fn every_ingredient_is_in_the_right_manifests() {
         ("stage.3.auxiliary.k=3", &[3]),
         ("stage.2.training.epochs=3", &[2]),
         ("training.batch=3", &[1, 2, 3]),
+        ("training.precision=bf16", &[1, 2, 3]),
+        ("stage.2.training.precision=bf16", &[2]),
         ("training.learning_rate=0.3", &[1, 2, 3]),
         ("training.momentum=0.3", &[1, 2, 3]),
         ("training.weight_decay=0.3", &[1, 2, 3]),

@@ -214,6 +214,23 @@ fn the_command_line_says_what_is_wrong() {
 }
 
 #[test]
+fn what_the_device_cannot_compute_is_refused_before_anything_is_written() {
+    let space = Space::new();
+    let words = ["`training.precision`", "needs a GPU", "hint:", "training.precision=f32"];
+    for settings in ["", " --set features.materialize=auto"] {
+        let run = format!("run small.toml --device cpu --set training.precision=bf16{settings}");
+        space.run(&run).fails(2, &words);
+    }
+    space.run("run small.toml --device cpu --set stage.2.training.precision=bf16").fails(2, &["stage 2", words[0]]);
+    space.run("plan small.toml --device cpu --set training.precision=bf16").fails(2, &words);
+    assert!(!space.path("cache").exists());
+    // What is done already can be looked at, and a precision that is written down as it is changes nothing.
+    space.run("run small.toml").ok();
+    assert_eq!(space.states("small.toml --set training.precision=f32"), ["current"; 3]);
+    assert_eq!(space.states("small.toml --set training.precision=bf16"), ["current", "stale", "stale"]);
+}
+
+#[test]
 fn the_machine_is_measured_and_nothing_is_left_behind() {
     let space = Space::new();
     let found = space.run("bench operations --seconds 0 --json --only space-to-depth").ok().json();

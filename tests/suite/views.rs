@@ -1,7 +1,7 @@
 //! Augmented views of features: cached, refreshed, cropped late, or recomputed from the nearest features on the fly.
 
 use crate::space::{SMALL, Space};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use greedy::features::{Draw, Loader, Subset};
 use greedy::network::{Block, Chain, load};
 use greedy::pipeline::{Pipeline, Shape};
@@ -19,11 +19,15 @@ fn block(space: &Space, pipeline: &Pipeline, number: usize) -> Chain {
     let block = Block::new(&pipeline.stages[number - 1].block, &mut draw, &Device::Cpu).unwrap();
     let bytes = std::fs::read(space.path(&format!("cache/stage{number}/block.safetensors"))).unwrap();
     block.variables().set(&load(&bytes, "weights", &Device::Cpu).unwrap(), "weights").unwrap();
-    Chain::new(vec![block.frozen().unwrap()], &Device::Cpu)
+    Chain::new(vec![block.frozen().unwrap()], &Device::Cpu, DType::F32)
 }
 
 fn no_blocks() -> Chain {
-    Chain::new(Vec::new(), &Device::Cpu)
+    Chain::new(Vec::new(), &Device::Cpu, DType::F32)
+}
+
+fn values(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn loader(space: &Space, number: usize, pipeline: &Pipeline, chain: Chain) -> Loader {
@@ -45,7 +49,7 @@ fn cached_views_are_what_the_block_makes_of_the_drawn_images() {
     let computed = loader(&space, 0, &pipeline, block(&space, &pipeline, 1));
     assert_eq!(cached.layout().views, 3);
     let samples: Vec<u32> = (0..300).step_by(7).collect();
-    let values = |loader: &Loader, draw| loader.batch(&samples, draw).unwrap().values;
+    let values = |loader: &Loader, draw| values(&loader.batch(&samples, draw).unwrap().x);
     for view in 0..3 {
         assert_eq!(values(&cached, Draw::View(view)), values(&computed, Draw::View(view)), "view {view}");
     }
@@ -195,18 +199,16 @@ fn late_crops_are_crops_of_the_image_but_for_their_border() {
         let draw = Draw::Epoch { stage: 2, epoch };
         let shape = features.shape(draw);
         assert_eq!(shape, Shape { channels: 6, size: 16 });
-        let crops = features.batch(&samples, draw).unwrap().values;
+        let crops = values(&features.batch(&samples, draw).unwrap().x);
         for (&sample, crop) in samples.iter().zip(crops.chunks_exact(shape.values())) {
             // The crop must be that of one place of the canvas whose turn it is: it is searched for.
             let view = (epoch + sample as usize) % 2;
-            let image = canvases.batch(&[sample], Draw::View(view)).unwrap().values;
-            let image = Tensor::from_vec(image, (36, 36, 3), &Device::Cpu).unwrap();
+            let image = canvases.batch(&[sample], Draw::View(view)).unwrap().x;
             let found: Vec<(usize, usize)> = (0..9)
                 .map(|at| (at / 3, at % 3))
                 .filter(|&(top, left)| {
-                    let window = image.narrow(0, 2 * top, 32).unwrap().narrow(1, 2 * left, 32).unwrap();
-                    let window = window.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                    let expected = first.run(window, pipeline.image()).unwrap();
+                    let window = image.narrow(1, 2 * top, 32).unwrap().narrow(2, 2 * left, 32).unwrap();
+                    let expected = values(&first.run(window).unwrap());
                     let inside = |at: &usize| {
                         let (y, x) = (at / (6 * 16), at / 6 % 16);
                         (1..15).contains(&y) && (1..15).contains(&x)

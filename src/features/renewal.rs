@@ -1,0 +1,55 @@
+//! Views of samples that are not stored: made anew from their images.
+
+use super::array::{Layout, Subset};
+use super::draw::{Draw, Shown};
+use super::samples::Samples;
+use super::source::Source;
+use crate::error::{Error, Result};
+use crate::network::Chain;
+use crate::pipeline::Pipeline;
+use candle_core::Tensor;
+use std::path::Path;
+
+/// Makes views that are not stored: images, and the frozen blocks up to what is stored.
+pub struct Renewal {
+    images: Source,
+    chain: Chain,
+    /// The share of the samples that get a new view at each epoch.
+    pub(super) share: f64,
+}
+
+impl Renewal {
+    /// Takes the training images of a stage, and the blocks whose output is stored.
+    ///
+    /// # Errors
+    /// When the images are missing or do not fit the pipeline.
+    pub fn open(images: &Path, chain: Chain, pipeline: &Pipeline) -> Result<Self> {
+        let samples = Samples::open(images, Subset::Train, pipeline)?;
+        if !samples.are_images() {
+            return Err(Error::failed(format!("`{}` does not hold images", images.display())));
+        }
+        let images = Source::new(samples, chain.device(), chain.dtype())?;
+        Ok(Self { images, chain, share: pipeline.refresh() })
+    }
+
+    /// Whether what it makes has the form of what is stored.
+    pub fn makes(&self, layout: &Layout) -> bool {
+        let images = &self.images.samples;
+        let made = self.chain.output(images.shape(Draw::View(0)));
+        images.layout().samples == layout.samples && made == layout.shape
+    }
+
+    /// Lets the images stay on the device once they got there, where they take at most so many bytes.
+    ///
+    /// # Errors
+    /// When the device has no room for them after all.
+    pub fn resident(self, most: u64) -> Result<Self> {
+        Ok(Self { images: self.images.resident(most)?, ..self })
+    }
+
+    /// The views that some samples are to be shown by: \[sample, y, x, channel\].
+    pub(super) fn make(&self, shown: &[(usize, Shown)]) -> Result<Tensor> {
+        let course = self.images.course(shown, shown.len(), Draw::View(0))?;
+        Ok(self.chain.run(self.images.read(&course, 0..shown.len(), shown)?)?)
+    }
+}

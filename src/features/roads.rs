@@ -1,0 +1,179 @@
+//! Tests that samples become the same bits on every road to the network: decoded on the way out of their shards, sent to
+//! the device as they are stored, or resident there.
+
+use super::*;
+use crate::images::ImageSet;
+use crate::network::{Block, Chain};
+use crate::pipeline::Pipeline;
+use crate::progress::Silent;
+use crate::random::{Purpose, Stream};
+use candle_core::{DType, Device};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+const CLASSES: usize = 10;
+const SAMPLES: usize = 50;
+const BATCH: usize = 16;
+/// Memory for what is kept.
+const MEMORY: u64 = 1 << 30;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Road {
+    Host,
+    Device,
+    Resident,
+}
+
+/// Images, and what a random block makes of them.
+struct Stages {
+    folder: TempDir,
+    pipeline: Pipeline,
+}
+
+impl Stages {
+    fn new(settings: &[&str]) -> Self {
+        let (folder, pipeline) = (tempfile::tempdir().unwrap(), pipeline(settings));
+        let images = ImageSet::open(&pipeline.data, pipeline.seed).unwrap();
+        decode(&folder.path().join("stage0"), Subset::Train, &images.train, &pipeline, &Silent).unwrap();
+        Self { folder, pipeline }
+    }
+
+    fn stage(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("stage{number}"))
+    }
+
+    /// Writes the features of the first stage.
+    fn with_features(self) -> Self {
+        let input = self.open(0, Road::Host);
+        let stage = &self.stage(1);
+        write_files(stage, &label_files(Subset::Train, input.labels()).unwrap()).unwrap();
+        let (block, features) = (self.block(), &self.pipeline.features);
+        Extraction { stage, block: &block, features, progress: &Silent }.write(Subset::Train, &input).unwrap();
+        self
+    }
+
+    fn block(&self) -> crate::network::FrozenBlock {
+        let mut draw = Stream::new(Purpose::Weights, 3, (1, 0));
+        Block::new(&self.pipeline.stages[0].block, &mut draw, &Device::Cpu).unwrap().frozen().unwrap()
+    }
+
+    fn open(&self, number: usize, road: Road) -> Loader {
+        let none = Chain::new(Vec::new(), &Device::Cpu, DType::F32);
+        let loader = Loader::open(&self.stage(number), Subset::Train, &self.pipeline, CLASSES, none).unwrap();
+        match road {
+            Road::Host => loader,
+            Road::Device => loader.decoded_on_device().unwrap(),
+            Road::Resident => loader.resident(u64::MAX).unwrap(),
+        }
+    }
+
+    /// The features, of which views are made anew as a pipeline says.
+    fn renewed(&self, road: Road, pipeline: &Pipeline) -> Loader {
+        let chain = Chain::new(vec![self.block()], &Device::Cpu, DType::F32);
+        let renewal = Renewal::open(&self.stage(0), chain, pipeline).unwrap();
+        let renewal = if road == Road::Resident { renewal.resident(u64::MAX).unwrap() } else { renewal };
+        self.open(1, road).renewed(renewal, MEMORY, self.folder.path()).unwrap()
+    }
+}
+
+fn pipeline(settings: &[&str]) -> Pipeline {
+    let text = format!(
+        "[data]\nsource = \"builtin\"\nsize = 12\ntrain_images = {SAMPLES}\nval_images = 4\n\
+         [augmentation]\nflip = true\n\
+         [network]\nblocks = 2\nwidth = 5\nspace_to_depth = [1]\n[features]\nshard_mib = 1\n"
+    );
+    let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+    Pipeline::parse("p", "p", &text, &settings).unwrap()
+}
+
+/// The bits of all values, and the labels, of a few epochs and other draws.
+fn met(loader: &Loader) -> Vec<(Vec<u32>, Vec<u32>)> {
+    let epochs = (0..6).map(|epoch| Draw::Epoch { stage: 2, epoch });
+    let mut all = Vec::new();
+    for draw in epochs.chain([Draw::View(0), Draw::Plain, Draw::Whole]) {
+        let order = loader.order(&mut Stream::new(Purpose::Order, 1, (0, all.len() as u64)));
+        let read = loader.for_each_batch(&order, BATCH, draw, |batch| {
+            let values: Vec<f32> = batch.x.flatten_all()?.to_vec1()?;
+            all.push((values.into_iter().map(f32::to_bits).collect(), batch.labels.to_vec1()?));
+            Ok(())
+        });
+        read.unwrap();
+    }
+    all
+}
+
+#[test]
+fn images_are_cropped_alike_wherever_that_is_done() {
+    for settings in [
+        &["augmentation.crop=padded", "augmentation.padding=4"] as &[&str],
+        &["augmentation.crop=padded", "augmentation.padding=1", "augmentation.size=10"],
+        &["augmentation.crop=centre", "augmentation.size=10"],
+        &["augmentation.crop=resized"],
+        &["augmentation.crop=padded", "features.crop=late", "data.color=gray"],
+    ] {
+        let stages = Stages::new(settings);
+        let expected = met(&stages.open(0, Road::Host));
+        assert_ne!(expected[0], expected[4], "{settings:?}");
+        for road in [Road::Device, Road::Resident] {
+            assert!(met(&stages.open(0, road)) == expected, "{road:?} with {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn features_of_every_type_are_decoded_alike_wherever_that_is_done() {
+    for settings in [
+        &["augmentation.crop=resized", "features.dtype=f16", "features.views=2"] as &[&str],
+        &["features.dtype=bf16", "features.codec=zstd:1"],
+        &["augmentation.crop=padded", "augmentation.padding=2", "features.crop=late", "features.dtype=f32"],
+        &["features.dtype=u8", "features.codec=lz4"],
+    ] {
+        let stages = Stages::new(settings).with_features();
+        let expected = met(&stages.open(1, Road::Host));
+        for road in [Road::Device, Road::Resident] {
+            assert!(met(&stages.open(1, road)) == expected, "{road:?} with {settings:?}");
+            let renewed = met(&stages.renewed(road, &stages.pipeline));
+            assert!(renewed == met(&stages.renewed(Road::Host, &stages.pipeline)), "{road:?} with {settings:?}");
+            assert!(renewed != expected, "no view was made anew with {settings:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_resident_is_read_once() {
+    let stages = Stages::new(&["features.views=2"]).with_features();
+    let loader = stages.open(1, Road::Resident);
+    assert!(loader.describe().contains("resident on the device"), "{}", loader.describe());
+    let epoch = |epoch| {
+        let order: Vec<u32> = (0..SAMPLES as u32).collect();
+        loader.for_each_batch(&order, BATCH, Draw::Epoch { stage: 2, epoch }, |_| Ok(()))
+    };
+    epoch(0).unwrap();
+    epoch(1).unwrap();
+    std::fs::remove_dir_all(stages.stage(1).join("train/features/c")).unwrap();
+    epoch(2).unwrap();
+    epoch(3).unwrap();
+    // A view that never came by is missed; shards that were opened may still be read.
+    let other = stages.open(1, Road::Resident);
+    assert!(other.batch(&[0], Draw::View(0)).err().unwrap().to_string().contains("is missing"));
+    // What takes too much is streamed.
+    let bytes = loader.layout().logical_bytes();
+    let small = stages.open(1, Road::Host).resident(bytes - 1).unwrap();
+    assert!(small.describe().contains("streamed"), "{}", small.describe());
+}
+
+#[test]
+fn a_new_view_that_does_not_fit_the_type_is_an_error_on_every_road() {
+    let stages = Stages::new(&[]).with_features();
+    let bright = pipeline(&["data.std=[1e-6,1e-6,1e-6]"]);
+    for (road, words) in
+        [(Road::Host, "does not fit into f16"), (Road::Resident, "made anew is not finite or does not fit")]
+    {
+        let loader = stages.renewed(road, &bright);
+        let order: Vec<u32> = (0..SAMPLES as u32).collect();
+        let epoch = |epoch| loader.for_each_batch(&order, BATCH, Draw::Epoch { stage: 2, epoch }, |_| Ok(()));
+        epoch(0).unwrap();
+        let error = epoch(2).unwrap_err();
+        assert!(error.to_string().contains(words) && error.way_out().is_some(), "{road:?}: {error}");
+    }
+}

@@ -1,0 +1,300 @@
+//! The samples that a loader reads, as feature maps where the network computes.
+//!
+//! On a CPU they are decoded on the way out of their shards. A GPU gets the bytes as they are stored and decodes, crops
+//! and normalises them itself; where all of them fit into its memory each crosses the bus once. Every road gives the
+//! same bits.
+
+use super::array::{Layout, Order};
+use super::draw::{Draw, Shown};
+use super::encoding::{Scale, encode_sample};
+use super::kept::{Kept, Slots};
+use super::samples::Samples;
+use crate::error::{Error, Result};
+use crate::images::Window;
+use crate::ops::{Form, Uploads, Values, Windows, on_host, put};
+use crate::pipeline::{Dtype, Shape};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Samples of one array, and the road that they take.
+pub(super) struct Source {
+    pub samples: Samples,
+    device: Device,
+    dtype: DType,
+    /// What is kept on the host: views that were made anew, and others.
+    kept: Option<Kept>,
+    /// Whether what was read is kept as well.
+    remembers: bool,
+    /// Present where stored bytes go to the device.
+    bytes: Option<OnDevice>,
+}
+
+/// How stored bytes become feature maps on a device.
+struct OnDevice {
+    uploads: Uploads,
+    /// How features are stored; nothing of images.
+    form: Option<Form>,
+    /// For images, the normalised value of each byte: \[channel, 256\].
+    table: Option<Tensor>,
+    resident: Option<Resident>,
+}
+
+/// Samples that stay on the device.
+struct Resident {
+    slots: Slots,
+    /// \[slot, byte\].
+    stored: Tensor,
+    /// 1 once a view that was made anew did not fit the type of the others.
+    fault: Tensor,
+}
+
+/// What is to be read: numbers that are drawn before, so that they go to the device all at once.
+pub(super) struct Course {
+    shape: Shape,
+    /// The slots of all samples \[sample\], where bytes are resident; else those of the rows of a batch.
+    slots: Option<Tensor>,
+    /// The places of the windows of images \[sample, 3\].
+    windows: Option<Tensor>,
+}
+
+thread_local! {
+    /// A sample as it is stored.
+    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Source {
+    /// Samples that become feature maps of a type on a device.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn new(samples: Samples, device: &Device, dtype: DType) -> Result<Self> {
+        let device = device.clone();
+        let source = Self { samples, device, dtype, kept: None, remembers: false, bytes: None };
+        if source.device.is_cpu() { Ok(source) } else { source.decoded_on_device() }
+    }
+
+    /// Lets stored bytes go to the device, whatever it is.
+    pub fn decoded_on_device(mut self) -> Result<Self> {
+        let form = (!self.samples.are_images()).then(|| form(self.samples.layout()));
+        let tensor = |table: &[[f32; 256]]| Tensor::from_slice(table.as_flattened(), (table.len(), 256), &self.device);
+        let table = self.samples.table().map(tensor).transpose()?;
+        self.bytes = Some(OnDevice { uploads: Uploads::new(&self.device)?, form, table, resident: None });
+        Ok(self)
+    }
+
+    /// Lets all samples stay on the device once they got there, where they take at most so many bytes.
+    pub fn resident(self, most: u64) -> Result<Self> {
+        let layout = *self.samples.layout();
+        if layout.logical_bytes() > most {
+            return Ok(self);
+        }
+        let mut source = self.decoded_on_device()?;
+        let slots = Slots::new(layout.views, layout.samples)?;
+        let stored = Tensor::zeros((slots.len(), layout.sample_bytes()), DType::U8, &source.device)?;
+        let fault = Tensor::zeros(1, DType::U8, &source.device)?;
+        if let Some(bytes) = &mut source.bytes {
+            bytes.resident = Some(Resident { slots, stored, fault });
+        }
+        Ok(source)
+    }
+
+    /// Whether all samples stay on the device.
+    pub fn is_resident(&self) -> bool {
+        self.on_device().is_some()
+    }
+
+    fn on_device(&self) -> Option<&Resident> {
+        self.bytes.as_ref()?.resident.as_ref()
+    }
+
+    /// Keeps views that are made anew, and with `remembers` those that are read as well, where they do not stay on the
+    /// device anyway.
+    pub fn keep_in(&mut self, kept: impl FnOnce(&Layout) -> Result<Kept>, remembers: bool) -> Result<()> {
+        if !self.is_resident() {
+            self.remembers |= remembers;
+            if self.kept.is_none() {
+                self.kept = Some(kept(self.samples.layout())?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether what is read is kept in memory.
+    pub fn remembers(&self) -> bool {
+        self.remembers
+    }
+
+    /// Whether a view is neither stored nor kept.
+    pub fn lacks(&self, &(sample, shown): &(usize, Shown)) -> bool {
+        let view = self.samples.view(shown);
+        let kept = match (self.on_device(), &self.kept) {
+            (Some(resident), _) => resident.slots.hold(view, sample),
+            (None, Some(kept)) => kept.holds(view, sample),
+            (None, None) => false,
+        };
+        view >= self.samples.layout().views && !kept
+    }
+
+    /// Takes feature maps \[sample, y, x, channel\] as the views that some samples are shown by, rounded as if they were
+    /// stored.
+    ///
+    /// # Errors
+    /// When a value does not fit the type, or there is no place for them. On the device that is found [later](Self::check).
+    pub fn keep(&self, shown: &[(usize, Shown)], x: &Tensor) -> Result<()> {
+        if let (Some(resident), Some(OnDevice { form: Some(form), .. })) = (self.on_device(), &self.bytes) {
+            let slots = self.slots(&resident.slots, shown)?;
+            form.encode(x, (&resident.stored, &slots), &resident.fault)?;
+            self.note(&resident.slots, shown);
+            return Ok(());
+        }
+        let layout = self.samples.layout();
+        let Some(kept) = &self.kept else {
+            return Err(Error::failed("there is no place for views that are made anew"));
+        };
+        on_host(x, |values| {
+            let samples = values.par_chunks_exact(layout.shape.values()).zip(shown);
+            samples.try_for_each(|(values, &(sample, shown))| {
+                STORED.with_borrow_mut(|stored| {
+                    stored.resize(layout.sample_bytes(), 0);
+                    encode_sample(values, layout, stored)?;
+                    kept.put(self.samples.view(shown), sample, stored)
+                })
+            })
+        })?
+    }
+
+    /// Draws what is to be read of some samples, of which at most so many come at once.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    pub fn course(&self, shown: &[(usize, Shown)], at_once: usize, draw: Draw) -> Result<Course> {
+        let shape = self.samples.shape(draw);
+        let Some(bytes) = &self.bytes else { return Ok(Course { shape, slots: None, windows: None }) };
+        let windows = bytes.table.as_ref().and_then(|_| self.samples.windows(shown));
+        let windows = windows.map(|windows| places(&windows, &self.device)).transpose()?;
+        let slots = match &bytes.resident {
+            Some(resident) => self.slots(&resident.slots, shown)?,
+            None => Tensor::arange(0, at_once.min(shown.len()) as u32, &self.device)?,
+        };
+        // What is scaled is scaled on the host.
+        let slots = (bytes.form.is_some() || windows.is_some()).then_some(slots);
+        Ok(Course { shape, slots, windows })
+    }
+
+    /// Reads a range of the samples of a course: \[sample, y, x, channel\].
+    ///
+    /// # Errors
+    /// When a sample is missing or damaged.
+    pub fn read(&self, course: &Course, range: Range<usize>, shown: &[(usize, Shown)]) -> Result<Tensor> {
+        let (Some(slots), Some(bytes)) = (&course.slots, &self.bytes) else { return self.on_host(course.shape, shown) };
+        let (first, count) = (range.start, range.len());
+        let windows = course.windows.as_ref().map(|windows| windows.narrow(0, first, count)).transpose()?;
+        let decode = |stored: &Tensor, slots: &Tensor| match (&bytes.form, &windows, &bytes.table) {
+            (Some(form), ..) => form.decode(stored, slots, self.dtype),
+            (None, Some(places), Some(table)) => {
+                Windows { places, size: course.shape.size, table }.show(stored, slots, self.dtype)
+            }
+            _ => candle_core::bail!("windows of images were not drawn"),
+        };
+        if let Some(resident) = &bytes.resident {
+            self.bring(bytes, resident, shown)?;
+            return Ok(decode(&resident.stored, &slots.narrow(0, first, count)?)?);
+        }
+        let size = [count, self.samples.layout().sample_bytes()];
+        let slots = slots.narrow(0, 0, count)?;
+        bytes.uploads.through(size, |out| self.fill(shown, out), |stored| decode(stored, &slots))
+    }
+
+    /// Fails where a view that was made anew did not fit the type of the others.
+    ///
+    /// # Errors
+    /// Then, or when the device fails. This waits for the device.
+    pub fn check(&self) -> Result<()> {
+        let Some(resident) = self.on_device() else { return Ok(()) };
+        if resident.fault.to_vec1::<u8>()? == [0] {
+            return Ok(());
+        }
+        let dtype = self.samples.layout().dtype.word();
+        Err(Error::failed(format!("a value of a view that was made anew is not finite or does not fit into {dtype}"))
+            .hint("set `features.dtype = \"f32\"`, or `features.refresh = 0`"))
+    }
+
+    /// Brings samples into their slots that are not there yet.
+    fn bring(&self, bytes: &OnDevice, resident: &Resident, shown: &[(usize, Shown)]) -> Result<()> {
+        let there = |&(sample, shown): &(usize, Shown)| resident.slots.hold(self.samples.view(shown), sample);
+        let absent: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| !there(shown)).collect();
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let slots = self.slots(&resident.slots, &absent)?;
+        let size = [absent.len(), self.samples.layout().sample_bytes()];
+        let copy = |rows: &Tensor| put(rows, (&resident.stored, &slots));
+        bytes.uploads.through(size, |out| self.fill(&absent, out), copy)?;
+        self.note(&resident.slots, &absent);
+        Ok(())
+    }
+
+    /// Where samples lie among all slots.
+    fn slots(&self, slots: &Slots, shown: &[(usize, Shown)]) -> Result<Tensor> {
+        let place = |&(sample, shown): &(usize, Shown)| slots.place(self.samples.view(shown), sample) as u32;
+        Ok(Tensor::from_vec(shown.iter().map(place).collect::<Vec<u32>>(), shown.len(), &self.device)?)
+    }
+
+    fn note(&self, slots: &Slots, shown: &[(usize, Shown)]) {
+        shown.iter().for_each(|&(sample, shown)| slots.note(self.samples.view(shown), sample));
+    }
+
+    /// Decodes samples on the host, in parallel.
+    fn on_host(&self, shape: Shape, shown: &[(usize, Shown)]) -> Result<Tensor> {
+        let one = shape.values();
+        let mut values = vec![0.0; shown.len() * one];
+        values
+            .par_chunks_exact_mut(one)
+            .zip(shown)
+            .try_for_each(|(out, &shown)| self.with_stored(shown, |stored| self.samples.show(stored, shown, out)))?;
+        let x = Tensor::from_vec(values, (shown.len(), shape.size, shape.size, shape.channels), &self.device)?;
+        Ok(x.to_dtype(self.dtype)?)
+    }
+
+    /// Reads samples as they are stored, in parallel.
+    fn fill(&self, shown: &[(usize, Shown)], out: &mut [u8]) -> Result<()> {
+        let rows = out.par_chunks_exact_mut(self.samples.layout().sample_bytes()).zip(shown);
+        rows.try_for_each(|(out, &shown)| self.with_stored(shown, |stored| out.copy_from_slice(stored)))
+    }
+
+    /// Calls a function with a sample as it is stored, or kept.
+    fn with_stored(&self, (sample, shown): (usize, Shown), f: impl FnOnce(&[u8])) -> Result<()> {
+        let view = self.samples.view(shown);
+        STORED.with_borrow_mut(|stored| {
+            let there = self.kept.as_ref().map_or(Ok(false), |kept| kept.get(view, sample, stored))?;
+            if !there {
+                self.samples.read(view, sample, stored)?;
+                if let (true, Some(kept)) = (self.remembers, &self.kept) {
+                    kept.put(view, sample, stored)?;
+                }
+            }
+            f(stored);
+            Ok(())
+        })
+    }
+}
+
+/// How features of a layout are stored.
+fn form(layout: &Layout) -> Form {
+    let values = match layout.dtype {
+        Dtype::U8 => Values::U8 { scale: layout.scale.map_or(1.0, Scale::factor) },
+        Dtype::F16 => Values::F16,
+        Dtype::Bf16 => Values::Bf16,
+        Dtype::F32 => Values::F32,
+    };
+    let Shape { channels, size } = layout.shape;
+    Form { values, planes: layout.order == Order::Planes, size, channels }
+}
+
+/// The places of windows \[window, 3\].
+fn places(windows: &[Window], device: &Device) -> candle_core::Result<Tensor> {
+    let place = |window: &Window| [window.top as i32, window.left as i32, window.mirrored.into()];
+    Tensor::from_vec(windows.iter().flat_map(place).collect::<Vec<i32>>(), (windows.len(), 3), device)
+}

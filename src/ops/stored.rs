@@ -1,0 +1,231 @@
+//! Samples as they are stored, where the network computes: their bytes become feature maps there, and maps bytes.
+//!
+//! They lie in the slots of a tensor \[slot, byte\] (u8), and a batch is gathered from the slots of its samples \[sample\]
+//! (u32), each less than their number.
+
+use super::cpu::{build, with_values};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The type of stored values, little-endian.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Values {
+    /// Whole numbers from 0 to 255, of which each stands for so much.
+    U8 {
+        /// What a stored 1 stands for.
+        scale: f32,
+    },
+    /// 16 bits, 11 of them precise.
+    F16,
+    /// The upper half of single precision.
+    Bf16,
+    /// Single precision.
+    F32,
+}
+
+/// How a sample of feature maps is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Form {
+    /// The type of its values.
+    pub values: Values,
+    /// Whether they are \[channel, y, x\]; else they are \[y, x, channel\].
+    pub planes: bool,
+    /// Rows, and columns.
+    pub size: usize,
+    /// Channels.
+    pub channels: usize,
+}
+
+impl Values {
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::U8 { .. } => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    fn read(self, bytes: &[u8]) -> f32 {
+        match self {
+            Self::U8 { scale } => f32::from(bytes[0]) * scale,
+            Self::F16 => f16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            Self::Bf16 => bf16::from_le_bytes([bytes[0], bytes[1]]).to_f32(),
+            Self::F32 => f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]),
+        }
+    }
+
+    /// Says whether the value fits the type.
+    fn write(self, value: f32, out: &mut [u8]) -> bool {
+        match self {
+            Self::U8 { scale } => {
+                out[0] = (value / scale).round_ties_even() as u8;
+                value.is_finite() && value >= 0.0
+            }
+            Self::F16 => {
+                out.copy_from_slice(&f16::from_f32(value).to_le_bytes());
+                f16::from_f32(value).is_finite()
+            }
+            Self::Bf16 => {
+                out.copy_from_slice(&bf16::from_f32(value).to_le_bytes());
+                bf16::from_f32(value).is_finite()
+            }
+            Self::F32 => {
+                out.copy_from_slice(&value.to_le_bytes());
+                value.is_finite()
+            }
+        }
+    }
+}
+
+impl Form {
+    /// Values of a sample.
+    pub fn len(&self) -> usize {
+        self.size * self.size * self.channels
+    }
+
+    /// Whether a sample has no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of a sample.
+    pub fn bytes(&self) -> usize {
+        self.len() * self.values.bytes()
+    }
+
+    /// Where the bytes of a value begin that is so many-th in \[y, x, channel\].
+    fn place(&self, at: usize) -> usize {
+        let (pixel, channel) = (at / self.channels, at % self.channels);
+        let at = if self.planes { channel * self.size * self.size + pixel } else { at };
+        at * self.values.bytes()
+    }
+
+    /// The feature maps \[sample, y, x, channel\] of the samples in some slots.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn decode(&self, stored: &Tensor, slots: &Tensor, dtype: DType) -> Result<Tensor> {
+        let count = require(stored, self.bytes(), slots)?;
+        let shape = (count, self.size, self.size, self.channels);
+        refuse_elsewhere(stored, dtype)?;
+        let slots = below(slots, stored.dim(0)?)?;
+        let values = with_bytes(stored, |stored| {
+            build(count * self.len(), self.len(), |sample, out| {
+                let bytes = &stored[slots[sample] * self.bytes()..][..self.bytes()];
+                out.iter_mut().enumerate().for_each(|(at, out)| *out = self.values.read(&bytes[self.place(at)..]));
+            })
+        })?;
+        Tensor::from_vec(values, shape, stored.device())
+    }
+
+    /// Writes feature maps \[sample, y, x, channel\] into slots, each into another. Where a value does not fit the type,
+    /// `fault` (one u8) becomes 1: the processor does not wait to be told.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn encode(&self, x: &Tensor, (stored, slots): (&Tensor, &Tensor), fault: &Tensor) -> Result<()> {
+        let count = require(stored, self.bytes(), slots)?;
+        if x.dims() != [count, self.size, self.size, self.channels] || fault.elem_count() != 1 {
+            bail!("feature maps of {:?} for {count} samples of {} values", x.shape(), self.len())
+        }
+        refuse_elsewhere(stored, x.dtype())?;
+        let slots = below(slots, stored.dim(0)?)?;
+        let fits = AtomicBool::new(true);
+        with_values([x], |[x]| {
+            change(stored, |stored| {
+                for (slot, x) in slots.iter().zip(x.chunks_exact(self.len().max(1))) {
+                    let bytes = &mut stored[slot * self.bytes()..][..self.bytes()];
+                    for (at, &value) in x.iter().enumerate() {
+                        let out = &mut bytes[self.place(at)..][..self.values.bytes()];
+                        fits.fetch_and(self.values.write(value, out), Ordering::Relaxed);
+                    }
+                }
+            })
+        })??;
+        if fits.into_inner() { Ok(()) } else { change(fault, |fault| fault.fill(1)) }
+    }
+}
+
+/// Copies stored samples \[sample, byte\] into slots, each into another.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<()> {
+    let (_, bytes) = rows.dims2()?;
+    if require(stored, bytes, slots)? != rows.dim(0)? {
+        bail!("{:?} stored samples for slots of {:?}", rows.shape(), slots.shape())
+    }
+    refuse_elsewhere(stored, DType::F32)?;
+    let slots = below(slots, stored.dim(0)?)?;
+    with_bytes(rows, |rows| {
+        change(stored, |stored| {
+            let pairs = slots.iter().zip(rows.chunks_exact(bytes.max(1)));
+            pairs.for_each(|(slot, row)| stored[slot * bytes..][..bytes].copy_from_slice(row));
+        })
+    })?
+}
+
+/// Calls a function with the values of feature maps, brought to the processor in single precision.
+///
+/// # Errors
+/// When the device fails.
+pub fn on_host<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
+    with_values([&x.to_dtype(DType::F32)?.to_device(&Device::Cpu)?], |[x]| f(x))
+}
+
+/// The samples of a batch, where slots and bytes are as they should be.
+pub(super) fn require(stored: &Tensor, bytes: usize, slots: &Tensor) -> Result<usize> {
+    let (count, found) = (slots.dims1()?, stored.dims2()?.1);
+    if found != bytes || stored.dtype() != DType::U8 || slots.dtype() != DType::U32 {
+        bail!("stored samples of {found} {:?}, where {bytes} bytes are wanted", stored.dtype())
+    }
+    Ok(count)
+}
+
+pub(super) fn refuse_elsewhere(tensor: &Tensor, dtype: DType) -> Result<()> {
+    match tensor.device() {
+        Device::Cpu if dtype == DType::F32 => Ok(()),
+        _ => bail!("stored samples cannot become {dtype:?} on this device"),
+    }
+}
+
+pub(super) fn below(slots: &Tensor, count: usize) -> Result<Vec<usize>> {
+    let slots: Vec<usize> = slots.to_vec1::<u32>()?.into_iter().map(|slot| slot as usize).collect();
+    match slots.iter().find(|&&slot| slot >= count) {
+        Some(slot) => bail!("slot {slot} of {count}"),
+        None => Ok(slots),
+    }
+}
+
+/// Calls a function with the bytes of a tensor on the CPU.
+pub(super) fn with_bytes<T>(bytes: &Tensor, f: impl FnOnce(&[u8]) -> T) -> Result<T> {
+    let bytes = bytes.contiguous()?;
+    let (storage, layout) = bytes.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { bail!("expected a tensor on the CPU") };
+    Ok(f(&storage.as_slice::<u8>()?[layout.start_offset()..][..layout.shape().elem_count()]))
+}
+
+/// Lets a function change contiguous bytes on the CPU.
+fn change(bytes: &Tensor, f: impl Fn(&mut [u8])) -> Result<()> {
+    bytes.inplace_op1(&Change(f))
+}
+
+struct Change<F>(F);
+
+impl<F: Fn(&mut [u8])> InplaceOp1 for Change<F> {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::U8(all), Some((start, end))) => {
+                self.0(&mut all[start..end]);
+                Ok(())
+            }
+            _ => bail!("expected contiguous bytes"),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Squares that are cut out of stored images and of feature maps.
+
+use super::cpu::{build, with_values};
+use super::stored::{below, refuse_elsewhere, require, with_bytes};
+use candle_core::{DType, Result, Tensor, bail};
+
+/// Squares that are cut out of stored images.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows<'a> {
+    /// First row, first column, and whether it is mirrored (1): \[sample, 3\] (i32). Rows and columns beyond the image
+    /// are black.
+    pub places: &'a Tensor,
+    /// Rows and columns of a window.
+    pub size: usize,
+    /// The normalised value of each byte: \[channel, 256\] (f32).
+    pub table: &'a Tensor,
+}
+
+impl Windows<'_> {
+    /// The normalised pixels \[sample, y, x, channel\] of images in some slots, which are squares \[channel, y, x\].
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn show(&self, images: &Tensor, slots: &Tensor, dtype: DType) -> Result<Tensor> {
+        let (channels, _) = self.table.dims2()?;
+        let bytes = images.dim(1)?;
+        let side = (bytes / channels.max(1)).isqrt();
+        let count = require(images, channels * side * side, slots)?;
+        if self.table.dims() != [channels, 256] || self.places.dims() != [count, 3] {
+            bail!("places of {:?} and a table of {:?}", self.places.shape(), self.table.shape())
+        }
+        let shape = (count, self.size, self.size, channels);
+        refuse_elsewhere(images, dtype)?;
+        let slots = below(slots, images.dim(0)?)?;
+        let (places, table) = (self.places.to_vec2::<i32>()?, self.table.to_vec2::<f32>()?);
+        let values = with_bytes(images, |images| {
+            build(count * self.size * self.size * channels, self.size * self.size * channels, |sample, out| {
+                let image = &images[slots[sample] * bytes..][..bytes];
+                for (at, out) in out.iter_mut().enumerate() {
+                    let (y, x, channel) = (at / channels / self.size, at / channels % self.size, at % channels);
+                    let pixel = self.pixel(&places[sample], (y, x), side);
+                    *out = table[channel][pixel.map_or(0, |pixel| image[channel * side * side + pixel] as usize)];
+                }
+            })
+        })?;
+        Tensor::from_vec(values, shape, images.device())
+    }
+
+    /// The pixel of an image that a window shows at a row and column, where it is none beyond.
+    fn pixel(&self, place: &[i32], (y, x): (usize, usize), side: usize) -> Option<usize> {
+        let x = if place[2] == 0 { x } else { self.size - 1 - x };
+        let [y, x] = [(place[0], y), (place[1], x)].map(|(first, at)| i64::from(first) + at as i64);
+        let within = |at: i64| usize::try_from(at).ok().filter(|&at| at < side);
+        Some(within(y)? * side + within(x)?)
+    }
+}
+
+/// Cuts a square of so many rows and columns out of each feature map \[sample, y, x, channel\], from its own first row and
+/// column \[sample, 2\] (u32) on.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn cut(x: &Tensor, places: &Tensor, size: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    if places.dims() != [batch, 2] || size > height.min(width) {
+        bail!("squares of {size} x {size} at {:?} places in {:?}", places.shape(), x.shape())
+    }
+    refuse_elsewhere(x, x.dtype())?;
+    let places = places.to_vec2::<u32>()?;
+    if places.iter().any(|place| place[0] as usize + size > height || place[1] as usize + size > width) {
+        bail!("a square of {size} x {size} begins beyond {height} x {width}")
+    }
+    let values = with_values([x], |[x]| {
+        build(batch * size * size * channels, size * size * channels, |sample, out| {
+            let [top, left] = [places[sample][0], places[sample][1]].map(|place| place as usize);
+            for (y, out) in out.chunks_exact_mut((size * channels).max(1)).enumerate() {
+                let first = ((sample * height + top + y) * width + left) * channels;
+                out.copy_from_slice(&x[first..first + size * channels]);
+            }
+        })
+    })?;
+    Tensor::from_vec(values, (batch, size, size, channels), x.device())
+}
