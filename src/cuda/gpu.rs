@@ -3,7 +3,13 @@
 use candle_core::Result;
 
 /// The source of all kernels.
-pub(crate) const KERNELS: &str = include_str!("kernels.cu");
+pub(crate) const KERNELS: &str = concat!(
+    include_str!("values.cu"),
+    include_str!("maps.cu"),
+    include_str!("normalise.cu"),
+    include_str!("pixels.cu"),
+    include_str!("learning.cu"),
+);
 
 /// An address in the memory of the GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +40,7 @@ pub(crate) struct Launch<'a> {
 }
 
 /// How the values of feature maps are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Element {
     /// Single precision.
     F32,

@@ -1,11 +1,25 @@
 //! The operations on NVIDIA GPUs: our own kernels, compiled for the GPU at hand when it is first used, and cuDNN's
 //! convolutions.
 //!
-//! What launches the kernels is written against [`Gpu`], so that the same launches and the same kernels also run on an
-//! emulated GPU in the tests, which need none.
+//! What launches the kernels is written against [`Gpu`](gpu::Gpu), so that the same launches of the same kernels also
+//! run on an emulated GPU in the tests, which need none.
 
-#[cfg(test)]
-mod emulator;
-mod gpu;
+#[cfg(feature = "cuda")]
+mod convolution;
+#[cfg(feature = "cuda")]
+mod engine;
+pub(crate) mod gpu;
+pub(crate) mod learning;
+pub(crate) mod normalise;
+pub(crate) mod pixels;
+#[cfg(feature = "cuda")]
+mod tensors;
+pub(crate) mod tiling;
 
-pub(crate) use gpu::{Argument, Element, Gpu, KERNELS, Launch, Pointer};
+#[cfg(feature = "cuda")]
+pub(crate) use engine::open;
+#[cfg(feature = "cuda")]
+pub(crate) use tensors::{
+    Norm, bias_relu_gradients, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient,
+    linear, max_pool, max_pool_gradient, pool, pool_gradient, space_to_depth, weight_gradient,
+};

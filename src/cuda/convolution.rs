@@ -1,0 +1,355 @@
+//! cuDNN's convolutions of feature maps in NHWC order, and their gradients.
+
+use super::gpu::{Element, Gpu, Pointer};
+use super::learning::Weights;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
+use candle_core::cuda_backend::cudarc::driver::CudaStream;
+use candle_core::{Error, Result, bail};
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+/// Bytes of working memory that an algorithm may take.
+const WORKSPACE: usize = 1 << 30;
+/// Algorithms that cuDNN is asked to name.
+const ALGORITHMS: usize = 16;
+
+/// Which of the three convolutions of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Pass {
+    /// Maps and weights → sums.
+    Forward,
+    /// Weights and the gradient of the sums → that of the maps.
+    Input,
+    /// Maps and the gradient of the sums → that of the weights.
+    Weight,
+}
+
+/// A convolution with stride 1: what an algorithm is chosen for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Shape {
+    pub pass: Pass,
+    pub batch: usize,
+    pub height: usize,
+    pub width: usize,
+    pub weights: Weights,
+    pub padding: usize,
+    pub element: Element,
+}
+
+/// cuDNN, and what was chosen for each shape that was met.
+pub(super) struct Convolutions {
+    handle: sys::cudnnHandle_t,
+    stream: Arc<CudaStream>,
+    fast: bool,
+    plans: HashMap<Shape, Plan>,
+}
+
+// SAFETY: cuDNN lets any thread use a handle, one at a time; so do those who have this by `&mut`.
+unsafe impl Send for Convolutions {}
+
+/// The descriptors of a shape and the algorithm that was chosen. It stays for as long as the program runs.
+#[derive(Clone, Copy)]
+struct Plan {
+    maps: sys::cudnnTensorDescriptor_t,
+    sums: sys::cudnnTensorDescriptor_t,
+    weights: sys::cudnnFilterDescriptor_t,
+    convolution: sys::cudnnConvolutionDescriptor_t,
+    algorithm: Algorithm,
+    workspace: usize,
+}
+
+#[derive(Clone, Copy)]
+enum Algorithm {
+    Forward(sys::cudnnConvolutionFwdAlgo_t),
+    Input(sys::cudnnConvolutionBwdDataAlgo_t),
+    Weight(sys::cudnnConvolutionBwdFilterAlgo_t),
+}
+
+/// An algorithm that cuDNN names.
+struct Candidate {
+    algorithm: Algorithm,
+    works: bool,
+    same_bits: bool,
+    math: sys::cudnnMathType_t,
+    workspace: usize,
+}
+
+impl Convolutions {
+    /// Starts cuDNN on a stream.
+    pub fn new(stream: Arc<CudaStream>, fast: bool) -> Result<Self> {
+        stream.context().bind_to_thread().w()?;
+        let handle = result::create_handle().map_err(|e| fault("cuDNN cannot be started", e))?;
+        // SAFETY: both are alive.
+        unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
+            .map_err(|e| fault("cuDNN has no stream", e))?;
+        Ok(Self { handle, stream, fast, plans: HashMap::new() })
+    }
+
+    /// Runs a convolution: from two tensors, in the order of [`Pass`], to the third.
+    ///
+    /// # Safety
+    /// The pointers lead to as many values as the shape says, of its type, aligned to 16 bytes.
+    pub unsafe fn run(
+        &mut self,
+        gpu: &impl Gpu,
+        shape: Shape,
+        [first, second]: [Pointer; 2],
+        to: Pointer,
+    ) -> Result<()> {
+        self.stream.context().bind_to_thread().w()?;
+        let plan = match self.plans.get(&shape) {
+            Some(&plan) => plan,
+            None => *self.plans.entry(shape).or_insert(plan(self.handle, shape, self.fast)?),
+        };
+        let memory = gpu.reserve(plan.workspace)?;
+        let (space, bytes) = (pointer(gpu.pointer(&memory)), plan.workspace);
+        let (one, zero) = ((&raw const ONE).cast(), (&raw const ZERO).cast());
+        let (first, second, to) = (pointer(first).cast_const(), pointer(second).cast_const(), pointer(to));
+        let Plan { maps, sums, weights, convolution, .. } = plan;
+        let handle = self.handle;
+        // SAFETY: the descriptors tell the sizes that the caller promises, and the workspace is as large as was asked for.
+        let done = unsafe {
+            match plan.algorithm {
+                Algorithm::Forward(way) => result::convolution_forward(
+                    handle,
+                    one,
+                    maps,
+                    first,
+                    weights,
+                    second,
+                    convolution,
+                    way,
+                    space,
+                    bytes,
+                    zero,
+                    sums,
+                    to,
+                ),
+                Algorithm::Input(way) => result::convolution_backward_data(
+                    handle,
+                    one,
+                    weights,
+                    first,
+                    sums,
+                    second,
+                    convolution,
+                    way,
+                    space,
+                    bytes,
+                    zero,
+                    maps,
+                    to,
+                ),
+                Algorithm::Weight(way) => result::convolution_backward_filter(
+                    handle,
+                    one,
+                    maps,
+                    first,
+                    sums,
+                    second,
+                    convolution,
+                    way,
+                    space,
+                    bytes,
+                    zero,
+                    weights,
+                    to,
+                ),
+            }
+        };
+        done.map_err(|e| fault(&format!("cuDNN failed at {shape:?}"), e))
+    }
+}
+
+/// The factors of result and former content; f32 for all types.
+static ONE: f32 = 1.0;
+static ZERO: f32 = 0.0;
+
+fn pointer(Pointer(address): Pointer) -> *mut c_void {
+    address as *mut c_void
+}
+
+fn fault(what: &str, error: CudnnError) -> Error {
+    Error::msg(format!("{what}: {error}"))
+}
+
+/// Describes a shape to cuDNN and chooses an algorithm: the fastest by its own judgement of those that give the same
+/// bits at every run, or of all of them with `fast`.
+fn plan(handle: sys::cudnnHandle_t, shape: Shape, fast: bool) -> Result<Plan> {
+    let Shape { batch, height, width, weights: Weights { outputs, inputs, kernel }, padding, element, .. } = shape;
+    let out = |size: usize| size + 2 * padding + 1 - kernel;
+    let maps = tensor(element, [batch, inputs, height, width])?;
+    let sums = tensor(element, [batch, outputs, out(height), out(width)])?;
+    let weights = filter(element, [outputs, inputs, kernel, kernel])?;
+    let convolution = convolution(element, padding)?;
+    let mut plan = Plan { maps, sums, weights, convolution, algorithm: NONE, workspace: 0 };
+    let candidates =
+        candidates(handle, shape.pass, &plan).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?;
+    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && (fast || found.same_bits);
+    let Some(chosen) = candidates.iter().find(usable) else {
+        bail!("cuDNN has no way of doing {shape:?}{}", if fast { "" } else { " that gives the same bits at every run" })
+    };
+    if element == Element::Bf16 {
+        // SAFETY: the descriptor is alive.
+        unsafe { result::set_convolution_math_type(convolution, chosen.math) }.map_err(|e| fault("cuDNN", e))?;
+    }
+    (plan.algorithm, plan.workspace) = (chosen.algorithm, chosen.workspace);
+    Ok(plan)
+}
+
+const NONE: Algorithm = Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+const NHWC: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+
+fn data_type(element: Element) -> sys::cudnnDataType_t {
+    match element {
+        Element::F32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
+        Element::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
+    }
+}
+
+/// Sizes in cuDNN's order (batch, channels, height, width), whatever the order in memory.
+fn sizes(sizes: [usize; 4]) -> Result<[c_int; 4]> {
+    let mut all = [0; 4];
+    for (out, size) in all.iter_mut().zip(sizes) {
+        *out = c_int::try_from(size).map_err(|_| Error::msg(format!("{size} is too large for cuDNN")))?;
+    }
+    Ok(all)
+}
+
+fn tensor(element: Element, of: [usize; 4]) -> Result<sys::cudnnTensorDescriptor_t> {
+    let of = sizes(of)?;
+    let made = result::create_tensor_descriptor().and_then(|made| {
+        // SAFETY: it was just made.
+        unsafe { result::set_tensor4d_descriptor(made, NHWC, data_type(element), of) }.map(|()| made)
+    });
+    made.map_err(|e| fault("cuDNN takes no such tensor", e))
+}
+
+fn filter(element: Element, of: [usize; 4]) -> Result<sys::cudnnFilterDescriptor_t> {
+    let of = sizes(of)?;
+    let made = result::create_filter_descriptor().and_then(|made| {
+        // SAFETY: it was just made.
+        unsafe { result::set_filter4d_descriptor(made, data_type(element), NHWC, of) }.map(|()| made)
+    });
+    made.map_err(|e| fault("cuDNN takes no such weights", e))
+}
+
+/// bf16 is multiplied on tensor cores, f32 without rounding to fewer bits first; sums are f32.
+fn convolution(element: Element, padding: usize) -> Result<sys::cudnnConvolutionDescriptor_t> {
+    let [padding, ..] = sizes([padding; 4])?;
+    let (mode, sums) = (sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION, sys::cudnnDataType_t::CUDNN_DATA_FLOAT);
+    let math = match element {
+        Element::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        Element::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+    };
+    let made = result::create_convolution_descriptor().and_then(|made| {
+        // SAFETY: it was just made.
+        unsafe {
+            result::set_convolution2d_descriptor(made, padding, padding, 1, 1, 1, 1, mode, sums)?;
+            result::set_convolution_math_type(made, math)?;
+        }
+        Ok(made)
+    });
+    made.map_err(|e| fault("cuDNN takes no such convolution", e))
+}
+
+/// What cuDNN proposes for a pass, best first.
+fn candidates(handle: sys::cudnnHandle_t, pass: Pass, plan: &Plan) -> std::result::Result<Vec<Candidate>, CudnnError> {
+    let Plan { maps, sums, weights, convolution, .. } = *plan;
+    // SAFETY: handle and descriptors are alive, and each list has room for as many results as are asked for.
+    unsafe {
+        match pass {
+            Pass::Forward => list(
+                Algorithm::Forward,
+                |found: &sys::cudnnConvolutionFwdAlgoPerf_t| {
+                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
+                },
+                |count, all| {
+                    let asked = ALGORITHMS as c_int;
+                    result::get_convolution_forward_algorithm(
+                        handle,
+                        maps,
+                        weights,
+                        convolution,
+                        sums,
+                        asked,
+                        count,
+                        all,
+                    )
+                },
+            ),
+            Pass::Input => list(
+                Algorithm::Input,
+                |found: &sys::cudnnConvolutionBwdDataAlgoPerf_t| {
+                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
+                },
+                |count, all| {
+                    let asked = ALGORITHMS as c_int;
+                    result::get_convolution_backward_data_algorithm(
+                        handle,
+                        weights,
+                        sums,
+                        convolution,
+                        maps,
+                        asked,
+                        count,
+                        all,
+                    )
+                },
+            ),
+            Pass::Weight => list(
+                Algorithm::Weight,
+                |found: &sys::cudnnConvolutionBwdFilterAlgoPerf_t| {
+                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
+                },
+                |count, all| {
+                    let asked = ALGORITHMS as c_int;
+                    result::get_convolution_backward_filter_algorithm(
+                        handle,
+                        maps,
+                        sums,
+                        convolution,
+                        weights,
+                        asked,
+                        count,
+                        all,
+                    )
+                },
+            ),
+        }
+    }
+}
+
+/// What is told of an algorithm: itself, whether it works, whether its bits are always the same, its arithmetic, and the
+/// memory that it works in.
+type Told<A> = (A, sys::cudnnStatus_t, sys::cudnnDeterminism_t, sys::cudnnMathType_t, usize);
+
+/// Asks for a list of algorithms.
+///
+/// # Safety
+/// `ask` writes as many results as it counts, [`ALGORITHMS`] at most.
+unsafe fn list<P, A>(
+    algorithm: impl Fn(A) -> Algorithm,
+    told: impl Fn(&P) -> Told<A>,
+    ask: impl FnOnce(*mut c_int, *mut P) -> std::result::Result<(), CudnnError>,
+) -> std::result::Result<Vec<Candidate>, CudnnError> {
+    let mut results: [MaybeUninit<P>; ALGORITHMS] = [const { MaybeUninit::uninit() }; ALGORITHMS];
+    let mut count = 0;
+    ask(&mut count, results.as_mut_ptr().cast())?;
+    let found = results.iter().take(usize::try_from(count).unwrap_or(0));
+    let candidate = |found: &MaybeUninit<P>| {
+        // SAFETY: one of the results that were written.
+        let (way, status, determinism, math, workspace) = told(unsafe { found.assume_init_ref() });
+        Candidate {
+            algorithm: algorithm(way),
+            works: status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
+            same_bits: determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
+            math,
+            workspace,
+        }
+    };
+    Ok(found.map(candidate).collect())
+}

@@ -1,0 +1,107 @@
+// The loss, the update of the weights, and the order in which convolutions read them.
+
+// [output, input, y, x] in f32 -> [output, y, x, input], what convolutions read; `area` is that of the kernel.
+template <class T> __device__ inline void pack(const float *weight, T *packed, unsigned count, unsigned inputs, unsigned area) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned input = at % inputs, place = at / inputs % area, output = at / inputs / area;
+    set(&packed[at], weight[(output * inputs + input) * area + place]);
+}
+
+// And back.
+template <class T> __device__ inline void unpack(const T *packed, float *weight, unsigned count, unsigned inputs, unsigned area) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned place = at % area, input = at / area % inputs, output = at / area / inputs;
+    weight[at] = to_float(packed[(output * area + place) * inputs + input]);
+}
+
+// Combines a value of each of the block's threads, always in the same order.
+template <class Combine> __device__ inline float reduce(float value, Combine combine) {
+    __shared__ float all[THREADS];
+    all[threadIdx.x] = value;
+    __syncthreads();
+    for (unsigned half = THREADS / 2; half > 0; half /= 2) {
+        if (threadIdx.x < half) all[threadIdx.x] = combine(all[threadIdx.x], all[threadIdx.x + half]);
+        __syncthreads();
+    }
+    float result = all[0];
+    __syncthreads();
+    return result;
+}
+
+__device__ inline float sum_of(float value) {
+    return reduce(value, [](float a, float b) { return a + b; });
+}
+
+// Softmax cross entropy of one sample, which a block has: its loss, whether its label has the largest logit (the first of
+// equal ones), and the gradient of the mean loss. A label that is no class has no number for its loss.
+__device__ inline void cross_entropy(const float *logits, const unsigned *labels, float *gradient, float *losses, float *rights,
+                                     unsigned batch, unsigned classes) {
+    unsigned sample = blockIdx.x, label = labels[sample];
+    const float *own = logits + (Offset)sample * classes;
+    float *out = gradient + (Offset)sample * classes;
+    const float nothing = bits_to_float(0x7fffffffu);
+    float labelled = label < classes ? own[label] : nothing;
+    float largest = bits_to_float(0xff800000u), ahead = 0.f, sum = 0.f;
+    for (unsigned at = threadIdx.x; at < classes; at += THREADS) {
+        largest = fmaxf(largest, own[at]);
+        // Counts what is not a number on either side as ahead.
+        ahead += at != label && !(own[at] < labelled || (own[at] == labelled && at > label)) ? 1.f : 0.f;
+    }
+    largest = reduce(largest, [](float a, float b) { return fmaxf(a, b); });
+    ahead = sum_of(ahead);
+    for (unsigned at = threadIdx.x; at < classes; at += THREADS) sum += expf(own[at] - largest);
+    sum = sum_of(sum);
+    float scale = 1.f / (sum * (float)batch), hit = 1.f / (float)batch;
+    for (unsigned at = threadIdx.x; at < classes; at += THREADS)
+        out[at] = expf(own[at] - largest) * scale - (at == label ? hit : 0.f);
+    if (threadIdx.x == 0) {
+        losses[sample] = logf(sum) + (largest - labelled);
+        rights[sample] = ahead == 0.f && labelled == labelled ? 1.f : 0.f;
+    }
+}
+
+// The mean loss, and the number of right answers. One block.
+__device__ inline void end_cross_entropy(const float *losses, const float *rights, unsigned batch, float *mean, float *right) {
+    float loss = 0.f, count = 0.f;
+    for (unsigned at = threadIdx.x; at < batch; at += THREADS) {
+        loss += losses[at];
+        count += rights[at];
+    }
+    loss = sum_of(loss);
+    count = sum_of(count);
+    if (threadIdx.x == 0) {
+        *mean = loss / (float)batch;
+        *right = count;
+    }
+}
+
+// velocity = momentum * velocity + gradient + decay * weight; weight = weight - rate * velocity.
+__device__ inline void descend(float *weight, float *velocity, const float *gradient, unsigned count, float rate, float momentum,
+                               float decay) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    float moved = momentum * velocity[at] + (gradient[at] + decay * weight[at]);
+    velocity[at] = moved;
+    weight[at] -= rate * moved;
+}
+
+// Kernels that take one value a thread; the type is in their names.
+#define WEIGHTS(T, type) \
+    KERNEL(pack_##type, (const float *weight, T *packed, unsigned count, unsigned inputs, unsigned area), \
+           (pack<T>(weight, packed, count, inputs, area))) \
+    KERNEL(unpack_##type, (const T *packed, float *weight, unsigned count, unsigned inputs, unsigned area), \
+           (unpack<T>(packed, weight, count, inputs, area)))
+
+WEIGHTS(float, f32)
+WEIGHTS(Bf16, bf16)
+
+KERNEL(cross_entropy_f32,
+       (const float *logits, const unsigned *labels, float *gradient, float *losses, float *rights, unsigned batch, unsigned classes),
+       (cross_entropy(logits, labels, gradient, losses, rights, batch, classes)))
+KERNEL(end_cross_entropy_f32, (const float *losses, const float *rights, unsigned batch, float *mean, float *right),
+       (end_cross_entropy(losses, rights, batch, mean, right)))
+KERNEL(descend_f32,
+       (float *weight, float *velocity, const float *gradient, unsigned count, float rate, float momentum, float decay),
+       (descend(weight, velocity, gradient, count, rate, momentum, decay)))

@@ -1,0 +1,139 @@
+// Pooling, space-to-depth, and the order of values.
+
+// The first position that a cell covers along an axis, and the position after the last.
+__device__ inline unsigned cell_first(unsigned cell, unsigned size, unsigned side) { return cell * size / side; }
+__device__ inline unsigned cell_end(unsigned cell, unsigned size, unsigned side) { return ((cell + 1) * size + side - 1) / side; }
+
+// The mean of each cell; a block has one.
+template <class T, int N>
+__device__ inline void pool(const T *x, float *y, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned lanes) {
+    unsigned image = blockIdx.x / (side * side), cell = blockIdx.x % (side * side);
+    unsigned top = cell_first(cell / side, height, side), rows = cell_end(cell / side, height, side) - top;
+    unsigned left = cell_first(cell % side, width, side), columns = cell_end(cell % side, width, side) - left;
+    const T *own = x + (Offset)image * height * width * channels;
+    auto add = [=](unsigned pixel, unsigned channel, float (&all)[1][N]) {
+        unsigned row = top + pixel / columns, column = left + pixel % columns;
+        float values[N];
+        load<T, N>(own + ((Offset)row * width + column) * channels + channel, values);
+#pragma unroll
+        for (int n = 0; n < N; n++) all[0][n] += values[n];
+    };
+    float share = 1.f / (float)(rows * columns);
+    sum_pixels<N, 1>(channels, lanes, 0, rows * columns, add, [=](unsigned, unsigned channel, float sum) {
+        y[(Offset)blockIdx.x * channels + channel] = sum * share;
+    });
+}
+
+// The gradients of all cells that cover a pixel.
+template <class T, int N>
+__device__ inline void pool_gradient(const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels,
+                                     unsigned side, unsigned lanes, unsigned in_part) {
+    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at) {
+        unsigned pixel = (unsigned)(at / channels), channel = (unsigned)(at % channels);
+        unsigned image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
+        float values[N];
+        for (int n = 0; n < N; n++) values[n] = 0.f;
+        for (unsigned cell = 0; cell < side * side; cell++) {
+            unsigned top = cell_first(cell / side, height, side), bottom = cell_end(cell / side, height, side);
+            unsigned left = cell_first(cell % side, width, side), right = cell_end(cell % side, width, side);
+            if (row < top || row >= bottom || column < left || column >= right) continue;
+            float share = 1.f / (float)((bottom - top) * (right - left)), grads[N];
+            load<float, N>(grad + ((Offset)image * side * side + cell) * channels + channel, grads);
+#pragma unroll
+            for (int n = 0; n < N; n++) values[n] += grads[n] * share;
+        }
+        store<T, N>(out + at, values);
+    });
+}
+
+// 2x2 squares into channels, in the order of PyTorch's pixel_unshuffle. A thread has one value of the result.
+template <class T>
+__device__ inline void space_to_depth(const T *x, T *y, unsigned count, unsigned width, unsigned channels) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned deep = at % (4 * channels), square = at / (4 * channels);
+    unsigned channel = deep / 4, down = deep / 2 % 2, right = deep % 2;
+    // Rows of squares follow each other over all images, since the height is even.
+    unsigned row = square / (width / 2), column = square % (width / 2);
+    y[at] = x[((Offset)(2 * row + down) * width + 2 * column + right) * channels + channel];
+}
+
+// Windows of max pooling without padding.
+struct Windows {
+    unsigned height, width, channels, side, stride, rows, columns;
+};
+
+// The place of the largest value of a window: the first of equal ones, the last that is not a number.
+template <class T> __device__ inline Offset largest(const T *x, const Windows &w, unsigned image, unsigned row, unsigned column, unsigned channel) {
+    Offset first = (((Offset)image * w.height + row * w.stride) * w.width + column * w.stride) * w.channels + channel;
+    Offset best = first;
+    for (unsigned at = 1; at < w.side * w.side; at++) {
+        Offset place = first + ((Offset)(at / w.side) * w.width + at % w.side) * w.channels;
+        float value = to_float(x[place]);
+        if (value > to_float(x[best]) || value != value) best = place;
+    }
+    return best;
+}
+
+template <class T> __device__ inline void max_pool(const T *x, T *y, unsigned count, Windows w) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned channel = at % w.channels, column = at / w.channels % w.columns;
+    unsigned row = at / w.channels / w.columns % w.rows, image = at / w.channels / w.columns / w.rows;
+    y[at] = x[largest(x, w, image, row, column, channel)];
+}
+
+// A thread has one value of the input and asks all windows that hold it.
+template <class T> __device__ inline void max_pool_gradient(const T *x, const T *grad, T *out, unsigned count, Windows w) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned channel = at % w.channels, x_at = at / w.channels % w.width;
+    unsigned y_at = at / w.channels / w.width % w.height, image = at / w.channels / w.width / w.height;
+    float sum = 0.f;
+    unsigned top = y_at < w.side ? 0 : (y_at - w.side) / w.stride + 1, left = x_at < w.side ? 0 : (x_at - w.side) / w.stride + 1;
+    for (unsigned row = top; row < w.rows && row * w.stride <= y_at; row++)
+        for (unsigned column = left; column < w.columns && column * w.stride <= x_at; column++)
+            if (largest(x, w, image, row, column, channel) == at)
+                sum += to_float(grad[(((Offset)image * w.rows + row) * w.columns + column) * w.channels + channel]);
+    set(&out[at], sum);
+}
+
+// [batch, a, b] -> [batch, b, a]. A thread has one value of the result.
+template <class T> __device__ inline void exchange(const T *x, T *y, unsigned count, unsigned a, unsigned b) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned inner = at % a, outer = at / a % b, image = at / a / b;
+    y[at] = x[((Offset)image * a + inner) * b + outer];
+}
+
+// Kernels that take N channels a thread; type and N are in their names.
+#define POOL(T, type, N) \
+    KERNEL(pool_##type##_##N, \
+           (const T *x, float *y, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned lanes), \
+           (pool<T, N>(x, y, height, width, channels, side, lanes))) \
+    KERNEL(pool_gradient_##type##_##N, \
+           (const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels, unsigned side, \
+            unsigned lanes, unsigned in_part), \
+           (pool_gradient<T, N>(grad, out, pixels, height, width, channels, side, lanes, in_part)))
+
+POOL(float, f32, 1)
+POOL(float, f32, 4)
+POOL(Bf16, bf16, 1)
+POOL(Bf16, bf16, 8)
+
+// Kernels that take one value a thread; the type is in their names.
+#define PIXELS(T, type) \
+    KERNEL(space_to_depth_##type, (const T *x, T *y, unsigned count, unsigned width, unsigned channels), \
+           (space_to_depth<T>(x, y, count, width, channels))) \
+    KERNEL(max_pool_##type, \
+           (const T *x, T *y, unsigned count, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned stride, \
+            unsigned rows, unsigned columns), \
+           (max_pool<T>(x, y, count, Windows{height, width, channels, side, stride, rows, columns}))) \
+    KERNEL(max_pool_gradient_##type, \
+           (const T *x, const T *grad, T *out, unsigned count, unsigned height, unsigned width, unsigned channels, unsigned side, \
+            unsigned stride, unsigned rows, unsigned columns), \
+           (max_pool_gradient<T>(x, grad, out, count, Windows{height, width, channels, side, stride, rows, columns}))) \
+    KERNEL(exchange_##type, (const T *x, T *y, unsigned count, unsigned a, unsigned b), (exchange<T>(x, y, count, a, b)))
+
+PIXELS(float, f32)
+PIXELS(Bf16, bf16)

@@ -1,0 +1,452 @@
+//! The operations on candle's tensors: what `ops` calls where a tensor lies on a GPU.
+//!
+//! Shapes were checked there; types and places are checked here.
+
+use super::convolution::{Pass, Shape};
+use super::engine::{Engine, engine};
+use super::gpu::{Element, Pointer};
+use super::learning::{self, LossPlaces, Step, Weights};
+use super::normalise::{self, Line, NormGradients};
+use super::pixels::{self, Images, Windows};
+use super::tiling::Maps;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtr, DevicePtrMut};
+use candle_core::cuda_backend::{CudaDevice, CudaStorageSlice};
+use candle_core::{
+    CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Shape as Dimensions, Storage, Tensor, Var, bail,
+};
+use half::bf16;
+
+/// Bytes that vectors of values begin at a multiple of.
+const ALIGNED: usize = 32;
+
+/// The type of a tensor's values.
+fn element(tensor: &Tensor) -> Result<Element> {
+    match tensor.dtype() {
+        DType::F32 => Ok(Element::F32),
+        DType::BF16 => Ok(Element::Bf16),
+        other => bail!("a GPU computes with f32 and bf16, not {}", other.as_str()),
+    }
+}
+
+/// Sees to it that tensors have values of a type.
+fn require<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<()> {
+    match tensors.iter().find(|tensor| tensor.dtype() != dtype) {
+        Some(other) => bail!("expected values in {}, found {}", dtype.as_str(), other.dtype().as_str()),
+        None => Ok(()),
+    }
+}
+
+fn images(x: &Tensor) -> Result<Images> {
+    let (batch, height, width, channels) = x.dims4()?;
+    Ok(Images { batch, height, width, channels, element: element(x)? })
+}
+
+/// Maps \[…, channels\].
+fn maps(x: &Tensor) -> Result<Maps> {
+    let channels = x.dims().last().copied().unwrap_or(0);
+    Ok(Maps { pixels: x.elem_count() / channels.max(1), channels, element: element(x)? })
+}
+
+/// Calls a function with where the values of tensors lie on a GPU; those that do not lie in order are copied first.
+fn with_pointers<const N: usize, T>(
+    engine: &Engine,
+    tensors: [&Tensor; N],
+    f: impl FnOnce([Pointer; N]) -> Result<T>,
+) -> Result<T> {
+    let tensors: Vec<Tensor> = tensors.into_iter().map(in_order).collect::<Result<_>>()?;
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut pointers = [Pointer(0); N];
+    for (pointer, (storage, layout)) in pointers.iter_mut().zip(&guards) {
+        let Storage::Cuda(storage) = &**storage else { bail!("expected a tensor on a GPU") };
+        if storage.device.id() != engine.device.id() {
+            bail!("tensors on two GPUs cannot be computed with");
+        }
+        *pointer = pointer_of(storage, layout)?;
+    }
+    f(pointers)
+}
+
+/// The same tensor with its values side by side, beginning where vectors may.
+fn in_order(tensor: &Tensor) -> Result<Tensor> {
+    let first = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
+    match first.is_multiple_of(ALIGNED) {
+        true => tensor.contiguous(),
+        false => tensor.copy(),
+    }
+}
+
+fn pointer_of(storage: &CudaStorage, layout: &Layout) -> Result<Pointer> {
+    // There is one stream, so that nothing has to be waited for once the pointer is used.
+    let stream = storage.device.cuda_stream();
+    let first = match &storage.slice {
+        CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::U32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
+        _ => bail!("a GPU computes with f32, bf16, u32 and u8"),
+    };
+    let size = match storage.slice {
+        CudaStorageSlice::F32(_) | CudaStorageSlice::U32(_) => 4,
+        CudaStorageSlice::BF16(_) => 2,
+        _ => 1,
+    };
+    Ok(Pointer(first + (layout.start_offset() * size) as u64))
+}
+
+/// A tensor whose values are yet to be written.
+struct Unset {
+    storage: CudaStorage,
+    shape: Dimensions,
+    pointer: Pointer,
+}
+
+impl Unset {
+    fn new(device: &CudaDevice, shape: impl Into<Dimensions>, element: Element) -> Result<Self> {
+        let (shape, stream) = (shape.into(), device.cuda_stream());
+        let values = shape.elem_count();
+        // SAFETY: the kernels write every value before anybody reads one.
+        let (storage, pointer) = unsafe {
+            match element {
+                Element::F32 => {
+                    let mut slice = device.alloc::<f32>(values)?;
+                    let pointer = slice.device_ptr_mut(&stream).0;
+                    (CudaStorage::wrap_cuda_slice(slice, device.clone()), pointer)
+                }
+                Element::Bf16 => {
+                    let mut slice = device.alloc::<bf16>(values)?;
+                    let pointer = slice.device_ptr_mut(&stream).0;
+                    (CudaStorage::wrap_cuda_slice(slice, device.clone()), pointer)
+                }
+            }
+        };
+        Ok(Self { storage, shape, pointer: Pointer(pointer) })
+    }
+
+    /// The tensor, once what writes it was asked for.
+    fn written(self) -> Tensor {
+        Tensor::from((Storage::Cuda(self.storage), self.shape))
+    }
+}
+
+/// Makes a tensor on the device of `engine`.
+fn make(
+    engine: &Engine,
+    shape: impl Into<Dimensions>,
+    element: Element,
+    f: impl FnOnce(Pointer) -> Result<()>,
+) -> Result<Tensor> {
+    let out = Unset::new(&engine.device, shape, element)?;
+    f(out.pointer)?;
+    Ok(out.written())
+}
+
+/// As [`crate::ops::convolution`].
+pub(crate) fn convolution(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    padding: usize,
+    relu: bool,
+) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let (images, weights) = (images(x)?, weights(weight)?);
+    let out = |size: usize| size + 2 * padding + 1 - weights.kernel;
+    let dims = (images.batch, out(images.height), out(images.width), weights.outputs);
+    let packed = pack(&engine, weight, weights, images.element)?;
+    let shape = convolved(Pass::Forward, images, weights, padding);
+    let y = make(&engine, dims, images.element, |to| {
+        // SAFETY: tensors of the shapes that were described.
+        with_pointers(&engine, [x, &packed], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
+    })?;
+    if bias.is_some() || relu {
+        let none = Tensor::zeros(weights.outputs, DType::F32, x.device())?;
+        finish(&engine, &y, bias.unwrap_or(&none), relu)?;
+    }
+    Ok(y)
+}
+
+/// Adds a bias \[channels\] to `y` \[…, channels\], of which nobody else knows yet, and takes the ReLU.
+fn finish(engine: &Engine, y: &Tensor, bias: &Tensor, relu: bool) -> Result<()> {
+    require([bias], DType::F32)?;
+    let maps = maps(y)?;
+    // SAFETY: as many values as the maps have, and a bias for each channel.
+    with_pointers(engine, [y, bias], |[y, bias]| unsafe { maps.add_bias(engine, y, bias, relu) })
+}
+
+/// As [`crate::ops::weight_gradient`].
+pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let images = images(x)?;
+    require([grad], x.dtype())?;
+    let weights = Weights { outputs: grad.dim(3)?, inputs: images.channels, kernel };
+    let shape = convolved(Pass::Weight, images, weights, padding);
+    let packed = make(&engine, weights.values(), images.element, |to| {
+        // SAFETY: tensors of the shapes that were described.
+        with_pointers(&engine, [x, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
+    })?;
+    make(&engine, (weights.outputs, weights.inputs, kernel, kernel), Element::F32, |to| {
+        // SAFETY: both have as many values as the weights.
+        with_pointers(&engine, [&packed], |[from]| unsafe { weights.unpack(&*engine, from, images.element, to) })
+    })
+}
+
+/// As [`crate::ops::input_gradient`], for an input of the given height and width.
+pub(crate) fn input_gradient(
+    weight: &Tensor,
+    grad: &Tensor,
+    padding: usize,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
+    let engine = engine(grad.device())?;
+    let weights = weights(weight)?;
+    let of = Images { height, width, channels: weights.inputs, ..images(grad)? };
+    let packed = pack(&engine, weight, weights, of.element)?;
+    let shape = convolved(Pass::Input, of, weights, padding);
+    make(&engine, (of.batch, height, width, of.channels), of.element, |to| {
+        // SAFETY: tensors of the shapes that were described.
+        with_pointers(&engine, [&packed, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
+    })
+}
+
+fn weights(weight: &Tensor) -> Result<Weights> {
+    let (outputs, inputs, kernel, _) = weight.dims4()?;
+    Ok(Weights { outputs, inputs, kernel })
+}
+
+fn convolved(pass: Pass, images: Images, weights: Weights, padding: usize) -> Shape {
+    let Images { batch, height, width, element, .. } = images;
+    Shape { pass, batch, height, width, weights, padding, element }
+}
+
+/// Weights in the order and the type in which convolutions read them.
+fn pack(engine: &Engine, weight: &Tensor, weights: Weights, element: Element) -> Result<Tensor> {
+    require([weight], DType::F32)?;
+    make(engine, weights.values(), element, |to| {
+        // SAFETY: both have as many values as the weights.
+        with_pointers(engine, [weight], |[from]| unsafe { weights.pack(engine, from, element, to) })
+    })
+}
+
+/// What batch norm is computed with besides its input.
+pub(crate) struct Norm<'a> {
+    /// Scale, shift: \[channels\].
+    pub affine: [&'a Tensor; 2],
+    /// What is added to variances.
+    pub epsilon: f64,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+impl Norm<'_> {
+    /// The normalised maps, and mean and variance of each channel.
+    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, [Tensor; 2])> {
+        let engine = engine(x.device())?;
+        let maps = maps(x)?;
+        let [gamma, beta] = self.affine;
+        require(self.affine, DType::F32)?;
+        let [mean, variance] = [0, 1].map(|_| Unset::new(&engine.device, maps.channels, Element::F32));
+        let (mean, variance) = (mean?, variance?);
+        let y = make(&engine, x.shape(), maps.element, |y| {
+            with_pointers(&engine, [x, gamma, beta], |[x, gamma, beta]| {
+                let line = self.line(mean.pointer, variance.pointer, gamma, beta);
+                // SAFETY: as many values as the maps have, and one f32 a channel.
+                unsafe {
+                    maps.moments(&*engine, x, line.mean, line.variance)?;
+                    maps.normalise(&*engine, x, line, y)
+                }
+            })
+        })?;
+        Ok((y, [mean.written(), variance.written()]))
+    }
+
+    /// The gradients of input, scale and shift.
+    pub fn gradients(&self, x: &Tensor, statistics: [&Tensor; 2], grad: &Tensor) -> Result<[Tensor; 3]> {
+        let engine = engine(x.device())?;
+        let maps = maps(x)?;
+        let ([gamma, beta], [mean, variance]) = (self.affine, statistics);
+        require([gamma, beta, mean, variance], DType::F32)?;
+        require([grad], x.dtype())?;
+        let [of_gamma, of_beta] = [0, 1].map(|_| Unset::new(&engine.device, maps.channels, Element::F32));
+        let (of_gamma, of_beta) = (of_gamma?, of_beta?);
+        let of_x = make(&engine, x.shape(), maps.element, |to| {
+            with_pointers(&engine, [x, grad, mean, variance, gamma, beta], |[x, grad, mean, variance, gamma, beta]| {
+                let line = self.line(mean, variance, gamma, beta);
+                let to = NormGradients { x: to, gamma: of_gamma.pointer, beta: of_beta.pointer };
+                // SAFETY: as many values as the maps have, and one f32 a channel.
+                unsafe { maps.normalise_gradients(&*engine, (x, grad), line, to) }
+            })
+        })?;
+        Ok([of_x, of_gamma.written(), of_beta.written()])
+    }
+
+    fn line(&self, mean: Pointer, variance: Pointer, gamma: Pointer, beta: Pointer) -> Line {
+        Line { mean, variance, gamma, beta, epsilon: self.epsilon, relu: self.relu }
+    }
+}
+
+/// As [`crate::ops::bias_relu_gradients`].
+pub(crate) fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+    let engine = engine(y.device())?;
+    let maps = maps(y)?;
+    require([grad], y.dtype())?;
+    let passed = make(&engine, y.shape(), maps.element, |to| {
+        // SAFETY: all have as many values as the maps.
+        with_pointers(&engine, [y, grad], |[y, grad]| unsafe { maps.relu_gradient(&*engine, y, grad, to) })
+    })?;
+    let bias = channel_sums(&passed)?;
+    Ok((passed, bias))
+}
+
+/// The sums of `x` \[…, channels\] over all but the channels, in f32.
+pub(crate) fn channel_sums(x: &Tensor) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let maps = maps(x)?;
+    make(&engine, maps.channels, Element::F32, |to| {
+        // SAFETY: as many values as the maps have, and one f32 a channel.
+        with_pointers(&engine, [x], |[x]| unsafe { maps.channel_sums(&*engine, x, to) })
+    })
+}
+
+/// As [`crate::ops::linear`].
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let y = x.matmul(&weight.t()?)?;
+    finish(&*engine(x.device())?, &y, bias, false)?;
+    Ok(y)
+}
+
+/// As [`crate::ops::pool`]; the result is f32.
+pub(crate) fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let images = images(x)?;
+    make(&engine, (images.batch, side, side, images.channels), Element::F32, |to| {
+        // SAFETY: as many values as the images and the cells have.
+        with_pointers(&engine, [x], |[x]| unsafe { images.pool(&*engine, x, side, to) })
+    })
+}
+
+/// As [`crate::ops::pool_gradient`], from an f32 gradient.
+pub(crate) fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtype: DType) -> Result<Tensor> {
+    let engine = engine(grad.device())?;
+    require([grad], DType::F32)?;
+    let (batch, side, _, channels) = grad.dims4()?;
+    let element = if dtype == DType::BF16 { Element::Bf16 } else { Element::F32 };
+    let images = Images { batch, height, width, channels, element };
+    make(&engine, (batch, height, width, channels), element, |to| {
+        // SAFETY: as many values as the images and the cells have.
+        with_pointers(&engine, [grad], |[grad]| unsafe { images.pool_gradient(&*engine, grad, side, to) })
+    })
+}
+
+/// As [`crate::ops::space_to_depth`].
+pub(crate) fn space_to_depth(x: &Tensor) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let images = images(x)?;
+    let Images { batch, height, width, channels, element } = images;
+    make(&engine, (batch, height / 2, width / 2, 4 * channels), element, |to| {
+        // SAFETY: both have as many values as the images.
+        with_pointers(&engine, [x], |[x]| unsafe { images.space_to_depth(&*engine, x, to) })
+    })
+}
+
+/// As [`crate::ops::MaxPool::forward`].
+pub(crate) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let images = images(x)?;
+    make(&engine, (images.batch, windows.rows, windows.columns, images.channels), images.element, |to| {
+        // SAFETY: as many values as the images and the windows have.
+        with_pointers(&engine, [x], |[x]| unsafe { images.max_pool(&*engine, x, windows, to) })
+    })
+}
+
+/// As [`crate::ops::MaxPool::gradient`].
+pub(crate) fn max_pool_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let images = images(x)?;
+    require([grad], x.dtype())?;
+    make(&engine, x.shape(), images.element, |to| {
+        with_pointers(&engine, [x, grad], |[x, grad]| {
+            // SAFETY: as many values as the images and the windows have.
+            unsafe { images.max_pool_gradient(&*engine, (x, grad), windows, to) }
+        })
+    })
+}
+
+/// \[batch, a, b\] → \[batch, b, a\] of the values of `x`, as a tensor of the given shape.
+pub(crate) fn exchange(x: &Tensor, sizes: [usize; 3], shape: impl Into<Dimensions>) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let element = element(x)?;
+    make(&engine, shape, element, |to| {
+        // SAFETY: both have as many values.
+        with_pointers(&engine, [x], |[x]| unsafe { pixels::exchange(&*engine, element, x, sizes, to) })
+    })
+}
+
+/// The mean loss, the number of right answers, and the gradient of the mean, as of [`crate::ops::cross_entropy`].
+pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<[Tensor; 3]> {
+    let engine = engine(logits.device())?;
+    require([logits], DType::F32)?;
+    require([labels], DType::U32)?;
+    let (batch, classes) = logits.dims2()?;
+    let [mean, right] = [0, 1].map(|_| Unset::new(&engine.device, (), Element::F32));
+    let (mean, right) = (mean?, right?);
+    let gradient = make(&engine, (batch, classes), Element::F32, |gradient| {
+        let to = LossPlaces { mean: mean.pointer, right: right.pointer, gradient };
+        with_pointers(&engine, [logits, labels], |from| {
+            // SAFETY: as many logits and labels as the batch has.
+            unsafe { learning::cross_entropy(&*engine, from.into(), (batch, classes), to) }
+        })
+    })?;
+    Ok([mean.written(), right.written(), gradient])
+}
+
+/// As [`crate::ops::descend`].
+pub(crate) fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, step: &Step) -> Result<()> {
+    let engine = engine(weight.device())?;
+    require([weight, velocity, gradient], DType::F32)?;
+    let values = weight.elem_count();
+    with_pointers(&engine, [gradient], |[gradient]| {
+        in_place(velocity, "descent", |velocity| {
+            in_place(weight, "descent", |weight| {
+                // SAFETY: all three have as many values.
+                unsafe { learning::descend(&*engine, [weight, velocity, gradient], values, step) }
+            })
+        })
+    })
+}
+
+/// As [`crate::ops::blend`].
+pub(crate) fn blend(running: &Var, new: &Tensor, kept: f64, share: f64) -> Result<()> {
+    let engine = engine(running.device())?;
+    require([running, new], DType::F32)?;
+    let values = new.elem_count();
+    with_pointers(&engine, [new], |[new]| {
+        in_place(running, "blend", |running| {
+            // SAFETY: both have as many values.
+            unsafe { normalise::blend(&*engine, running, new, values, (kept, share)) }
+        })
+    })
+}
+
+/// Calls a function with where the values of a variable lie, which it may change.
+fn in_place(variable: &Var, name: &'static str, f: impl Fn(Pointer) -> Result<()>) -> Result<()> {
+    struct Change<F>(&'static str, F);
+
+    impl<F: Fn(Pointer) -> Result<()>> InplaceOp1 for Change<F> {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+            bail!("`{}` was asked of a GPU for values on the CPU", self.0)
+        }
+
+        fn cuda_fwd(&self, values: &mut CudaStorage, layout: &Layout) -> Result<()> {
+            if !layout.is_contiguous() {
+                bail!("expected contiguous values");
+            }
+            self.1(pointer_of(values, layout)?)
+        }
+    }
+
+    variable.inplace_op1(&Change(name, f))
+}
