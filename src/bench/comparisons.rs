@@ -94,8 +94,9 @@ fn convolutions(
         Ok([convolution(x, w, Some(bias), padding, Activation::Relu)?])
     })?;
     let grad = on.maps(&[batch, height + 2 * padding + 1 - kernel, width + 2 * padding + 1 - kernel, outputs])?;
+    // Whatever type it comes in at last, its sums are rounded as feature maps are.
     on.compare(["weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
-        Ok([weight_gradient(x, grad, kernel, padding)?])
+        Ok([weight_gradient(x, grad, kernel, padding)?.to_dtype(x.dtype())?])
     })?;
     on.compare(["input gradient"], &case, ([&grad], [&w]), |[grad], [w]| Ok([input_gradient(w, grad, padding)?]))
 }
