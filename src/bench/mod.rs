@@ -1,12 +1,16 @@
-//! MEASURE: how fast this machine runs what training and extraction are made of.
+//! MEASURE: how fast this machine runs what training and extraction are made of, and whether a GPU computes the same.
 
+mod agreement;
 mod cache;
+mod comparisons;
 mod decoding;
 mod operations;
 mod rates;
 mod steps;
 
+pub use agreement::Agreement;
 pub use cache::cache;
+pub use comparisons::agreement;
 pub use decoding::decoding;
 pub use operations::operations;
 pub use rates::{budget, rates, worth_keeping};
@@ -15,8 +19,13 @@ pub use steps::steps;
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::time::{Duration, Instant};
+
+/// Seconds of work that a GPU has before it.
+const QUEUED: f64 = 0.03;
+/// Values that are drawn for an input at most.
+const DRAWN: usize = 1 << 22;
 
 /// One measured figure.
 #[derive(Clone, Debug)]
@@ -27,7 +36,7 @@ pub struct Measurement {
     pub case: String,
     /// The median of several runs, in `unit`.
     pub value: f64,
-    /// What is counted: GFLOP/s, GB/s, images/s or MB/s.
+    /// What is counted: GFLOP/s, TFLOP/s, GB/s, images/s or MB/s.
     pub unit: &'static str,
     /// The figure that it is compared with, and what that is.
     pub beside: Option<(f64, &'static str)>,
@@ -39,6 +48,8 @@ pub struct Bench<'a> {
     pub least: Duration,
     /// Where operations run.
     pub device: Device,
+    /// How feature maps are stored in operations and training steps: f32, or bf16 on a GPU.
+    pub precision: DType,
     /// Only what has this text in its name or case is measured.
     pub only: Option<String>,
     /// Asked between runs whether the user wants it stopped.
@@ -50,6 +61,10 @@ pub struct Bench<'a> {
 impl Bench<'_> {
     fn wants(&self, name: &str, case: &str) -> bool {
         self.only.as_ref().is_none_or(|text| format!("{name}, {case}").contains(text))
+    }
+
+    fn wants_any(&self, names: &[&str], case: &str) -> bool {
+        names.iter().any(|name| self.wants(name, case))
     }
 
     /// Times `f` and reports how much of `amount` it does in a second.
@@ -70,30 +85,39 @@ impl Bench<'_> {
         (self.report)(Measurement { name: name.into(), case: case.into(), value, unit, beside })
     }
 
-    /// The median seconds of several runs of `f`, after one that is not counted.
+    /// The median seconds of several runs of `f`, after some that are not counted.
     fn seconds(&self, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
-        let mut timed = || {
+        let mut timed = |runs: usize| {
             self.progress.check()?;
             let started = Instant::now();
-            f()?;
+            (0..runs).try_for_each(|_| f())?;
             // Waits for what runs on a GPU.
             self.device.synchronize()?;
-            Ok::<_, Error>(started.elapsed().as_secs_f64())
+            Ok::<_, Error>(started.elapsed().as_secs_f64() / runs as f64)
         };
-        timed()?;
+        timed(1)?;
+        // A GPU is asked for many runs before it is waited for: it must never wait for the next one.
+        let runs = if self.device.is_cpu() { 1 } else { (QUEUED / timed(1)?).ceil().clamp(1.0, 1000.0) as usize };
         let mut all = Vec::new();
         let started = Instant::now();
         while all.len() < 3 || started.elapsed() < self.least {
-            all.push(timed()?);
+            all.push(timed(runs)?);
         }
         all.sort_by(f64::total_cmp);
         Ok(all[all.len() / 2])
     }
 
-    /// Random values on the device.
+    /// Random f32 values on the device, the same ones again where there are many.
     fn noise(&self, shape: &[usize], seed: u64) -> Result<Tensor> {
+        let count: usize = shape.iter().product();
         let mut draw = Stream::new(Purpose::Bench, seed, (0, 0));
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| draw.uniform(-1.0, 1.0) as f32).collect();
-        Ok(Tensor::from_vec(values, shape, &self.device)?)
+        let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| draw.uniform(-1.0, 1.0) as f32).collect();
+        let drawn = Tensor::from_vec(drawn, count.min(DRAWN), &self.device)?;
+        Ok(drawn.repeat(count.div_ceil(DRAWN))?.narrow(0, 0, count)?.reshape(shape)?.contiguous()?)
+    }
+
+    /// Random feature maps on the device.
+    fn maps(&self, shape: &[usize], seed: u64) -> Result<Tensor> {
+        Ok(self.noise(shape, seed)?.to_dtype(self.precision)?)
     }
 }

@@ -3,9 +3,13 @@
 use super::Bench;
 use crate::error::Result;
 use crate::ops::{Activation, BatchNorm, convolution, input_gradient, pool, space_to_depth, weight_gradient};
+use candle_core::Tensor;
 
 /// Channels in, channels out, and height and width of the feature maps.
-const SHAPES: [(usize, usize, usize); 8] = [
+type Shape = (usize, usize, usize);
+
+/// What the pipelines for a CPU have, and larger.
+const CPU_SHAPES: [Shape; 8] = [
     (12, 32, 16),
     (32, 32, 16),
     (64, 64, 16),
@@ -15,7 +19,53 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (512, 512, 8),
     (512, 512, 14),
 ];
-const BATCH: usize = 64;
+/// Of these, the feature maps that operations which only read and write are timed on.
+const CPU_MAPS: [Shape; 2] = [CPU_SHAPES[1], CPU_SHAPES[4]];
+/// SimCNN for CIFAR-10 in full size, and ImageNet from its first blocks to its last.
+const GPU_SHAPES: [Shape; 11] = [
+    (3, 128, 32),
+    (128, 128, 32),
+    (256, 256, 16),
+    (512, 512, 8),
+    (64, 64, 112),
+    (128, 128, 112),
+    (128, 128, 56),
+    (256, 256, 56),
+    (256, 256, 28),
+    (512, 512, 28),
+    (512, 512, 14),
+];
+const GPU_MAPS: [Shape; 4] = [GPU_SHAPES[1], GPU_SHAPES[3], GPU_SHAPES[5], GPU_SHAPES[10]];
+
+/// What depends on where it runs.
+struct Scale {
+    shapes: &'static [Shape],
+    maps: &'static [Shape],
+    batch: usize,
+    /// The side of the matrices whose product is the peak.
+    matrix: usize,
+    /// What operations are counted in, and how many make one.
+    operations: (f64, &'static str),
+    /// Values that are copied to see how fast the memory is: on a CPU that is no measure, as one thread copies.
+    copied: Option<usize>,
+}
+
+const CPU: Scale =
+    Scale { shapes: &CPU_SHAPES, maps: &CPU_MAPS, batch: 64, matrix: 2048, operations: (1e9, "GFLOP/s"), copied: None };
+const GPU: Scale = Scale {
+    shapes: &GPU_SHAPES,
+    maps: &GPU_MAPS,
+    batch: 128,
+    matrix: 8192,
+    operations: (1e12, "TFLOP/s"),
+    copied: Some(1 << 28),
+};
+
+/// A measured rate that others stand beside, and what it is called.
+type Peak = Option<(f64, &'static str)>;
+
+const CONVOLUTIONS: [&str; 3] = ["convolution", "weight gradient", "input gradient"];
+const MEMORY_BOUND: [&str; 4] = ["batch norm + ReLU", "batch norm gradients", "average pooling", "space-to-depth"];
 
 /// Times a large matrix product and every operation of a training step.
 ///
@@ -25,47 +75,74 @@ const BATCH: usize = 64;
 /// # Errors
 /// When the device has no memory.
 pub fn operations(bench: &mut Bench<'_>) -> Result<()> {
-    const SIDE: usize = 2048;
-    let (a, b) = (bench.noise(&[SIDE, SIDE], 1)?, bench.noise(&[SIDE, SIDE], 2)?);
-    let work = 2.0 * (SIDE as f64).powi(3) / 1e9;
-    let product = || Ok(a.matmul(&b).map(drop)?);
-    let peak = work / bench.seconds(product)?;
-    bench.measure(("matrix product", "2048 x 2048 x 2048"), (work, "GFLOP/s"), None, product)?;
-    for shape in SHAPES {
-        convolutions(bench, shape, peak)?;
+    let scale = if bench.device.is_cpu() { CPU } else { GPU };
+    let peak = matrix_product(bench, &scale)?;
+    for &shape in scale.shapes {
+        convolutions(bench, &scale, shape, peak)?;
     }
-    for (_, channels, size) in [SHAPES[1], SHAPES[4]] {
-        memory_bound(bench, channels, size)?;
+    let peak = copy(bench, &scale)?;
+    for &(_, channels, size) in scale.maps {
+        memory_bound(bench, [scale.batch, size, size, channels], peak)?;
     }
     Ok(())
 }
 
-fn convolutions(bench: &mut Bench<'_>, (inputs, outputs, size): (usize, usize, usize), peak: f64) -> Result<()> {
-    let x = bench.noise(&[BATCH, size, size, inputs], 1)?;
+fn matrix_product(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {
+    let side = scale.matrix;
+    let (a, b) = (bench.maps(&[side, side], 1)?, bench.maps(&[side, side], 2)?);
+    let work = 2.0 * (side as f64).powi(3) / scale.operations.0;
+    let product = || Ok(a.matmul(&b).map(drop)?);
+    let peak = work / bench.seconds(product)?;
+    let case = format!("{side} x {side} x {side}");
+    bench.measure(("matrix product", &case), (work, scale.operations.1), None, product)?;
+    Ok(Some((peak, "of the matrix product")))
+}
+
+fn copy(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {
+    let Some(count) = scale.copied else { return Ok(None) };
+    let x = Tensor::zeros(count, bench.precision, &bench.device)?;
+    let bytes = count * bench.precision.size_in_bytes();
+    let moved = (2 * bytes) as f64 / 1e9;
+    let copy = || Ok(x.copy().map(drop)?);
+    let peak = moved / bench.seconds(copy)?;
+    bench.measure(("copy", &format!("{} MiB", bytes >> 20)), (moved, "GB/s"), None, copy)?;
+    Ok(Some((peak, "of a copy")))
+}
+
+fn convolutions(bench: &mut Bench<'_>, scale: &Scale, (inputs, outputs, size): Shape, peak: Peak) -> Result<()> {
+    let batch = scale.batch;
+    let case = format!("{inputs} -> {outputs} channels, {size} x {size}, batch {batch}");
+    if !bench.wants_any(&CONVOLUTIONS, &case) {
+        return Ok(());
+    }
+    let x = bench.maps(&[batch, size, size, inputs], 1)?;
     let w = bench.noise(&[outputs, inputs, 3, 3], 2)?;
-    let grad = bench.noise(&[BATCH, size, size, outputs], 3)?;
-    let work = ((2 * BATCH * size * size * inputs * outputs * 9) as f64 / 1e9, "GFLOP/s");
-    let case = format!("{inputs} -> {outputs} channels, {size} x {size}, batch {BATCH}");
-    let beside = Some((peak, "of the matrix product"));
+    let grad = bench.maps(&[batch, size, size, outputs], 3)?;
+    let (unit, name) = scale.operations;
+    let work = ((2 * batch * size * size * inputs * outputs * 9) as f64 / unit, name);
+    let [convolution_name, weight_name, input_name] = CONVOLUTIONS;
     let forward = || Ok(convolution(&x, &w, None, 1, Activation::Identity).map(drop)?);
-    bench.measure(("convolution", &case), work, beside, forward)?;
+    bench.measure((convolution_name, &case), work, peak, forward)?;
     let gradient = || Ok(weight_gradient(&x, &grad, 3, 1).map(drop)?);
-    bench.measure(("weight gradient", &case), work, beside, gradient)?;
-    bench.measure(("input gradient", &case), work, beside, || Ok(input_gradient(&w, &grad, 1).map(drop)?))
+    bench.measure((weight_name, &case), work, peak, gradient)?;
+    bench.measure((input_name, &case), work, peak, || Ok(input_gradient(&w, &grad, 1).map(drop)?))
 }
 
 /// Operations that read and write more than they compute: GB/s of the feature maps that they must touch.
-fn memory_bound(bench: &mut Bench<'_>, channels: usize, size: usize) -> Result<()> {
-    let x = bench.noise(&[BATCH, size, size, channels], 1)?;
-    let grad = bench.noise(&[BATCH, size, size, channels], 2)?;
+fn memory_bound(bench: &mut Bench<'_>, sizes: [usize; 4], peak: Peak) -> Result<()> {
+    let [batch, size, _, channels] = sizes;
+    let case = format!("{channels} channels, {size} x {size}, batch {batch}");
+    if !bench.wants_any(&MEMORY_BOUND, &case) {
+        return Ok(());
+    }
+    let (x, grad) = (bench.maps(&sizes, 1)?, bench.maps(&sizes, 2)?);
     let (gamma, beta) = (bench.noise(&[channels], 3)?, bench.noise(&[channels], 4)?);
     let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5, activation: Activation::Relu };
-    let maps = |count: f64| (count * (x.elem_count() * 4) as f64 / 1e9, "GB/s");
-    let case = format!("{channels} channels, {size} x {size}, batch {BATCH}");
+    let maps = |count: f64| (count * (x.elem_count() * x.dtype().size_in_bytes()) as f64 / 1e9, "GB/s");
     let (_, statistics) = norm.forward(&x)?;
-    bench.measure(("batch norm + ReLU", &case), maps(3.0), None, || Ok(norm.forward(&x).map(drop)?))?;
-    let gradients = || Ok(norm.gradients(&x, &statistics, &grad).map(drop)?);
-    bench.measure(("batch norm gradients", &case), maps(5.0), None, gradients)?;
-    bench.measure(("average pooling", &case), maps(1.0), None, || Ok(pool(&x, 2).map(drop)?))?;
-    bench.measure(("space-to-depth", &case), maps(2.0), None, || Ok(space_to_depth(&x).map(drop)?))
+    let [normalise, gradients, pooling, depth] = MEMORY_BOUND;
+    bench.measure((normalise, &case), maps(3.0), peak, || Ok(norm.forward(&x).map(drop)?))?;
+    bench.measure((gradients, &case), maps(5.0), peak, || Ok(norm.gradients(&x, &statistics, &grad).map(drop)?))?;
+    bench.measure((pooling, &case), maps(1.0), peak, || Ok(pool(&x, 2).map(drop)?))?;
+    bench.measure((depth, &case), maps(2.0), peak, || Ok(space_to_depth(&x).map(drop)?))
 }

@@ -15,7 +15,7 @@ use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
 use crate::training::{Sgd, step};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -52,7 +52,8 @@ pub fn rates(
         map_type(stage.training.precision, &bench.device)?;
     }
     let (quiet, report) = (Quiet(bench.progress), &mut |_| Ok(()));
-    let bench = &Bench { least: bench.least, device: bench.device.clone(), only: None, progress: &quiet, report };
+    let Bench { least, precision, .. } = *bench;
+    let bench = &Bench { least, device: bench.device.clone(), precision, only: None, progress: &quiet, report };
     let scratch = Scratch::new(nearest(folder)?.as_path())?;
     let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0);
     let mut stages = vec![Parts { store: sample.decode(images.is_some())?, ..Parts::default() }];
@@ -84,7 +85,8 @@ pub fn worth_keeping(
     progress: &dyn Progress,
 ) -> Result<Vec<usize>> {
     let least = Duration::from_millis(200);
-    let bench = Bench { least, device: device.clone(), only: None, progress, report: &mut |_| Ok(()) };
+    let precision = DType::F32;
+    let bench = Bench { least, device: device.clone(), precision, only: None, progress, report: &mut |_| Ok(()) };
     let machine = rates(&bench, pipeline, (Some(images[0]), classes), folder)?;
     let estimate = Estimate { pipeline, machine: &machine, images, compression: 1.0 };
     Ok(pipeline::choose(&estimate, budget(&estimate, folder)))

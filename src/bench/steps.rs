@@ -8,10 +8,15 @@ use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
 use candle_core::Tensor;
 
-/// Channels and size of the stages that are timed, with the batch.
-const STAGES: [(usize, usize, usize); 5] =
-    [(32, 16, 128), (64, 16, 128), (128, 16, 128), (128, 32, 128), (256, 16, 128)];
+/// Channels and size of the stages that are timed on a CPU.
+const CPU_STAGES: [(usize, usize); 5] = [(32, 16), (64, 16), (128, 16), (128, 32), (256, 16)];
+/// The same on a GPU: SimCNN for CIFAR-10 in full size, and for ImageNet.
+const GPU_STAGES: [(usize, usize); 7] = [(128, 32), (256, 16), (64, 112), (128, 112), (256, 56), (512, 28), (512, 14)];
+const BATCH: usize = 128;
 const CLASSES: usize = 10;
+
+const STEPS: [&str; 3] = ["training step, k = 1", "training step, k = 2", "training step, k = 3"];
+const FROZEN: &str = "frozen block";
 
 /// Times a training step with k = 1, 2 and 3, and a frozen block alone: images a second.
 ///
@@ -20,21 +25,23 @@ const CLASSES: usize = 10;
 /// # Errors
 /// When the device has no memory.
 pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
-    for (channels, size, batch) in STAGES {
-        let case = format!("{channels} channels, {size} x {size}, batch {batch}");
-        let images = (batch as f64, "images/s");
-        let x = bench.noise(&[batch, size, size, channels], 1)?;
-        let labels: Vec<u32> = (0..batch).map(|at| (at % CLASSES) as u32).collect();
-        let labels = Tensor::from_vec(labels, batch, &bench.device)?;
-        for k in 1..=3 {
-            let network = network(bench, k, channels, size)?;
+    let stages = if bench.device.is_cpu() { &CPU_STAGES[..] } else { &GPU_STAGES };
+    for &(channels, size) in stages {
+        let case = format!("{channels} channels, {size} x {size}, batch {BATCH}");
+        if !bench.wants_any(&STEPS, &case) && !bench.wants(FROZEN, &case) {
+            continue;
+        }
+        let images = (BATCH as f64, "images/s");
+        let x = bench.maps(&[BATCH, size, size, channels], 1)?;
+        let labels: Vec<u32> = (0..BATCH).map(|at| (at % CLASSES) as u32).collect();
+        let labels = Tensor::from_vec(labels, BATCH, &bench.device)?;
+        for (hidden, name) in STEPS.into_iter().enumerate() {
+            let network = network(bench, hidden + 1, channels, size)?;
             let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
-            bench.measure((&format!("training step, k = {k}"), &case), images, None, || {
-                Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?)
-            })?;
+            bench.measure((name, &case), images, None, || Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?))?;
         }
         let block = network(bench, 1, channels, size)?.block.frozen()?;
-        bench.measure(("frozen block", &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
+        bench.measure((FROZEN, &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }

@@ -67,8 +67,10 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
-    /// Measure how fast this machine trains, extracts, decodes and reads
-    #[command(after_help = "Examples:\n  greedy bench\n  greedy bench steps --seconds 3 --json")]
+    /// Measure how fast this machine trains, extracts, decodes and reads, and whether a GPU computes what the CPU does
+    #[command(
+        after_help = "Examples:\n  greedy bench\n  greedy bench steps --seconds 3 --json\n  greedy bench operations --device cuda --precision bf16\n  greedy bench agreement\n\n`agreement` runs every operation on random inputs, twice on the device and once on one thread of the CPU in f32; on a\nGPU in bf16 as well. Exit code 1 where a result is farther off than it may be, or the second run gave other bits."
+    )]
     Bench(BenchArgs),
     /// Print the completion script of a shell
     #[command(after_help = "Example:\n  greedy completions bash > ~/.local/share/bash-completion/completions/greedy")]
@@ -303,11 +305,20 @@ pub(super) enum BenchPart {
     Cache,
     /// Decoding images
     Decoding,
+    /// Whether every operation agrees with one thread of the CPU
+    Agreement,
+}
+
+/// How feature maps are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Precision {
+    F32,
+    Bf16,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
-    /// What to measure [default: all]
+    /// What to measure [default: all but agreement]
     #[arg(value_name = "PART")]
     parts: Vec<BenchPart>,
     /// The least time that each measurement takes
@@ -322,6 +333,12 @@ pub(super) struct BenchArgs {
     /// Decode images of this folder, with one folder a class below `train` and `val`
     #[arg(long, value_name = "DIR")]
     pub images: Option<PathBuf>,
+    /// How operations and steps store feature maps; bf16 takes a GPU
+    #[arg(long, default_value = "f32")]
+    pub precision: Precision,
+    /// What the random inputs of agreement are drawn from [default: the time]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Print as JSON
@@ -332,7 +349,9 @@ pub(super) struct BenchArgs {
 impl BenchArgs {
     /// The parts to measure.
     pub fn parts(&self) -> &[BenchPart] {
-        if self.parts.is_empty() { BenchPart::value_variants() } else { &self.parts }
+        const MEASURED: [BenchPart; 4] =
+            [BenchPart::Operations, BenchPart::Steps, BenchPart::Cache, BenchPart::Decoding];
+        if self.parts.is_empty() { &MEASURED } else { &self.parts }
     }
 }
 

@@ -1,6 +1,7 @@
 //! `greedy bench`.
 
-use super::args::{BenchArgs, BenchPart};
+use super::agreement::Compared;
+use super::args::{BenchArgs, BenchPart, Precision};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;
@@ -8,12 +9,20 @@ use crate::bench::{self, Bench, Measurement};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 use crate::run;
+use candle_core::DType;
 use serde_json::json;
 use std::time::Duration;
 
 /// `greedy bench [PART]...`
 pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let device = run::device(&args.device.device)?;
+    let precision = match args.precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 if device.is_cpu() => {
+            return Err(Error::usage("bf16 is computed on GPUs only").hint("`--device cuda` names the GPU"));
+        }
+        Precision::Bf16 => DType::BF16,
+    };
     let least = Duration::from_secs_f64(args.seconds);
     let folder = args.folder.clone().unwrap_or_else(std::env::temp_dir);
     let mut all = Vec::new();
@@ -22,35 +31,56 @@ pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) 
         all.push(measurement);
         Ok(())
     };
-    let mut bench = Bench { least, device, only: args.only.clone(), progress: terminal, report };
+    let mut bench = Bench { least, device, precision, only: args.only.clone(), progress: terminal, report };
+    let mut compared = None;
     for part in args.parts() {
         match part {
             BenchPart::Operations => bench::operations(&mut bench)?,
             BenchPart::Steps => bench::steps(&mut bench)?,
             BenchPart::Cache => bench::cache(&mut bench, &folder)?,
             BenchPart::Decoding => bench::decoding(&mut bench, args.images.as_deref())?,
+            BenchPart::Agreement => compared = Some(Compared::new(&bench, args.seed, terminal)?),
         }
     }
-    if all.is_empty() {
+    if all.is_empty() && compared.as_ref().is_none_or(Compared::is_empty) {
         let only = args.only.as_deref().unwrap_or_default();
         return Err(Error::usage(format!("nothing that is measured has `{only}` in its name or sizes"))
             .hint("`greedy bench --seconds 0` lists all"));
     }
     if args.json {
         let all: Vec<_> = all.iter().map(fields).collect();
-        return output.json(&json!({ "threads": rayon::current_num_threads(), "measurements": all }));
+        let agreement = compared.as_ref().map(Compared::json);
+        let threads = rayon::current_num_threads();
+        output.json(&json!({ "threads": threads, "measurements": all, "agreement": agreement }))?;
+    } else {
+        if let Some(compared) = &compared {
+            output.text(&compared.text())?;
+        }
+        if !all.is_empty() {
+            output.text(&table(&all).text())?;
+        }
     }
+    compared.map_or(Ok(()), |compared| compared.verdict())
+}
+
+fn table(all: &[Measurement]) -> Table {
     let mut table = Table::new(&["what", "on", "median", "", ""]);
-    for measurement in &all {
+    for measurement in all {
         let Measurement { name, case, value, unit, .. } = measurement;
-        table.row([name.clone(), case.clone(), format!("{value:.0}"), (*unit).to_string(), share(measurement)]);
+        table.row([name.clone(), case.clone(), digits(*value), (*unit).to_string(), share(measurement)]);
     }
-    output.text(&table.text())
+    table
+}
+
+/// A figure with at least three digits.
+fn digits(value: f64) -> String {
+    let after_the_point = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.after_the_point$}")
 }
 
 fn line(measurement: &Measurement) -> String {
     let Measurement { name, case, value, unit, .. } = measurement;
-    format!("{name}, {case}: {value:.0} {unit} {}", share(measurement)).trim_end().to_string()
+    format!("{name}, {case}: {} {unit} {}", digits(*value), share(measurement)).trim_end().to_string()
 }
 
 fn share(measurement: &Measurement) -> String {

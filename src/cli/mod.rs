@@ -1,5 +1,6 @@
 //! SAY: the command line, bars, tables and wording. The only folder that prints.
 
+mod agreement;
 mod args;
 mod bench;
 mod clean;

@@ -11,6 +11,7 @@ use crate::images::ImageSet;
 use crate::pipeline::{self, Cost, Estimate, Figures, Machine, Materialize, Pipeline, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
+use candle_core::DType;
 use std::path::Path;
 use std::time::Duration;
 
@@ -114,6 +115,7 @@ impl DataSet {
 fn measure(args: &PlanArgs, pipeline: &Pipeline, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
     let device = run::device(&args.device.device)?;
     terminal.say("measuring this machine at every stage; what else runs now counts against it");
-    let bench = Bench { least: LEAST, device, only: None, progress: terminal, report: &mut |_| Ok(()) };
+    let precision = DType::F32;
+    let bench = Bench { least: LEAST, device, precision, only: None, progress: terminal, report: &mut |_| Ok(()) };
     bench::rates(&bench, pipeline, (data.here, data.classes), cache)
 }

@@ -1,14 +1,19 @@
 #!/usr/bin/env python3
 """The same work in greedy and in PyTorch, side by side: convolutions, training steps and frozen blocks.
 
-Each case runs in turn in `greedy bench` and here (channels_last, float32), several times over; the table gives the
-medians and their ratio. Run it while nothing else runs:
+Shape by shape it runs in `greedy bench` and here (channels_last) in turn, several times over; the table gives the medians
+and their ratio. Run it while nothing else runs:
 
   python3 -m venv ~/torch && ~/torch/bin/pip install torch==2.13.0
   ~/torch/bin/python tests/bench/pytorch.py target/release/greedy
+  ~/torch/bin/python tests/bench/pytorch.py target/release/greedy --device cuda --dtype bf16 --compile
+
+In bf16 PyTorch trains with autocast, on inputs in bf16 as greedy does; in f32 neither uses TF32. `--compile` compiles
+training steps and frozen blocks with torch.compile.
 """
 
 import argparse
+import functools
 import json
 import re
 import statistics
@@ -21,85 +26,121 @@ import torch.nn.functional as F
 from torch import nn
 
 CASE = re.compile(r"(?:(\d+) -> )?(\d+) channels, (\d+) x \d+, batch (\d+)")
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# Seconds of work that a GPU has before it, as in `greedy bench`.
+QUEUED = 0.03
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("greedy", help="the program")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=DTYPES, default="f32", help="how feature maps are stored")
+    parser.add_argument("--compile", action="store_true", help="compile what is compared with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.3, help="the least time of each measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help="cases with this text in their name or sizes")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each case")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = False
 
-    rows = []
-    for row in greedy(args, ["operations", "steps"], args.only, 0):
-        work = counterpart(row)
-        if work is None:
-            continue
-        text, ours, theirs = f"{row['what']}, {row['on']}", [], []
-        part = "operations" if row["unit"] == "GFLOP/s" else "steps"
-        for _ in range(args.rounds):
-            ours.append(greedy(args, [part], text, args.seconds)[0]["median"])
-            theirs.append(work[0] / seconds(work[1], args.seconds))
-        ours, theirs = statistics.median(ours), statistics.median(theirs)
-        rows.append({"what": row["what"], "on": row["on"], "unit": row["unit"], "greedy": ours, "pytorch": theirs,
-                     "ratio": ours / theirs})
-        if not args.json:
-            print(f"{text:64} {ours:8.0f} {theirs:8.0f} {row['unit']:9} ratio {ours / theirs:.2f}", flush=True)
-    if not rows:
+    compared = 0
+    for part in ["operations", "steps"]:
+        rows = [row for row in greedy(args, part, args.only, 0) if CASE.search(row["on"])]
+        for on in dict.fromkeys(row["on"] for row in rows):
+            names = [row["what"] for row in rows if row["on"] == on]
+            for row in compare(args, part, on, names):
+                compared += 1
+                print(json.dumps(row) if args.json else text(row), flush=True)
+            torch.compiler.reset()
+    if not compared:
         sys.exit(f"nothing that PyTorch does too has `{args.only}` in its name or sizes")
-    if args.json:
-        print(json.dumps({"threads": args.threads, "torch": torch.__version__, "rows": rows}, indent=2))
 
 
-def greedy(args, parts, only, least):
-    """The measurements of parts of `greedy bench` whose name or sizes hold a text."""
-    command = [args.greedy, "bench", *parts, "--json", "--quiet", "--threads", str(args.threads)]
-    command += ["--seconds", str(least)] + (["--only", only] if only else [])
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["measurements"]
+def compare(args, part, on, names):
+    """The medians of the operations or steps on one shape."""
+    works = {name: counterpart(args, name, on) for name in names}
+    works = {name: work for name, work in works.items() if work is not None}
+    ours, theirs = {name: [] for name in works}, {name: [] for name in works}
+    for _ in range(args.rounds if works else 0):
+        measured = [row for row in greedy(args, part, on, args.seconds) if row["on"] == on]
+        for row in measured:
+            if row["what"] in works:
+                ours[row["what"]].append(row)
+        for name, (amount, work) in works.items():
+            theirs[name].append(amount / seconds(args, work))
+    for name in works:
+        own = statistics.median(row["median"] for row in ours[name])
+        unit = ours[name][0]["unit"]
+        other = statistics.median(theirs[name]) / {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "images/s": 1}[unit]
+        yield {"what": name, "on": on, "precision": args.dtype, "unit": unit, "greedy": own, "pytorch": other,
+               "ratio": own / other, "compiled": args.compile and part == "steps", "torch": torch.__version__}
 
 
-def seconds(work, least):
-    """The median time of several runs, after two that are not counted."""
-    work(), work()
-    times, started = [], time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - started < least:
+def text(row):
+    name = f"{row['what']}, {row['on']}, {row['precision']}"
+    return f"{name:70} {row['greedy']:10.1f} {row['pytorch']:10.1f} {row['unit']:9} ratio {row['ratio']:.2f}"
+
+
+def greedy(args, part, only, least):
+    """The measurements of a part of `greedy bench` whose name or sizes hold a text."""
+    command = [args.greedy, "bench", part, "--json", "--quiet", "--threads", str(args.threads), "--seconds", str(least)]
+    command += ["--device", args.device, "--precision", args.dtype] + (["--only", only] if only else [])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 2 and only:
+        return []  # This part has nothing of that text.
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    return json.loads(done.stdout)["measurements"]
+
+
+def seconds(args, work):
+    """The median time of several runs, after some that are not counted."""
+    def timed(runs):
         before = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - before)
+        for _ in range(runs):
+            work()
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - before) / runs
+
+    timed(1), timed(1)
+    runs = 1 if args.device == "cpu" else min(1000, int(QUEUED / timed(1)) + 1)
+    times, started = [], time.perf_counter()
+    while len(times) < 3 or time.perf_counter() - started < args.seconds:
+        times.append(timed(runs))
     return statistics.median(times)
 
 
-def counterpart(row):
+def counterpart(args, what, on):
     """What a row of greedy's table counts, and the same work in PyTorch."""
-    sizes = CASE.search(row["on"])
-    if sizes is None:
-        return None
-    inputs, outputs, size, batch = (int(number or 0) for number in sizes.groups())
-    if row["what"].startswith("training step"):
-        return batch, step(int(row["what"][-1]), outputs, size, batch)
-    if row["what"] == "frozen block":
-        x, conv = images(batch, outputs, size), nn.Conv2d(outputs, outputs, 3, padding=1)
-        conv = conv.to(memory_format=torch.channels_last)
-        return batch, no_gradients(lambda: F.relu_(conv(x)))
+    inputs, outputs, size, batch = (int(number or 0) for number in CASE.search(on).groups())
+    if what.startswith("training step"):
+        return batch, step(args, int(what[-1]), outputs, size, batch)
+    if what == "frozen block":
+        x, block = images(args, batch, outputs, size), nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU())
+        block = compiled(args, block.to(args.device, DTYPES[args.dtype], memory_format=torch.channels_last))
+        return batch, no_gradients(lambda: block(x))
     if not inputs:
         return None
-    x, grad = images(batch, inputs, size), images(batch, outputs, size)
-    weight = torch.randn(outputs, inputs, 3, 3).to(memory_format=torch.channels_last)
-    work = 2 * batch * size * size * inputs * outputs * 9 / 1e9
+    x, grad = images(args, batch, inputs, size), images(args, batch, outputs, size)
+    weight = torch.randn(outputs, inputs, 3, 3, device=args.device, dtype=DTYPES[args.dtype])
+    weight = weight.to(memory_format=torch.channels_last)
+    work = 2 * batch * size * size * inputs * outputs * 9
 
     def backward(mask):
         return lambda: torch.ops.aten.convolution_backward(
             grad, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
 
-    return work, no_gradients({
+    works = {
         "convolution": lambda: F.conv2d(x, weight, padding=1),
         "weight gradient": backward([False, True, False]),
         "input gradient": backward([True, False, False]),
-    }[row["what"]])
+    }
+    return (work, no_gradients(works[what])) if what in works else None
 
 
 def no_gradients(work):
@@ -109,25 +150,34 @@ def no_gradients(work):
     return run
 
 
-def images(batch, channels, size):
-    return torch.randn(batch, channels, size, size).to(memory_format=torch.channels_last)
+def images(args, batch, channels, size):
+    x = torch.randn(batch, channels, size, size, device=args.device, dtype=DTYPES[args.dtype])
+    return x.to(memory_format=torch.channels_last)
+
+
+def compiled(args, model):
+    return torch.compile(model) if args.compile else model
 
 
 def unit(channels):
     return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
 
 
-def step(k, channels, size, batch):
+def step(args, k, channels, size, batch):
     """A training step of a stage in the middle of SimCNN."""
     body = [layer for _ in range(k) for layer in unit(channels)]
     head = [nn.AvgPool2d(size // 2), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(channels * 4, 10)]
-    model = nn.Sequential(*body, *head).to(memory_format=torch.channels_last)
+    model = nn.Sequential(*body, *head).to(args.device, memory_format=torch.channels_last)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    x, labels = images(batch, channels, size), torch.arange(batch) % 10
+    x, labels = images(args, batch, channels, size), torch.arange(batch, device=args.device) % 10
+    forward = compiled(args, model)
+    autocast = functools.partial(torch.autocast, args.device, torch.bfloat16, enabled=args.dtype == "bf16")
 
     def run():
         sgd.zero_grad(set_to_none=True)
-        F.cross_entropy(model(x), labels).backward()
+        with autocast():
+            loss = F.cross_entropy(forward(x), labels)
+        loss.backward()
         sgd.step()
 
     return run

@@ -243,3 +243,21 @@ fn the_machine_is_measured_and_nothing_is_left_behind() {
     assert_eq!(found["measurements"].as_array().unwrap().len(), 8);
     assert_eq!(space.files("folder").len(), 1);
 }
+
+#[test]
+fn operations_agree_on_any_number_of_threads_and_again() {
+    let space = Space::new();
+    let found = space.run("bench agreement --seed 7 --json").ok().json();
+    assert_eq!(found["agreement"]["seed"], 7);
+    let results = found["agreement"]["results"].as_array().unwrap();
+    assert!(results.len() > 250, "{}", results.len());
+    for result in results {
+        assert_eq!(result["holds"], true, "{result}");
+        assert_eq!(result["precision"], "f32");
+    }
+    let few = space.run("bench agreement --seed 7 --only convolution").ok();
+    assert!(few.stderr.contains("--seed 7") && few.stdout.contains("same bits"), "{}{}", few.stderr, few.stdout);
+    assert!(!few.stdout.contains("pooling"), "{}", few.stdout);
+    space.run("bench agreement --only nonsense").fails(2, &["nonsense"]);
+    space.run("bench steps --device cpu --precision bf16").fails(2, &["bf16 is computed on GPUs only", "hint:"]);
+}

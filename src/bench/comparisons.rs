@@ -1,0 +1,202 @@
+//! Every operation of `ops`, compared on the sizes that networks have and on odd ones.
+
+use super::Bench;
+use super::agreement::{Agreement, Comparison, is_spoilt};
+use crate::error::{Error, Result};
+use crate::ops::{
+    Activation, BatchNorm, Descent, MaxPool, bias_relu_gradients, convolution, cross_entropy, descend, input_gradient,
+    pool, pool_gradient, space_to_depth, to_nchw, to_nhwc, weight_gradient,
+};
+use candle_core::{DType, Device, Tensor, Var};
+
+/// Batch, height, width and channels of feature maps.
+type Sizes = [usize; 4];
+
+/// Feature maps as networks have them for CIFAR-10 and ImageNet, with fewer images, and channels of the result.
+const USUAL: [(Sizes, usize); 6] = [
+    ([16, 32, 32, 3], 128),
+    ([16, 16, 16, 12], 64),
+    ([16, 16, 16, 128], 256),
+    ([2, 112, 112, 64], 64),
+    ([4, 28, 28, 256], 256),
+    ([4, 14, 14, 512], 512),
+];
+/// Feature maps of odd sizes that are drawn.
+const ODD: usize = 4;
+/// Kernels that no network of ours has, and their padding.
+const OTHER_KERNELS: [(usize, usize); 3] = [(1, 0), (3, 0), (5, 2)];
+/// Distances of results from zero within which it is left open on which side they are: their gradients are not looked at.
+const OPEN: f64 = 1e-3;
+
+/// Compares every operation on the bench's device with one thread of the CPU in f32; in bf16 as well, on a GPU. Says
+/// whether results lay in memory that had been spoilt, which cannot be told on the CPU.
+///
+/// # Errors
+/// With the error of the report, or when the user interrupts.
+pub fn agreement(
+    bench: &Bench<'_>,
+    seed: u64,
+    report: &mut dyn FnMut(Agreement) -> Result<()>,
+) -> Result<Option<bool>> {
+    let is_gpu = !bench.device.is_cpu();
+    let precisions = if is_gpu { &[DType::F32, DType::BF16][..] } else { &[DType::F32] };
+    for &precision in precisions {
+        let thread = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let thread = thread.map_err(|e| Error::failed(format!("cannot start a thread: {e}")))?;
+        let mut on = Comparison { bench, precision, thread, seed, drawn: 0, report };
+        for (sizes, outputs) in USUAL {
+            convolutions(&mut on, sizes, outputs, (3, 1))?;
+            maps(&mut on, sizes)?;
+        }
+        for _ in 0..ODD {
+            let (sizes, outputs) = odd(&mut on);
+            convolutions(&mut on, sizes, outputs, (3, 1))?;
+            maps(&mut on, sizes)?;
+        }
+        convolutions(&mut on, [1, 1, 1, 3], 5, (3, 1))?;
+        for kernel in OTHER_KERNELS {
+            let (sizes, outputs) = odd(&mut on);
+            convolutions(&mut on, sizes, outputs, kernel)?;
+        }
+        for (batch, classes) in [(128, 10), (64, 1000), (3, 2), (1, 7)] {
+            losses(&mut on, batch, classes)?;
+        }
+        for count in [1, 1000, 512 * 512 * 9] {
+            descents(&mut on, count)?;
+        }
+    }
+    if is_gpu { is_spoilt(&bench.device).map(Some) } else { Ok(None) }
+}
+
+/// Sizes that are multiples of nothing, and at least a few pixels.
+fn odd(on: &mut Comparison<'_, '_>) -> (Sizes, usize) {
+    let mut draw = on.draw();
+    let mut between = |least: u64, most: u64| (least + draw.below(most - least + 1)) as usize;
+    ([between(1, 5), between(5, 20), between(5, 20), between(1, 70)], between(1, 70))
+}
+
+fn convolutions(
+    on: &mut Comparison<'_, '_>,
+    sizes: Sizes,
+    outputs: usize,
+    (kernel, padding): (usize, usize),
+) -> Result<()> {
+    let [batch, height, width, inputs] = sizes;
+    let case = format!("{inputs} -> {outputs} channels, {height} x {width}, batch {batch}, kernel {kernel}");
+    let x = on.maps(&sizes)?;
+    let share = 1.0 / (inputs as f64 * 9.0).sqrt();
+    let w = (on.noise(&[outputs, inputs, kernel, kernel])? * share)?;
+    let bias = on.noise(&[outputs])?;
+    on.compare(["convolution"], &case, ([&x], [&w]), |[x], [w]| {
+        Ok([convolution(x, w, None, padding, Activation::Identity)?])
+    })?;
+    on.compare(["convolution + bias + ReLU"], &case, ([&x], [&w, &bias]), |[x], [w, bias]| {
+        Ok([convolution(x, w, Some(bias), padding, Activation::Relu)?])
+    })?;
+    let grad = on.maps(&[batch, height + 2 * padding + 1 - kernel, width + 2 * padding + 1 - kernel, outputs])?;
+    // Whatever type it comes in at last, its sums are rounded as feature maps are.
+    on.compare(["weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
+        Ok([weight_gradient(x, grad, kernel, padding)?.to_dtype(x.dtype())?])
+    })?;
+    on.compare(["input gradient"], &case, ([&grad], [&w]), |[grad], [w]| Ok([input_gradient(w, grad, padding)?]))
+}
+
+/// All that is done to feature maps besides convolving them.
+fn maps(on: &mut Comparison<'_, '_>, sizes: Sizes) -> Result<()> {
+    let [batch, height, width, channels] = sizes;
+    let case = format!("{channels} channels, {height} x {width}, batch {batch}");
+    for activation in [Activation::Identity, Activation::Relu] {
+        batch_norm(on, sizes, &case, activation)?;
+    }
+    let (x, grad) = (on.maps(&sizes)?, on.maps(&sizes)?);
+    let y = x.relu()?;
+    on.compare(
+        ["bias + ReLU, gradient", "bias + ReLU, gradient of the bias"],
+        &case,
+        ([&y, &grad], []),
+        |[y, grad], []| {
+            let (sums, bias) = bias_relu_gradients(y, grad)?;
+            Ok([sums, bias])
+        },
+    )?;
+    on.compare(["average pooling"], &case, ([&x], []), |[x], []| Ok([pool(x, 2)?]))?;
+    let pooled = on.noise(&[batch, 2, 2, channels])?;
+    on.compare(["average pooling, gradient"], &case, ([], [&pooled]), |[], [grad]| {
+        Ok([pool_gradient(grad, (height, width), grad.dtype())?])
+    })?;
+    for (side, stride) in [(2, 2), (3, 2)] {
+        max_pooling(on, sizes, &x, MaxPool { side, stride })?;
+    }
+    on.compare(["channels first"], &case, ([&x], []), |[x], []| Ok([to_nchw(x)?]))?;
+    on.compare(["channels last"], &case, ([&x], []), |[x], []| Ok([to_nhwc(x)?]))?;
+    let even = x.narrow(1, 0, height / 2 * 2)?.narrow(2, 0, width / 2 * 2)?.contiguous()?;
+    on.compare(["space-to-depth"], &case, ([&even], []), |[x], []| Ok([space_to_depth(x)?]))
+}
+
+fn batch_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation: Activation) -> Result<()> {
+    let [.., channels] = sizes;
+    // Some channels lie far from zero, where the difference of two large squares would lose its digits.
+    let far: Vec<f32> = (0..channels).map(|at| if at % 5 == 4 { 50.0 } else { 0.0 }).collect();
+    let x = on.noise(&sizes)?.broadcast_add(&Tensor::from_vec(far, channels, &Device::Cpu)?)?;
+    let x = on.rounded(&x)?;
+    let (gamma, beta) = (on.noise(&[channels])?, on.noise(&[channels])?);
+    let names = match activation {
+        Activation::Identity => ["batch norm", "batch norm, mean", "batch norm, variance"],
+        Activation::Relu => ["batch norm + ReLU", "batch norm + ReLU, mean", "batch norm + ReLU, variance"],
+    };
+    on.compare(names, case, ([&x], [&gamma, &beta]), |[x], [gamma, beta]| {
+        let (y, statistics) = BatchNorm { gamma, beta, epsilon: 1e-5, activation }.forward(x)?;
+        Ok([y, statistics.mean, statistics.variance])
+    })?;
+    let line = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-5, activation: Activation::Identity };
+    let settled = line.forward(&x)?.0.abs()?.gt(OPEN)?.to_dtype(DType::F32)?;
+    let grad = (on.maps(&sizes)? * settled)?;
+    let names = match activation {
+        Activation::Identity => {
+            ["batch norm, gradient", "batch norm, gradient of the scale", "batch norm, gradient of the shift"]
+        }
+        Activation::Relu => [
+            "batch norm + ReLU, gradient",
+            "batch norm + ReLU, gradient of the scale",
+            "batch norm + ReLU, gradient of the shift",
+        ],
+    };
+    on.compare(names, case, ([&x, &grad], [&gamma, &beta]), |[x, grad], [gamma, beta]| {
+        let norm = BatchNorm { gamma, beta, epsilon: 1e-5, activation };
+        let (_, statistics) = norm.forward(x)?;
+        let gradients = norm.gradients(x, &statistics, grad)?;
+        Ok([gradients.x, gradients.gamma, gradients.beta])
+    })
+}
+
+fn max_pooling(on: &mut Comparison<'_, '_>, sizes: Sizes, x: &Tensor, windows: MaxPool) -> Result<()> {
+    let [batch, height, width, channels] = sizes;
+    let MaxPool { side, stride } = windows;
+    let case = format!("{channels} channels, {height} x {width}, batch {batch}, {side} x {side} every {stride}");
+    on.compare(["max pooling"], &case, ([x], []), |[x], []| Ok([windows.forward(x)?]))?;
+    let grad = on.maps(&[batch, (height - side) / stride + 1, (width - side) / stride + 1, channels])?;
+    on.compare(["max pooling, gradient"], &case, ([x, &grad], []), |[x, grad], []| Ok([windows.gradient(x, grad)?]))
+}
+
+fn losses(on: &mut Comparison<'_, '_>, batch: usize, classes: usize) -> Result<()> {
+    let logits = (on.noise(&[batch, classes])? * 20.0)?;
+    let mut draw = on.draw();
+    let labels: Vec<u32> = (0..batch).map(|_| draw.below(classes as u64) as u32).collect();
+    let labels = Tensor::from_vec(labels, batch, &Device::Cpu)?;
+    let case = format!("{classes} classes, batch {batch}");
+    on.compare(["cross entropy", "cross entropy, gradient"], &case, ([], [&logits, &labels]), |[], [logits, labels]| {
+        let loss = cross_entropy(logits, labels)?;
+        Ok([loss.mean, loss.gradient])
+    })
+}
+
+fn descents(on: &mut Comparison<'_, '_>, count: usize) -> Result<()> {
+    let [weight, velocity, gradient] = [on.noise(&[count])?, on.noise(&[count])?, on.noise(&[count])?];
+    let settings = Descent { rate: 0.1, momentum: 0.9, weight_decay: 5e-4 };
+    let (names, case) = (["descent, weights", "descent, velocities"], format!("{count} weights"));
+    on.compare(names, &case, ([], [&weight, &velocity, &gradient]), |[], [weight, velocity, gradient]| {
+        let [weight, velocity] = [Var::from_tensor(weight)?, Var::from_tensor(velocity)?];
+        descend(&weight, &velocity, gradient, settings)?;
+        Ok([weight.as_detached_tensor(), velocity.as_detached_tensor()])
+    })
+}
