@@ -165,8 +165,8 @@ fn error(found: &Tensor, expected: &Tensor) -> Result<f64> {
     let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     let differences = found.iter().zip(&expected).map(|(found, expected)| (found - expected).abs());
     // Unlike a maximum, this keeps what is not a number.
-    let farthest =
-        differences.fold(0.0f32, |farthest, difference| if difference <= farthest { farthest } else { difference });
+    let keeps = |farthest: f32, difference: f32| farthest.is_nan() || difference <= farthest;
+    let farthest = differences.fold(0.0f32, |all, one| if keeps(all, one) { all } else { one });
     let error = f64::from(farthest) / f64::from(largest.max(f32::MIN_POSITIVE));
     Ok(if error.is_nan() { f64::INFINITY } else { error })
 }

@@ -65,8 +65,9 @@ def compare(args, part, on, names):
     works = {name: counterpart(args, name, on) for name in names}
     works = {name: work for name, work in works.items() if work is not None}
     ours, theirs = {name: [] for name in works}, {name: [] for name in works}
+    only = f"{names[0]}, {on}" if len(names) == 1 else on
     for _ in range(args.rounds if works else 0):
-        measured = [row for row in greedy(args, part, on, args.seconds) if row["on"] == on]
+        measured = [row for row in greedy(args, part, only, args.seconds) if row["on"] == on]
         for row in measured:
             if row["what"] in works:
                 ours[row["what"]].append(row)
