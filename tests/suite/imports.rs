@@ -11,7 +11,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("ops", &["cuda"]),
     ("images", &["pipeline"]),
     ("network", &["pipeline", "ops"]),
-    ("features", &["images", "network", "pipeline"]),
+    ("features", &["images", "network", "ops", "pipeline"]),
     ("training", &["features", "network", "ops", "pipeline"]),
     ("bench", &["training", "features", "network", "ops", "images", "pipeline"]),
     ("run", &["bench", "training", "features", "network", "ops", "images", "pipeline"]),
