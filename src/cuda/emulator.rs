@@ -75,10 +75,15 @@ impl Emulator {
         self.reserve(shape.iter().product::<usize>() * element.bytes()).unwrap()
     }
 
+    /// What memory holds.
+    pub fn bytes(&self, memory: &Memory) -> Vec<u8> {
+        memory.check();
+        memory.bytes[memory.first..][..memory.length].to_vec()
+    }
+
     /// What memory holds, in f32.
     pub fn get(&self, memory: &Memory, element: Element, shape: &[usize]) -> Tensor {
-        memory.check();
-        let bytes = &memory.bytes[memory.first..][..memory.length];
+        let bytes = self.bytes(memory);
         let values: Vec<f32> = match element {
             Element::F32 => bytes.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect(),
             Element::Bf16 => bytes.chunks_exact(2).map(|b| bf16::from_ne_bytes([b[0], b[1]]).to_f32()).collect(),

@@ -61,19 +61,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Lets the driver keep memory that was given back: by default it returns all of it whenever the host waits.
 fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let pool = pool(device)?;
+    let mut most = u64::MAX;
+    let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the attribute is a 64-bit number.
+    unsafe { sys::cuMemPoolSetAttribute(pool, release, (&raw mut most).cast()).result().w() }
+}
+
+/// What memory is reserved from.
+fn pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
     let stream = device.cuda_stream();
     let context = stream.context();
     context.bind_to_thread().w()?;
     let number = i32::try_from(context.ordinal()).map_err(Error::wrap)?;
     let own = result::device::get(number).w()?;
     let mut pool = std::ptr::null_mut();
-    let mut most = u64::MAX;
-    let release = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the device is one of the driver's, and the attribute is a 64-bit number.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, own).result().w()?;
-        sys::cuMemPoolSetAttribute(pool, release, (&raw mut most).cast()).result().w()
-    }
+    // SAFETY: the device is one of the driver's.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, own).result().w()? };
+    Ok(pool)
+}
+
+/// Bytes of a GPU's memory that nobody uses: what is free, and what the driver keeps for us of what was given back.
+///
+/// # Errors
+/// When the driver does not say.
+pub(crate) fn free_memory(device: &Device) -> Result<u64> {
+    let device = device.as_cuda_device()?;
+    let stream = device.cuda_stream();
+    // What is still to be given back counts once the GPU got there.
+    stream.synchronize().w()?;
+    let pool = pool(device)?;
+    let bytes = |attribute| {
+        let mut bytes = 0u64;
+        // SAFETY: these attributes are 64-bit numbers.
+        unsafe { sys::cuMemPoolGetAttribute(pool, attribute, (&raw mut bytes).cast()).result().w()? };
+        Ok::<_, Error>(bytes)
+    };
+    let kept = bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    let used = bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
+    let (free, _) = stream.context().mem_get_info().w()?;
+    Ok(free as u64 + kept.saturating_sub(used))
 }
 
 /// Compiles our kernels for a GPU.

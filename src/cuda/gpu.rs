@@ -9,6 +9,7 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("normalise.cu"),
     include_str!("pixels.cu"),
     include_str!("learning.cu"),
+    include_str!("samples.cu"),
 );
 
 /// An address in the memory of the GPU.

@@ -5,6 +5,8 @@
 //! run on an emulated GPU in the tests, which need none.
 
 #[cfg(feature = "cuda")]
+mod batches;
+#[cfg(feature = "cuda")]
 mod convolution;
 #[cfg(test)]
 pub(crate) mod emulator;
@@ -14,18 +16,26 @@ pub(crate) mod gpu;
 pub(crate) mod learning;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
+pub(crate) mod samples;
 #[cfg(feature = "cuda")]
 mod tensors;
 pub(crate) mod tiling;
+#[cfg(feature = "cuda")]
+mod upload;
 
 #[cfg(feature = "cuda")]
-pub(crate) use engine::open;
+pub(crate) use batches::{cut, decode, encode, put, show};
+#[cfg(feature = "cuda")]
+pub(crate) use engine::{free_memory, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
+pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
     Norm, bias_relu_gradients, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient,
     linear, max_pool, max_pool_gradient, pool, pool_gradient, space_to_depth, weight_gradient,
 };
+#[cfg(feature = "cuda")]
+pub(crate) use upload::Upload;

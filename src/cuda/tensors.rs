@@ -20,7 +20,7 @@ use half::bf16;
 const ALIGNED: usize = 32;
 
 /// The type of a tensor's values.
-fn element(tensor: &Tensor) -> Result<Element> {
+pub(super) fn element(tensor: &Tensor) -> Result<Element> {
     match tensor.dtype() {
         DType::F32 => Ok(Element::F32),
         DType::BF16 => Ok(Element::Bf16),
@@ -29,7 +29,7 @@ fn element(tensor: &Tensor) -> Result<Element> {
 }
 
 /// Sees to it that tensors have values of a type.
-fn require<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<()> {
+pub(super) fn require<const N: usize>(tensors: [&Tensor; N], dtype: DType) -> Result<()> {
     match tensors.iter().find(|tensor| tensor.dtype() != dtype) {
         Some(other) => bail!("expected values in {}, found {}", dtype.as_str(), other.dtype().as_str()),
         None => Ok(()),
@@ -48,7 +48,7 @@ fn maps(x: &Tensor) -> Result<Maps> {
 }
 
 /// Calls a function with where the values of tensors lie on a GPU; those that do not lie in order are copied first.
-fn with_pointers<const N: usize, T>(
+pub(super) fn with_pointers<const N: usize, T>(
     engine: &Engine,
     tensors: [&Tensor; N],
     f: impl FnOnce([Pointer; N]) -> Result<T>,
@@ -82,11 +82,12 @@ fn pointer_of(storage: &CudaStorage, layout: &Layout) -> Result<Pointer> {
         CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::U32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::I32(slice) => slice.device_ptr(&stream).0,
         CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
-        _ => bail!("a GPU computes with f32, bf16, u32 and u8"),
+        _ => bail!("a GPU computes with f32, bf16, u32, i32 and u8"),
     };
     let size = match storage.slice {
-        CudaStorageSlice::F32(_) | CudaStorageSlice::U32(_) => 4,
+        CudaStorageSlice::F32(_) | CudaStorageSlice::U32(_) | CudaStorageSlice::I32(_) => 4,
         CudaStorageSlice::BF16(_) => 2,
         _ => 1,
     };
@@ -129,7 +130,7 @@ impl Unset {
 }
 
 /// Makes a tensor on the device of `engine`.
-fn make(
+pub(super) fn make(
     engine: &Engine,
     shape: impl Into<Dimensions>,
     element: Element,
@@ -427,8 +428,8 @@ pub(crate) fn blend(running: &Var, new: &Tensor, kept: f64, share: f64) -> Resul
     })
 }
 
-/// Calls a function with where the values of a variable lie, which it may change.
-fn in_place(variable: &Var, name: &'static str, f: impl Fn(Pointer) -> Result<()>) -> Result<()> {
+/// Calls a function with where the values of a tensor lie, which it may change.
+pub(super) fn in_place(tensor: &Tensor, name: &'static str, f: impl Fn(Pointer) -> Result<()>) -> Result<()> {
     struct Change<F>(&'static str, F);
 
     impl<F: Fn(Pointer) -> Result<()>> InplaceOp1 for Change<F> {
@@ -448,5 +449,5 @@ fn in_place(variable: &Var, name: &'static str, f: impl Fn(Pointer) -> Result<()
         }
     }
 
-    variable.inplace_op1(&Change(name, f))
+    tensor.inplace_op1(&Change(name, f))
 }

@@ -11,6 +11,7 @@ mod form;
 mod kept;
 mod loader;
 mod metadata;
+mod on_device;
 mod order;
 mod packing;
 mod reader;

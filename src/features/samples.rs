@@ -109,6 +109,11 @@ impl Samples {
         self.images.as_ref().map(|images| images.augmenter.table())
     }
 
+    /// Whether they are images whose crops are scaled, but for those at the centre.
+    pub fn are_scaled(&self) -> bool {
+        self.images.as_ref().is_some_and(|images| images.augmenter.scales())
+    }
+
     /// The windows of images that are shown of some samples; nothing where one is scaled.
     pub fn windows(&self, samples: &[(usize, Shown)]) -> Option<Vec<Window>> {
         let images = self.images.as_ref()?;

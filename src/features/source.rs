@@ -4,15 +4,15 @@
 //! and normalises them itself; where all of them fit into its memory each crosses the bus once. Every road gives the
 //! same bits.
 
-use super::array::{Layout, Order};
+use super::array::Layout;
 use super::draw::{Draw, Shown};
-use super::encoding::{Scale, encode_sample};
+use super::encoding::encode_sample;
 use super::kept::{Kept, Slots};
+use super::on_device::{OnDevice, Resident, places};
 use super::samples::Samples;
 use crate::error::{Error, Result};
-use crate::images::Window;
-use crate::ops::{Form, Uploads, Values, Windows, on_host, put};
-use crate::pipeline::{Dtype, Shape};
+use crate::ops::on_host;
+use crate::pipeline::Shape;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -29,25 +29,6 @@ pub(super) struct Source {
     remembers: bool,
     /// Present where stored bytes go to the device.
     bytes: Option<OnDevice>,
-}
-
-/// How stored bytes become feature maps on a device.
-struct OnDevice {
-    uploads: Uploads,
-    /// How features are stored; nothing of images.
-    form: Option<Form>,
-    /// For images, the normalised value of each byte: \[channel, 256\].
-    table: Option<Tensor>,
-    resident: Option<Resident>,
-}
-
-/// Samples that stay on the device.
-struct Resident {
-    slots: Slots,
-    /// \[slot, byte\].
-    stored: Tensor,
-    /// 1 once a view that was made anew did not fit the type of the others.
-    fault: Tensor,
 }
 
 /// What is to be read: numbers that are drawn before, so that they go to the device all at once.
@@ -76,28 +57,30 @@ impl Source {
     }
 
     /// Lets stored bytes go to the device, whatever it is.
-    pub fn decoded_on_device(mut self) -> Result<Self> {
-        let form = (!self.samples.are_images()).then(|| form(self.samples.layout()));
-        let tensor = |table: &[[f32; 256]]| Tensor::from_slice(table.as_flattened(), (table.len(), 256), &self.device);
-        let table = self.samples.table().map(tensor).transpose()?;
-        self.bytes = Some(OnDevice { uploads: Uploads::new(&self.device)?, form, table, resident: None });
-        Ok(self)
+    pub fn decoded_on_device(self) -> Result<Self> {
+        Ok(Self { bytes: Some(OnDevice::new(&self.samples, &self.device, self.dtype)?), ..self })
     }
 
-    /// Lets all samples stay on the device once they got there, where they take at most so many bytes.
+    /// Lets all samples stay on the device once they got there, where they take at most so many bytes. Images that are
+    /// scaled are scaled on the host.
+    ///
+    /// # Errors
+    /// When the device has no room for them after all.
     pub fn resident(self, most: u64) -> Result<Self> {
-        let layout = *self.samples.layout();
-        if layout.logical_bytes() > most {
+        if self.samples.layout().logical_bytes() > most || self.samples.are_scaled() {
             return Ok(self);
         }
         let mut source = self.decoded_on_device()?;
-        let slots = Slots::new(layout.views, layout.samples)?;
-        let stored = Tensor::zeros((slots.len(), layout.sample_bytes()), DType::U8, &source.device)?;
-        let fault = Tensor::zeros(1, DType::U8, &source.device)?;
         if let Some(bytes) = &mut source.bytes {
-            bytes.resident = Some(Resident { slots, stored, fault });
+            bytes.resident = Some(Resident::new(source.samples.layout(), &source.device)?);
         }
         Ok(source)
+    }
+
+    /// The device's own memory of the samples, where there is one.
+    fn on_device(&self) -> Option<(&OnDevice, &Resident)> {
+        let bytes = self.bytes.as_ref()?;
+        Some((bytes, bytes.resident.as_ref()?))
     }
 
     /// Whether all samples stay on the device.
@@ -105,12 +88,11 @@ impl Source {
         self.on_device().is_some()
     }
 
-    fn on_device(&self) -> Option<&Resident> {
-        self.bytes.as_ref()?.resident.as_ref()
-    }
-
     /// Keeps views that are made anew, and with `remembers` those that are read as well, where they do not stay on the
     /// device anyway.
+    ///
+    /// # Errors
+    /// Those of `kept`.
     pub fn keep_in(&mut self, kept: impl FnOnce(&Layout) -> Result<Kept>, remembers: bool) -> Result<()> {
         if !self.is_resident() {
             self.remembers |= remembers;
@@ -130,7 +112,7 @@ impl Source {
     pub fn lacks(&self, &(sample, shown): &(usize, Shown)) -> bool {
         let view = self.samples.view(shown);
         let kept = match (self.on_device(), &self.kept) {
-            (Some(resident), _) => resident.slots.hold(view, sample),
+            (Some((_, resident)), _) => resident.slots.hold(view, sample),
             (None, Some(kept)) => kept.holds(view, sample),
             (None, None) => false,
         };
@@ -143,9 +125,8 @@ impl Source {
     /// # Errors
     /// When a value does not fit the type, or there is no place for them. On the device that is found [later](Self::check).
     pub fn keep(&self, shown: &[(usize, Shown)], x: &Tensor) -> Result<()> {
-        if let (Some(resident), Some(OnDevice { form: Some(form), .. })) = (self.on_device(), &self.bytes) {
-            let slots = self.slots(&resident.slots, shown)?;
-            form.encode(x, (&resident.stored, &slots), &resident.fault)?;
+        if let Some((bytes, resident)) = self.on_device() {
+            bytes.encode(resident, x, &self.slots(&resident.slots, shown)?)?;
             self.note(&resident.slots, shown);
             return Ok(());
         }
@@ -171,72 +152,57 @@ impl Source {
     /// When the device refuses.
     pub fn course(&self, shown: &[(usize, Shown)], at_once: usize, draw: Draw) -> Result<Course> {
         let shape = self.samples.shape(draw);
-        let Some(bytes) = &self.bytes else { return Ok(Course { shape, slots: None, windows: None }) };
-        let windows = bytes.table.as_ref().and_then(|_| self.samples.windows(shown));
-        let windows = windows.map(|windows| places(&windows, &self.device)).transpose()?;
-        let slots = match &bytes.resident {
-            Some(resident) => self.slots(&resident.slots, shown)?,
+        let windows = if self.bytes.is_some() { self.samples.windows(shown) } else { None };
+        if self.bytes.is_none() || (windows.is_none() && self.samples.are_images()) {
+            return Ok(Course { shape, slots: None, windows: None });
+        }
+        let slots = match self.on_device() {
+            Some((_, resident)) => self.slots(&resident.slots, shown)?,
             None => Tensor::arange(0, at_once.min(shown.len()) as u32, &self.device)?,
         };
-        // What is scaled is scaled on the host.
-        let slots = (bytes.form.is_some() || windows.is_some()).then_some(slots);
-        Ok(Course { shape, slots, windows })
+        let windows = windows.map(|windows| places(&windows, &self.device)).transpose()?;
+        Ok(Course { shape, slots: Some(slots), windows })
     }
 
-    /// Reads a range of the samples of a course: \[sample, y, x, channel\].
+    /// Reads a range of the samples of a course, which are shown so: \[sample, y, x, channel\].
     ///
     /// # Errors
     /// When a sample is missing or damaged.
     pub fn read(&self, course: &Course, range: Range<usize>, shown: &[(usize, Shown)]) -> Result<Tensor> {
-        let (Some(slots), Some(bytes)) = (&course.slots, &self.bytes) else { return self.on_host(course.shape, shown) };
-        let (first, count) = (range.start, range.len());
-        let windows = course.windows.as_ref().map(|windows| windows.narrow(0, first, count)).transpose()?;
-        let decode = |stored: &Tensor, slots: &Tensor| match (&bytes.form, &windows, &bytes.table) {
-            (Some(form), ..) => form.decode(stored, slots, self.dtype),
-            (None, Some(places), Some(table)) => {
-                Windows { places, size: course.shape.size, table }.show(stored, slots, self.dtype)
-            }
-            _ => candle_core::bail!("windows of images were not drawn"),
-        };
+        let Course { shape, slots: Some(slots), windows } = course else { return self.on_host(course.shape, shown) };
+        let Some(bytes) = &self.bytes else { return self.on_host(course.shape, shown) };
+        let windows = windows.as_ref().map(|windows| windows.narrow(0, range.start, range.len())).transpose()?;
         if let Some(resident) = &bytes.resident {
             self.bring(bytes, resident, shown)?;
-            return Ok(decode(&resident.stored, &slots.narrow(0, first, count)?)?);
+            let slots = slots.narrow(0, range.start, range.len())?;
+            return bytes.decode(&resident.stored, &slots, windows.as_ref(), *shape);
         }
-        let size = [count, self.samples.layout().sample_bytes()];
-        let slots = slots.narrow(0, 0, count)?;
-        bytes.uploads.through(size, |out| self.fill(shown, out), |stored| decode(stored, &slots))
+        let (size, slots) = ([range.len(), self.samples.layout().sample_bytes()], slots.narrow(0, 0, range.len())?);
+        let fill = |out: &mut [u8]| self.fill(shown, out);
+        bytes.uploads.through(size, fill, |stored| bytes.decode(stored, &slots, windows.as_ref(), *shape))
     }
 
-    /// Fails where a view that was made anew did not fit the type of the others.
+    /// Fails where a view that was made anew did not fit the type of the others. This waits for the device, if it has
+    /// samples of its own.
     ///
     /// # Errors
-    /// Then, or when the device fails. This waits for the device.
+    /// Then, or when the device fails.
     pub fn check(&self) -> Result<()> {
-        let Some(resident) = self.on_device() else { return Ok(()) };
-        if resident.fault.to_vec1::<u8>()? == [0] {
-            return Ok(());
-        }
-        let dtype = self.samples.layout().dtype.word();
-        Err(Error::failed(format!("a value of a view that was made anew is not finite or does not fit into {dtype}"))
-            .hint("set `features.dtype = \"f32\"`, or `features.refresh = 0`"))
+        self.on_device().map_or(Ok(()), |(_, resident)| resident.check(self.samples.layout().dtype))
     }
 
     /// Brings samples into their slots that are not there yet.
     fn bring(&self, bytes: &OnDevice, resident: &Resident, shown: &[(usize, Shown)]) -> Result<()> {
         let there = |&(sample, shown): &(usize, Shown)| resident.slots.hold(self.samples.view(shown), sample);
         let absent: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| !there(shown)).collect();
-        if absent.is_empty() {
-            return Ok(());
+        if !absent.is_empty() {
+            bytes.bring(resident, &self.slots(&resident.slots, &absent)?, |out| self.fill(&absent, out))?;
+            self.note(&resident.slots, &absent);
         }
-        let slots = self.slots(&resident.slots, &absent)?;
-        let size = [absent.len(), self.samples.layout().sample_bytes()];
-        let copy = |rows: &Tensor| put(rows, (&resident.stored, &slots));
-        bytes.uploads.through(size, |out| self.fill(&absent, out), copy)?;
-        self.note(&resident.slots, &absent);
         Ok(())
     }
 
-    /// Where samples lie among all slots.
+    /// Where samples lie among all slots \[sample\].
     fn slots(&self, slots: &Slots, shown: &[(usize, Shown)]) -> Result<Tensor> {
         let place = |&(sample, shown): &(usize, Shown)| slots.place(self.samples.view(shown), sample) as u32;
         Ok(Tensor::from_vec(shown.iter().map(place).collect::<Vec<u32>>(), shown.len(), &self.device)?)
@@ -279,22 +245,4 @@ impl Source {
             Ok(())
         })
     }
-}
-
-/// How features of a layout are stored.
-fn form(layout: &Layout) -> Form {
-    let values = match layout.dtype {
-        Dtype::U8 => Values::U8 { scale: layout.scale.map_or(1.0, Scale::factor) },
-        Dtype::F16 => Values::F16,
-        Dtype::Bf16 => Values::Bf16,
-        Dtype::F32 => Values::F32,
-    };
-    let Shape { channels, size } = layout.shape;
-    Form { values, planes: layout.order == Order::Planes, size, channels }
-}
-
-/// The places of windows \[window, 3\].
-fn places(windows: &[Window], device: &Device) -> candle_core::Result<Tensor> {
-    let place = |window: &Window| [window.top as i32, window.left as i32, window.mirrored.into()];
-    Tensor::from_vec(windows.iter().flat_map(place).collect::<Vec<i32>>(), (windows.len(), 3), device)
 }

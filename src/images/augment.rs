@@ -66,6 +66,11 @@ impl Augmenter {
         &self.normalised
     }
 
+    /// Whether random crops are scaled.
+    pub fn scales(&self) -> bool {
+        matches!(self.augmentation.crop, Crop::Resized { .. })
+    }
+
     /// Draws what is shown of an image.
     ///
     /// With a stream of draws the crop and the flip are random as the pipeline says, always drawn in this order: what

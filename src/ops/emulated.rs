@@ -13,6 +13,8 @@ use crate::cuda::normalise::{self, Line, NormGradients};
 use crate::cuda::pixels::{self, Images, Windows};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+mod samples;
+
 const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
 /// Channels with and without vectors, fewer and more than the lanes of a block hold.
 const CHANNELS: [usize; 8] = [1, 3, 8, 12, 40, 64, 130, 520];

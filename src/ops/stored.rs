@@ -102,13 +102,26 @@ impl Form {
         at * self.values.bytes()
     }
 
+    #[cfg(any(test, feature = "cuda"))]
+    pub(super) fn for_gpu(&self) -> crate::cuda::Form {
+        use crate::cuda::Type;
+        let (values, scale) = match self.values {
+            Values::U8 { scale } => (Type::U8, scale),
+            Values::F16 => (Type::F16, 1.0),
+            Values::Bf16 => (Type::Bf16, 1.0),
+            Values::F32 => (Type::F32, 1.0),
+        };
+        let Self { planes, size, channels, .. } = *self;
+        crate::cuda::Form { values, scale, planes, pixels: size * size, channels }
+    }
+
     /// The feature maps \[sample, y, x, channel\] of the samples in some slots.
     ///
     /// # Errors
     /// When the shapes do not fit.
     pub fn decode(&self, stored: &Tensor, slots: &Tensor, dtype: DType) -> Result<Tensor> {
         let count = require(stored, self.bytes(), slots)?;
-        let shape = (count, self.size, self.size, self.channels);
+        on_gpu!(stored, crate::cuda::decode(&self.for_gpu(), stored, slots, self.size, dtype));
         refuse_elsewhere(stored, dtype)?;
         let slots = below(slots, stored.dim(0)?)?;
         let values = with_bytes(stored, |stored| {
@@ -117,7 +130,7 @@ impl Form {
                 out.iter_mut().enumerate().for_each(|(at, out)| *out = self.values.read(&bytes[self.place(at)..]));
             })
         })?;
-        Tensor::from_vec(values, shape, stored.device())
+        Tensor::from_vec(values, (count, self.size, self.size, self.channels), stored.device())
     }
 
     /// Writes feature maps \[sample, y, x, channel\] into slots, each into another. Where a value does not fit the type,
@@ -130,6 +143,7 @@ impl Form {
         if x.dims() != [count, self.size, self.size, self.channels] || fault.elem_count() != 1 {
             bail!("feature maps of {:?} for {count} samples of {} values", x.shape(), self.len())
         }
+        on_gpu!(stored, crate::cuda::encode(&self.for_gpu(), x, (stored, slots), fault));
         refuse_elsewhere(stored, x.dtype())?;
         let slots = below(slots, stored.dim(0)?)?;
         let fits = AtomicBool::new(true);
@@ -157,6 +171,7 @@ pub fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<()> {
     if require(stored, bytes, slots)? != rows.dim(0)? {
         bail!("{:?} stored samples for slots of {:?}", rows.shape(), slots.shape())
     }
+    on_gpu!(stored, crate::cuda::put(rows, (stored, slots)));
     refuse_elsewhere(stored, DType::F32)?;
     let slots = below(slots, stored.dim(0)?)?;
     with_bytes(rows, |rows| {

@@ -29,7 +29,7 @@ impl Windows<'_> {
         if self.table.dims() != [channels, 256] || self.places.dims() != [count, 3] {
             bail!("places of {:?} and a table of {:?}", self.places.shape(), self.table.shape())
         }
-        let shape = (count, self.size, self.size, channels);
+        on_gpu!(images, crate::cuda::show((images, slots), (self.places, self.table), (self.size, side), dtype));
         refuse_elsewhere(images, dtype)?;
         let slots = below(slots, images.dim(0)?)?;
         let (places, table) = (self.places.to_vec2::<i32>()?, self.table.to_vec2::<f32>()?);
@@ -43,7 +43,7 @@ impl Windows<'_> {
                 }
             })
         })?;
-        Tensor::from_vec(values, shape, images.device())
+        Tensor::from_vec(values, (count, self.size, self.size, channels), images.device())
     }
 
     /// The pixel of an image that a window shows at a row and column, where it is none beyond.
@@ -65,6 +65,7 @@ pub fn cut(x: &Tensor, places: &Tensor, size: usize) -> Result<Tensor> {
     if places.dims() != [batch, 2] || size > height.min(width) {
         bail!("squares of {size} x {size} at {:?} places in {:?}", places.shape(), x.shape())
     }
+    on_gpu!(x, crate::cuda::cut(x, places, size));
     refuse_elsewhere(x, x.dtype())?;
     let places = places.to_vec2::<u32>()?;
     if places.iter().any(|place| place[0] as usize + size > height || place[1] as usize + size > width) {
