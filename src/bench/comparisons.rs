@@ -4,8 +4,8 @@ use super::Bench;
 use super::agreement::{Agreement, Comparison, is_spoilt};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Activation, BatchNorm, Descent, MaxPool, bias_relu_gradients, convolution, cross_entropy, descend, input_gradient,
-    pool, pool_gradient, space_to_depth, to_nchw, to_nhwc, weight_gradient,
+    Activation, BatchNorm, Descent, Form, MaxPool, Values, Windows, bias_relu_gradients, convolution, cross_entropy,
+    cut, descend, input_gradient, pool, pool_gradient, put, space_to_depth, to_nchw, to_nhwc, weight_gradient,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -52,7 +52,9 @@ pub fn agreement(
             let (sizes, outputs) = odd(&mut on);
             convolutions(&mut on, sizes, outputs, (3, 1))?;
             maps(&mut on, sizes)?;
+            samples(&mut on, sizes)?;
         }
+        samples(&mut on, [64, 16, 16, 128])?;
         convolutions(&mut on, [1, 1, 1, 3], 5, (3, 1))?;
         for kernel in OTHER_KERNELS {
             let (sizes, outputs) = odd(&mut on);
@@ -176,6 +178,72 @@ fn max_pooling(on: &mut Comparison<'_, '_>, sizes: Sizes, x: &Tensor, windows: M
     on.compare(["max pooling"], &case, ([x], []), |[x], []| Ok([windows.forward(x)?]))?;
     let grad = on.maps(&[batch, (height - side) / stride + 1, (width - side) / stride + 1, channels])?;
     on.compare(["max pooling, gradient"], &case, ([x, &grad], []), |[x, grad], []| Ok([windows.gradient(x, grad)?]))
+}
+
+/// Samples as they are stored: feature maps of every type, and images.
+fn samples(on: &mut Comparison<'_, '_>, [batch, size, _, channels]: Sizes) -> Result<()> {
+    for values in [Values::U8 { scale: 0.01 }, Values::F16, Values::Bf16, Values::F32] {
+        for planes in [false, true] {
+            stored(on, &Form { values, planes, size, channels }, batch)?;
+        }
+    }
+    windows(on, (batch, channels.min(4)), size)?;
+    let x = on.maps(&[batch, size, size, channels])?;
+    let mut draw = on.draw();
+    let places: Vec<u32> = (0..2 * batch).map(|_| draw.below(size as u64 / 2 + 1) as u32).collect();
+    let places = Tensor::from_vec(places, (batch, 2), &Device::Cpu)?;
+    let case = format!("{channels} channels, {size} x {size}, batch {batch}");
+    on.compare(["squares of maps"], &case, ([&x], [&places]), |[x], [places]| Ok([cut(x, places, size - size / 2)?]))
+}
+
+/// As many slots as twice the batch, and those of the batch in any order.
+fn slots(on: &mut Comparison<'_, '_>, batch: usize) -> Result<Tensor> {
+    let order = on.draw().permutation(2 * batch);
+    Ok(Tensor::from_vec(order[..batch].to_vec(), batch, &Device::Cpu)?)
+}
+
+fn stored(on: &mut Comparison<'_, '_>, form: &Form, batch: usize) -> Result<()> {
+    let Form { values, planes, size, channels } = form;
+    let order = if *planes { "channels first" } else { "channels last" };
+    let case = format!("{values:?}, {order}, {channels} channels, {size} x {size}, batch {batch}");
+    let x = on.maps(&[batch, *size, *size, *channels])?.abs()?;
+    let slots = slots(on, batch)?;
+    let stored = Tensor::zeros((2 * batch, form.bytes()), DType::U8, &Device::Cpu)?;
+    form.encode(&x, (&stored, &slots), &Tensor::zeros(1, DType::U8, &Device::Cpu)?)?;
+    on.compare(["stored samples, read"], &case, ([&x], [&stored, &slots]), |[x], [stored, slots]| {
+        Ok([form.decode(stored, slots, x.dtype())?])
+    })?;
+    let names = ["stored samples, written", "stored samples, fault"];
+    on.compare(names, &case, ([&x], [&stored, &slots]), |[x], [stored, slots]| {
+        let (stored, fault) = (stored.zeros_like()?, Tensor::zeros(1, DType::U8, x.device())?);
+        form.encode(x, (&stored, slots), &fault)?;
+        Ok([stored.to_dtype(DType::F32)?, fault.to_dtype(DType::F32)?])
+    })?;
+    on.compare(["stored samples, copied"], &case, ([], [&stored, &slots]), |[], [stored, slots]| {
+        let (rows, copy) = (stored.narrow(0, 0, batch)?, stored.copy()?);
+        put(&rows, (&copy, slots))?;
+        Ok([copy.to_dtype(DType::F32)?])
+    })
+}
+
+fn windows(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: usize) -> Result<()> {
+    let mut draw = on.draw();
+    let images: Vec<u8> = (0..2 * batch * channels * side * side).map(|_| draw.bits() as u8).collect();
+    let images = Tensor::from_vec(images, (2 * batch, channels * side * side), &Device::Cpu)?;
+    let mut place = |at: usize| if at % 3 == 2 { draw.below(2) as i32 } else { draw.below(9) as i32 - 4 };
+    let places = Tensor::from_vec((0..3 * batch).map(&mut place).collect::<Vec<i32>>(), (batch, 3), &Device::Cpu)?;
+    let (table, slots) = (on.noise(&[channels, 256])?, slots(on, batch)?);
+    // The map is there to say which type is wanted.
+    let wanted = on.maps(&[1])?;
+    let case = format!("{channels} channels, {side} x {side}, batch {batch}");
+    on.compare(
+        ["windows of images"],
+        &case,
+        ([&wanted], [&images, &slots, &places, &table]),
+        |[wanted], [images, slots, places, table]| {
+            Ok([Windows { places, size: side, table }.show(images, slots, wanted.dtype())?])
+        },
+    )
 }
 
 fn losses(on: &mut Comparison<'_, '_>, batch: usize, classes: usize) -> Result<()> {

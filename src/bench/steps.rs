@@ -8,10 +8,24 @@ use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
 use candle_core::Tensor;
 
-/// Channels and size of the stages that are timed on a CPU.
-const CPU_STAGES: [(usize, usize); 5] = [(32, 16), (64, 16), (128, 16), (128, 32), (256, 16)];
-/// The same on a GPU: SimCNN for CIFAR-10 in full size, and for ImageNet.
-const GPU_STAGES: [(usize, usize); 7] = [(128, 32), (256, 16), (64, 112), (128, 112), (256, 56), (512, 28), (512, 14)];
+/// Channels of input and output, and size, of the stages that are timed on a CPU.
+const CPU_STAGES: [(usize, usize, usize); 5] =
+    [(32, 32, 16), (64, 64, 16), (128, 128, 16), (128, 128, 32), (256, 256, 16)];
+/// The same on a GPU: SimCNN for CIFAR-10 in full size and for ImageNet, of which some are VGG-11's as well, and the rest
+/// of VGG-11.
+const GPU_STAGES: [(usize, usize, usize); 11] = [
+    (128, 128, 32),
+    (256, 256, 16),
+    (64, 64, 112),
+    (128, 128, 112),
+    (256, 256, 56),
+    (512, 512, 28),
+    (512, 512, 14),
+    (3, 64, 224),
+    (64, 128, 112),
+    (128, 256, 56),
+    (256, 512, 28),
+];
 const BATCH: usize = 128;
 const CLASSES: usize = 10;
 
@@ -26,32 +40,34 @@ const FROZEN: &str = "frozen block";
 /// When the device has no memory.
 pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
     let stages = if bench.device.is_cpu() { &CPU_STAGES[..] } else { &GPU_STAGES };
-    for &(channels, size) in stages {
-        let case = format!("{channels} channels, {size} x {size}, batch {BATCH}");
+    for &(inputs, channels, size) in stages {
+        let from = if inputs == channels { String::new() } else { format!("{inputs} -> ") };
+        let case = format!("{from}{channels} channels, {size} x {size}, batch {BATCH}");
         if !bench.wants_any(&STEPS, &case) && !bench.wants(FROZEN, &case) {
             continue;
         }
         let images = (BATCH as f64, "images/s");
-        let x = bench.maps(&[BATCH, size, size, channels], 1)?;
+        let x = bench.maps(&[BATCH, size, size, inputs], 1)?;
         let labels: Vec<u32> = (0..BATCH).map(|at| (at % CLASSES) as u32).collect();
         let labels = Tensor::from_vec(labels, BATCH, &bench.device)?;
         for (hidden, name) in STEPS.into_iter().enumerate() {
-            let network = network(bench, hidden + 1, channels, size)?;
+            let network = network(bench, hidden + 1, (inputs, channels), size)?;
             let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
             bench.measure((name, &case), images, None, || Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?))?;
         }
-        let block = network(bench, 1, channels, size)?.block.frozen()?;
+        let block = network(bench, 1, (inputs, channels), size)?.block.frozen()?;
         bench.measure((FROZEN, &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }
 
-/// A stage in the middle of SimCNN: as many channels out as in, an auxiliary classifier as wide.
-fn network(bench: &Bench<'_>, k: usize, channels: usize, size: usize) -> Result<StageNetwork> {
+/// A stage with an auxiliary classifier as wide as its block.
+fn network(bench: &Bench<'_>, k: usize, (inputs, channels): (usize, usize), size: usize) -> Result<StageNetwork> {
     let shape = Shape { channels, size };
+    let input = Shape { channels: inputs, size };
     let stage = Stage {
         number: 2,
-        block: Block { input: shape, output: shape, space_to_depth: false, batch_norm: true },
+        block: Block { input, output: shape, space_to_depth: false, batch_norm: true },
         auxiliary: Auxiliary { input: shape, convolutions: k - 1, width: channels, batch_norm: true },
         training: Pipeline::parse("bench", "bench", "[data]\nsource = \"builtin\"\n", &[])?.stages[0].training,
     };

@@ -108,6 +108,9 @@ pub(super) struct WorkArgs {
     pub set: Vec<String>,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster
+    #[arg(long)]
+    pub fast: bool,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,
@@ -336,6 +339,9 @@ pub(super) struct BenchArgs {
     /// How operations and steps store feature maps; bf16 takes a GPU
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
+    /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster
+    #[arg(long)]
+    pub fast: bool,
     /// What the random inputs of agreement are drawn from [default: the time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 /// `greedy predict IMAGE…`: every image gets its line, also after one that cannot be read.
 pub(super) fn predict(args: &PredictArgs, output: &mut Output) -> Result<()> {
-    let network = TrainedNetwork::open(&last_stage(&args.from)?, &device(&args.device.device)?)?;
+    let network = TrainedNetwork::open(&last_stage(&args.from)?, &device(&args.device.device, false)?)?;
     let mut results = Vec::new();
     let mut bad = 0;
     for path in &args.images {

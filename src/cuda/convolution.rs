@@ -44,6 +44,8 @@ pub(super) struct Convolutions {
     handle: sys::cudnnHandle_t,
     stream: Arc<CudaStream>,
     plans: HashMap<Shape, Plan>,
+    /// Whether gradients may have other bits at every run.
+    fast: bool,
 }
 
 // SAFETY: cuDNN lets any thread use a handle, one at a time; so do those who have this by `&mut`.
@@ -77,14 +79,20 @@ struct Candidate {
 }
 
 impl Convolutions {
-    /// Starts cuDNN on a stream.
-    pub fn new(stream: Arc<CudaStream>) -> Result<Self> {
+    /// Starts cuDNN on a stream. With `fast` gradients may have other bits at every run; what is computed forward, and
+    /// with it the features of a network, never has.
+    pub fn new(stream: Arc<CudaStream>, fast: bool) -> Result<Self> {
         stream.context().bind_to_thread().w()?;
         let handle = result::create_handle().map_err(|e| fault("cuDNN cannot be started", e))?;
         // SAFETY: both are alive.
         unsafe { result::set_stream(handle, stream.cu_stream().cast()) }
             .map_err(|e| fault("cuDNN has no stream", e))?;
-        Ok(Self { handle, stream, plans: HashMap::new() })
+        Ok(Self { handle, stream, plans: HashMap::new(), fast })
+    }
+
+    /// Whether gradients may have other bits at every run.
+    pub fn is_fast(&self) -> bool {
+        self.fast
     }
 
     /// Runs a convolution: from two tensors, in the order of [`Pass`], to the third.
@@ -101,7 +109,9 @@ impl Convolutions {
         self.stream.context().bind_to_thread().w()?;
         let plan = match self.plans.get(&shape) {
             Some(&plan) => plan,
-            None => *self.plans.entry(shape).or_insert(plan(self.handle, shape)?),
+            None => {
+                *self.plans.entry(shape).or_insert(plan(self.handle, shape, self.fast && shape.pass != Pass::Forward)?)
+            }
         };
         let memory = gpu.reserve(plan.workspace)?;
         let (space, bytes) = (pointer(gpu.pointer(&memory)), plan.workspace);
@@ -176,8 +186,8 @@ fn fault(what: &str, error: CudnnError) -> Error {
 }
 
 /// Describes a shape to cuDNN and chooses an algorithm: the fastest by its own judgement of those that give the same
-/// bits at every run.
-fn plan(handle: sys::cudnnHandle_t, shape: Shape) -> Result<Plan> {
+/// bits at every run, or of all.
+fn plan(handle: sys::cudnnHandle_t, shape: Shape, of_all: bool) -> Result<Plan> {
     let Shape { batch, height, width, weights: Weights { outputs, inputs, kernel }, padding, element, .. } = shape;
     let out = |size: usize| size + 2 * padding + 1 - kernel;
     let maps = tensor(element, [batch, inputs, height, width])?;
@@ -187,7 +197,7 @@ fn plan(handle: sys::cudnnHandle_t, shape: Shape) -> Result<Plan> {
     let mut plan = Plan { maps, sums, weights, convolution, algorithm: NONE, workspace: 0 };
     let candidates =
         candidates(handle, shape.pass, &plan).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?;
-    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && found.same_bits;
+    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && (of_all || found.same_bits);
     let Some(chosen) = candidates.iter().find(usable) else {
         bail!("cuDNN has no way of doing {shape:?} that gives the same bits at every run")
     };

@@ -23,20 +23,28 @@ pub(super) struct Engine {
 /// The GPUs that were opened.
 static ENGINES: OnceLock<Mutex<HashMap<DeviceId, Arc<Engine>>>> = OnceLock::new();
 
-/// Opens a GPU: one stream for all threads, so that everything happens in the order in which it is asked for.
+/// Opens a GPU: one stream for all threads, so that everything happens in the order in which it is asked for. With
+/// `fast` gradients may be computed in ways that do not give the same bits at every run.
 ///
 /// # Errors
 /// When there is no such GPU, no driver, no cuDNN, or the kernels cannot be compiled for it.
-pub(crate) fn open(number: usize) -> Result<Device> {
+pub(crate) fn open(number: usize, fast: bool) -> Result<Device> {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    super::libraries::open()?;
     let device = Device::new_cuda_with_stream(number)?;
     let own = device.as_cuda_device()?.clone();
     // SAFETY: there is one stream, on which memory is reserved, used and given back in order.
     unsafe { own.disable_event_tracking() };
     keep_memory(&own)?;
-    let convolutions = Mutex::new(Convolutions::new(own.cuda_stream())?);
+    let convolutions = Mutex::new(Convolutions::new(own.cuda_stream(), fast)?);
     let engine = Engine { kernels: compile(&own)?, device: own.clone(), convolutions };
     lock(engines()).insert(own.id(), Arc::new(engine));
     Ok(device)
+}
+
+/// Whether a device is a GPU that was [opened](open) as fast.
+pub(crate) fn is_fast(device: &Device) -> bool {
+    engine(device).is_ok_and(|engine| engine.convolutions().is_fast())
 }
 
 /// The engine of a device.

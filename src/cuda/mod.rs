@@ -14,6 +14,8 @@ pub(crate) mod emulator;
 mod engine;
 pub(crate) mod gpu;
 pub(crate) mod learning;
+#[cfg(all(feature = "cuda", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod libraries;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
 pub(crate) mod samples;
@@ -26,7 +28,7 @@ mod upload;
 #[cfg(feature = "cuda")]
 pub(crate) use batches::{cut, decode, encode, put, show};
 #[cfg(feature = "cuda")]
-pub(crate) use engine::{free_memory, open};
+pub(crate) use engine::{free_memory, is_fast, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
 #[cfg(feature = "cuda")]

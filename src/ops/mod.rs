@@ -55,15 +55,26 @@ pub use windows::{Windows, cut};
 
 use candle_core::{Device, Result, Tensor};
 
-/// Opens the NVIDIA GPU of a number, ready for these operations.
+/// Opens the NVIDIA GPU of a number, ready for these operations. With `fast` gradients may be computed in ways that do
+/// not give the same bits at every run, where these are faster.
 ///
 /// # Errors
 /// When there is none, its driver or cuDNN is missing, or this program was built without the feature `cuda`.
-pub fn open_gpu(number: usize) -> Result<Device> {
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn open_gpu(number: usize, fast: bool) -> Result<Device> {
     #[cfg(feature = "cuda")]
-    return crate::cuda::open(number);
+    return crate::cuda::open(number, fast);
     #[cfg(not(feature = "cuda"))]
     Device::new_cuda(number)
+}
+
+/// Whether a device was opened so that gradients may have other bits at every run.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn is_fast(device: &Device) -> bool {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::is_fast(device);
+    #[cfg(not(feature = "cuda"))]
+    false
 }
 
 /// \[batch, height, width, channels\] → \[batch, channels, height, width\], the order of files and of PyTorch.

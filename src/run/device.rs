@@ -4,19 +4,20 @@ use crate::error::{Error, Result};
 use crate::ops;
 use candle_core::Device;
 
-/// The device of a word: `auto`, `cpu`, `cuda` or `cuda:N`.
+/// The device of a word: `auto`, `cpu`, `cuda` or `cuda:N`. With `fast` a GPU may take ways of computing gradients that
+/// do not give the same bits at every run; a CPU has none.
 ///
 /// # Errors
 /// When the word is none of these, or the GPU that it names cannot be used.
-pub fn device(word: &str) -> Result<Device> {
+pub fn device(word: &str, fast: bool) -> Result<Device> {
     let number = match word.split_once(':') {
         None => Some(0),
         Some((_, number)) => number.parse().ok(),
     };
     match (word.split(':').next().unwrap_or_default(), number) {
-        ("auto", Some(0)) => Ok(ops::open_gpu(0).unwrap_or(Device::Cpu)),
+        ("auto", Some(0)) => Ok(ops::open_gpu(0, fast).unwrap_or(Device::Cpu)),
         ("cpu", Some(0)) => Ok(Device::Cpu),
-        ("cuda", Some(number)) => ops::open_gpu(number).map_err(|e| no_gpu(word, &e)),
+        ("cuda", Some(number)) => ops::open_gpu(number, fast).map_err(|e| no_gpu(word, &e)),
         _ => Err(Error::usage(format!("`{word}` is no device")).hint("devices are auto, cpu, cuda and cuda:N")),
     }
 }

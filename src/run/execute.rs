@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::features::{self, Renewal, Subset};
 use crate::images::ImageSet;
 use crate::network::{StageNetwork, save_bytes};
+use crate::ops;
 use crate::pipeline::{Manifest, Pipeline, Shape, Stage, Verdict};
 use crate::progress::Progress;
 use crate::room;
@@ -103,7 +104,12 @@ impl Work<'_> {
         };
         let made_on = MadeOn {
             version: env!("CARGO_PKG_VERSION").into(),
-            device: if self.device.is_cuda() { "cuda" } else { "cpu" }.into(),
+            device: match (self.device.is_cuda(), ops::is_fast(self.device)) {
+                (true, true) => "cuda with --fast",
+                (true, false) => "cuda",
+                (false, _) => "cpu",
+            }
+            .into(),
             threads: rayon::current_num_threads(),
         };
         Ok(Record::begin(self.pipeline, self.number, self.manifest, links, made_on))

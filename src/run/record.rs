@@ -102,7 +102,7 @@ impl ArrayRecord {
 pub struct MadeOn {
     /// The version of the program.
     pub version: String,
-    /// `cpu` or `cuda`.
+    /// `cpu`, `cuda` or `cuda with --fast`.
     pub device: String,
     /// Threads.
     pub threads: usize,

@@ -120,9 +120,10 @@ def counterpart(args, what, on):
     """What a row of greedy's table counts, and the same work in PyTorch."""
     inputs, outputs, size, batch = (int(number or 0) for number in CASE.search(on).groups())
     if what.startswith("training step"):
-        return batch, step(args, int(what[-1]), outputs, size, batch)
+        return batch, step(args, int(what[-1]), (inputs or outputs, outputs), size, batch)
     if what == "frozen block":
-        x, block = images(args, batch, outputs, size), nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU())
+        x = images(args, batch, inputs or outputs, size)
+        block = nn.Sequential(nn.Conv2d(inputs or outputs, outputs, 3, padding=1), nn.ReLU())
         block = compiled(args, block.to(args.device, DTYPES[args.dtype], memory_format=torch.channels_last))
         return batch, no_gradients(lambda: block(x))
     if not inputs:
@@ -160,17 +161,18 @@ def compiled(args, model):
     return torch.compile(model) if args.compile else model
 
 
-def unit(channels):
-    return [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
+def unit(inputs, channels):
+    return [nn.Conv2d(inputs, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()]
 
 
-def step(args, k, channels, size, batch):
-    """A training step of a stage in the middle of SimCNN."""
-    body = [layer for _ in range(k) for layer in unit(channels)]
+def step(args, k, sizes, size, batch):
+    """A training step of a stage with so many channels of input and output."""
+    inputs, channels = sizes
+    body = [layer for at in range(k) for layer in unit(channels if at else inputs, channels)]
     head = [nn.AvgPool2d(size // 2), nn.BatchNorm2d(channels), nn.Flatten(), nn.Linear(channels * 4, 10)]
     model = nn.Sequential(*body, *head).to(args.device, memory_format=torch.channels_last)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    x, labels = images(args, batch, channels, size), torch.arange(batch, device=args.device) % 10
+    x, labels = images(args, batch, inputs, size), torch.arange(batch, device=args.device) % 10
     forward = compiled(args, model)
     autocast = functools.partial(torch.autocast, args.device, torch.bfloat16, enabled=args.dtype == "bf16")
 
