@@ -1,27 +1,34 @@
-//! The feature cache: features written, samples read at random, batches decoded, and a whole extraction.
+//! The feature cache: features written, samples read at random, batches decoded, epochs trained, and a whole extraction.
 
+use super::steps::network;
 use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{
-    Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, decode, label_files, write_array, write_files,
+    Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, at_once, decode, label_files, write_array,
+    write_files,
 };
 use crate::images::ImageSet;
 use crate::network::{Block, Chain, FrozenBlock};
 use crate::pipeline::Pipeline;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
+use crate::training::{Sgd, step};
 use candle_core::DType;
 use rayon::prelude::*;
+use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Channels, size and number of the samples of a stage.
-const CASES: [(usize, usize, usize); 2] = [(64, 16, 4096), (512, 14, 512)];
+const CASES: [(usize, usize, usize); 2] = [(64, 16, 8192), (512, 14, 2048)];
 /// MiB of a shard: smaller than is usual, so that there are several.
-const SHARD_MIB: usize = 32;
+const SHARD_MIB: usize = 128;
 const BATCH: usize = 256;
+/// Samples of a training step, and steps of an epoch.
+const TRAINED: usize = 128;
+const STEPS: usize = 8;
 
 /// Times the cache in a folder of its own below `folder`, which is removed again.
 ///
@@ -50,6 +57,8 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let features = Reader::open(&Subset::Train.array(&second, "features"))?;
         writing(bench, &scratch.0, features.layout())?;
         reading(bench, &features, &input)?;
+        let memory = open(&second)?.remembering(u64::MAX)?;
+        epoch(bench, &input, &memory)?;
         extraction(bench, &pipeline, &input, &third)?;
     }
     Ok(())
@@ -68,12 +77,13 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| draw.bits() as u8).collect();
     let (plain, array) = (folder.join("plain"), folder.join("written"));
     let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
+    let count = at_once(&bench.device, layout.shape, layout.shape);
     let mut write = || {
         let written = write_array(&array, layout, &*Silent.start("", 0), |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
             ready.copy(&[])?;
             // As in extraction, samples are written while the ones after them are made.
-            for batch in samples.chunks(BATCH * layout.sample_bytes()) {
+            for batch in samples.chunks(count * layout.sample_bytes()) {
                 let (made, written) = rayon::join(|| next.copy(batch), || shard.append(&ready));
                 written.and(made)?;
                 std::mem::swap(&mut ready, &mut next);
@@ -108,6 +118,30 @@ fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<
     bench.measure(("random batches", &case), size, None, || {
         loader.for_each_batch(&order, BATCH, Draw::View(0), |_| Ok(()))
     })
+}
+
+/// An epoch of training on features that are streamed from shards in random order, beside one on those kept in memory.
+fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()> {
+    let draw = Draw::Epoch { stage: 3, epoch: 0 };
+    let shape = streamed.shape(draw);
+    let network = network(bench, 1, (shape.channels, shape.channels), shape.size)?;
+    let sgd = RefCell::new(Sgd::new(&network.variables(), 0.9, 5e-4)?);
+    let mut order = streamed.order(&mut Stream::new(Purpose::Bench, 1, (0, 0)));
+    order.truncate(TRAINED * STEPS);
+    let train = |input: &Loader| {
+        input.for_each_batch(&order, TRAINED, draw, |batch| {
+            // So slow that weights stay as they are, and with them the time that a step takes.
+            Ok(step(&network, &mut sgd.borrow_mut(), (&batch.x, &batch.labels), 1e-9).map(drop)?)
+        })
+    };
+    let case = format!("k = 1, {} channels, {} x {}, batch {TRAINED}", shape.channels, shape.size, shape.size);
+    let images = (order.len() as f64, "images/s");
+    bench.in_turn(
+        ("training epoch, streamed", &case),
+        images,
+        ("of one from memory", &mut || train(memory)),
+        (&|| Ok(()), &mut || train(streamed)),
+    )
 }
 
 /// Extraction from cached features, beside the bare forward pass.

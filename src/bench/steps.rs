@@ -62,7 +62,12 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
 }
 
 /// A stage with an auxiliary classifier as wide as its block.
-fn network(bench: &Bench<'_>, k: usize, (inputs, channels): (usize, usize), size: usize) -> Result<StageNetwork> {
+pub(super) fn network(
+    bench: &Bench<'_>,
+    k: usize,
+    (inputs, channels): (usize, usize),
+    size: usize,
+) -> Result<StageNetwork> {
     let shape = Shape { channels, size };
     let input = Shape { channels: inputs, size };
     let stage = Stage {

@@ -12,13 +12,16 @@ use crate::network::FrozenBlock;
 use crate::ops::on_host;
 use crate::pipeline::{Codec, Dtype, Features, Shape};
 use crate::progress::{Progress, Task};
+use candle_core::Device;
 use std::ops::Range;
 use std::path::Path;
 
 /// Samples that are run through the block at once at most. Results do not depend on it.
 const BATCH: usize = 256;
-/// Values of such a batch, in or out, at most: 64 MiB of f32, so that large feature maps take fewer samples at once.
-const BATCH_VALUES: usize = 1 << 24;
+/// Values of such a batch, in or out, at most, so that large feature maps take fewer samples at once: 8 MiB of f32 for each
+/// thread, which go to the disk while the next are made, and 64 MiB on a GPU.
+const THREAD_VALUES: usize = 1 << 21;
+const GPU_VALUES: usize = 1 << 24;
 
 /// Samples that scale and codec are chosen by at most.
 const FIRST: usize = 64;
@@ -70,7 +73,7 @@ impl Extraction<'_> {
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let at_once = BATCH.min(at_once(input.shape(draw), layout.shape));
+        let at_once = at_once(input.device(), input.shape(draw), layout.shape);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
@@ -133,7 +136,7 @@ impl Extraction<'_> {
             return Ok(plain);
         }
         let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));
-        let first = input.len().min(FIRST).min(at_once(input.shape(draw), layout.shape)) as u32;
+        let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(draw), layout.shape)) as u32;
         let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
         self.forward(&batch, |values| Form::find(self.stage, features, &layout, values))
     }
@@ -152,9 +155,10 @@ impl Extraction<'_> {
     }
 }
 
-/// Samples of these shapes, read and made, that fit into memory at once.
-fn at_once(read: Shape, made: Shape) -> usize {
-    (BATCH_VALUES / read.values().max(made.values())).max(1)
+/// Samples of these shapes, read and made, that a device takes at once.
+pub(crate) fn at_once(device: &Device, read: Shape, made: Shape) -> usize {
+    let values = if device.is_cpu() { THREAD_VALUES * rayon::current_num_threads() } else { GPU_VALUES };
+    (values / read.values().max(made.values())).clamp(1, BATCH)
 }
 
 /// How the samples of a subset are drawn for a view that is written.

@@ -29,6 +29,7 @@ pub use decoding::{Decoded, Redecoding, decode, note_skipped};
 pub use draw::Draw;
 pub use encoding::{Scale, decode_sample, encode_sample};
 pub use extraction::Extraction;
+pub(crate) use extraction::at_once;
 pub use form::PROBE_NAME as PROBE;
 pub use kept::NAME as KEPT;
 pub use loader::{Batch, Loader};

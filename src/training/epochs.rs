@@ -11,7 +11,7 @@ use crate::network::{StageNetwork, Variables};
 use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -223,12 +223,12 @@ fn describe(epoch: &Epoch) -> String {
 pub fn classify(network: &StageNetwork, samples: &Loader, at_once: usize, progress: &dyn Progress) -> Result<Vec<f32>> {
     let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
     let order: Vec<u32> = (0..samples.len() as u32).collect();
+    // They are brought to the host at the end: a GPU is not to stand still after each batch.
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        let found = rayon::scope(|_| auxiliary.forward(&block.forward(&batch.x)?))?;
-        logits.extend(found.flatten_all()?.to_vec1::<f32>()?);
+        logits.push(rayon::scope(|_| auxiliary.forward(&block.forward(&batch.x)?))?);
         Ok(())
     })?;
-    Ok(logits)
+    Ok(Tensor::cat(&logits, 0)?.flatten_all()?.to_vec1()?)
 }
