@@ -2,7 +2,7 @@
 
     tensorstore_read.py GREEDY FOLDER [--rounds 5] [--threads 2]
 
-Needs tensorstore and numpy. In FOLDER a small pipeline is run, whose first stage writes 4,096 samples of 32 KiB (f16, uncompressed,
+Needs tensorstore and numpy. In FOLDER a small pipeline is run, whose first stage writes 8,192 samples of 32 KiB (f16, uncompressed,
 CRC-32C); tensorstore reads each of them once a round, in random order, all at once, without a cache of its own. After each round
 `greedy bench` does the same with an array of the same shape, type and checksums that it writes itself. Both arrays lie in
 memory (the page cache). The medians are printed.
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore
 
-SAMPLES, BYTES = 4096, 64 * 16 * 16 * 2
+SAMPLES, BYTES = 8192, 64 * 16 * 16 * 2
 PIPELINE = f"""
 name = "read"
 [data]
@@ -34,7 +34,7 @@ k = 1
 epochs = 1
 learning_rate = 0.01
 [features]
-shard_mib = 32
+shard_mib = 128
 """
 
 
