@@ -2,7 +2,8 @@
 //! driver.
 //!
 //! The functions here have the names of those of the libraries, so that the linker asks for no library, and jump to where
-//! these were found. One that is missing here is linked as usual.
+//! these were found. They are hidden from the libraries themselves, which call each other. One that is missing here is
+//! linked as usual.
 
 use candle_core::{Error, Result};
 use libloading::Library;
@@ -41,10 +42,18 @@ macro_rules! libraries {
                 #[unsafe(no_mangle)]
                 unsafe extern "C" fn $function() {
                     #[cfg(target_arch = "x86_64")]
-                    core::arch::naked_asm!("jmp qword ptr [rip + {place}]", place = sym PLACE);
+                    core::arch::naked_asm!(
+                        concat!(".hidden ", stringify!($function)),
+                        "jmp qword ptr [rip + {place}]",
+                        place = sym PLACE
+                    );
                     #[cfg(target_arch = "aarch64")]
                     core::arch::naked_asm!(
-                        "adrp x16, {place}", "ldr x16, [x16, :lo12:{place}]", "br x16", place = sym PLACE
+                        concat!(".hidden ", stringify!($function)),
+                        "adrp x16, {place}",
+                        "ldr x16, [x16, :lo12:{place}]",
+                        "br x16",
+                        place = sym PLACE
                     );
                 }
             }
