@@ -2,8 +2,8 @@
 
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
+use super::places::{element, in_place, make, require, with_pointers};
 use super::samples::{self, Form, Samples, Shown};
-use super::tensors::{element, in_place, make, require, with_pointers};
 use candle_core::{DType, Result, Tensor, bail};
 
 /// The type of feature maps that a tensor type stands for.

@@ -18,6 +18,8 @@ pub(crate) mod learning;
 mod libraries;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
+#[cfg(feature = "cuda")]
+mod places;
 pub(crate) mod samples;
 #[cfg(feature = "cuda")]
 mod tensors;
