@@ -268,65 +268,44 @@ fn convolution(element: Element, padding: usize) -> Result<sys::cudnnConvolution
 /// What cuDNN proposes for a pass, best first.
 fn candidates(handle: sys::cudnnHandle_t, pass: Pass, plan: &Plan) -> std::result::Result<Vec<Candidate>, CudnnError> {
     let Plan { maps, sums, weights, convolution, .. } = *plan;
+    macro_rules! ask {
+        ($way:ident, $found:ident, $ask:ident, $($of:ident),+) => {
+            list(
+                Algorithm::$way,
+                |found: &sys::$found| (found.algo, found.status, found.determinism, found.mathType, found.memory),
+                |count, all| result::$ask(handle, $($of,)+ ALGORITHMS as c_int, count, all),
+            )
+        };
+    }
     // SAFETY: handle and descriptors are alive, and each list has room for as many results as are asked for.
     unsafe {
         match pass {
-            Pass::Forward => list(
-                Algorithm::Forward,
-                |found: &sys::cudnnConvolutionFwdAlgoPerf_t| {
-                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
-                },
-                |count, all| {
-                    let asked = ALGORITHMS as c_int;
-                    result::get_convolution_forward_algorithm(
-                        handle,
-                        maps,
-                        weights,
-                        convolution,
-                        sums,
-                        asked,
-                        count,
-                        all,
-                    )
-                },
+            Pass::Forward => ask!(
+                Forward,
+                cudnnConvolutionFwdAlgoPerf_t,
+                get_convolution_forward_algorithm,
+                maps,
+                weights,
+                convolution,
+                sums
             ),
-            Pass::Input => list(
-                Algorithm::Input,
-                |found: &sys::cudnnConvolutionBwdDataAlgoPerf_t| {
-                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
-                },
-                |count, all| {
-                    let asked = ALGORITHMS as c_int;
-                    result::get_convolution_backward_data_algorithm(
-                        handle,
-                        weights,
-                        sums,
-                        convolution,
-                        maps,
-                        asked,
-                        count,
-                        all,
-                    )
-                },
+            Pass::Input => ask!(
+                Input,
+                cudnnConvolutionBwdDataAlgoPerf_t,
+                get_convolution_backward_data_algorithm,
+                weights,
+                sums,
+                convolution,
+                maps
             ),
-            Pass::Weight => list(
-                Algorithm::Weight,
-                |found: &sys::cudnnConvolutionBwdFilterAlgoPerf_t| {
-                    (found.algo, found.status, found.determinism, found.mathType, found.memory)
-                },
-                |count, all| {
-                    let asked = ALGORITHMS as c_int;
-                    result::get_convolution_backward_filter_algorithm(
-                        handle,
-                        maps,
-                        sums,
-                        convolution,
-                        weights,
-                        asked,
-                        count,
-                        all,
-                    )
-                },
+            Pass::Weight => ask!(
+                Weight,
+                cudnnConvolutionBwdFilterAlgoPerf_t,
+                get_convolution_backward_filter_algorithm,
+                maps,
+                sums,
+                convolution,
+                weights
             ),
         }
     }
