@@ -48,12 +48,13 @@ pub(super) fn with_pointers<const N: usize, T>(
     f(pointers)
 }
 
-/// The same tensor with its values side by side, beginning where vectors may.
+/// The same tensor with its values side by side, beginning where vectors may. Numbers of slots and places are never read as
+/// vectors.
 fn in_order(tensor: &Tensor) -> Result<Tensor> {
     let first = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
-    match first.is_multiple_of(ALIGNED) {
+    match matches!(tensor.dtype(), DType::U32 | DType::I32) || first.is_multiple_of(ALIGNED) {
         true => tensor.contiguous(),
-        false => tensor.copy(),
+        false => tensor.force_contiguous(),
     }
 }
 
