@@ -57,7 +57,7 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let features = Reader::open(&Subset::Train.array(&second, "features"))?;
         writing(bench, &scratch.0, features.layout())?;
         reading(bench, &features, &input)?;
-        let memory = open(&second)?.remembering(u64::MAX)?;
+        let memory = open(&second)?.in_memory()?;
         epoch(bench, &input, &memory)?;
         extraction(bench, &pipeline, &input, &third)?;
     }

@@ -126,12 +126,19 @@ impl Loader {
     ///
     /// # Errors
     /// When there is no memory for the list of views.
-    pub fn remembering(mut self, memory: u64) -> Result<Self> {
+    pub fn remembering(self, memory: u64) -> Result<Self> {
         let layout = self.layout();
-        if layout.codec != Codec::None && layout.logical_bytes() <= memory {
-            let place = |layout: &Layout| Kept::in_memory(layout.views, layout.samples, layout.sample_bytes());
-            self.source.keep_in(place, true)?;
-        }
+        let pays = layout.codec != Codec::None && layout.logical_bytes() <= memory;
+        if pays { self.in_memory() } else { Ok(self) }
+    }
+
+    /// Keeps in memory what was read once.
+    ///
+    /// # Errors
+    /// When there is no memory for the list of views.
+    pub(crate) fn in_memory(mut self) -> Result<Self> {
+        let place = |layout: &Layout| Kept::in_memory(layout.views, layout.samples, layout.sample_bytes());
+        self.source.keep_in(place, true)?;
         Ok(self)
     }
 
