@@ -148,11 +148,12 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
 fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape(Draw::View(0));
-    let x = bench.noise(&[BATCH, shape.size, shape.size, shape.channels], 1)?;
+    let batch = at_once(&bench.device, shape, shape);
+    let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
     let images = (input.len() as f64, "images/s");
     let progress = bench.progress;
-    let rounds = input.len() / BATCH;
+    let rounds = input.len() / batch;
     let mut bare = || (0..rounds).try_for_each(|_| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?));
     let mut all = || write(progress, pipeline, &block, (input, to));
     bench.in_turn(
