@@ -1,6 +1,6 @@
 //! Frozen blocks that are run one after the other, on the fly.
 
-use super::frozen::FrozenBlock;
+use super::frozen::Frozen;
 use crate::pipeline::Shape;
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -9,14 +9,14 @@ const AT_ONCE: usize = 1 << 24;
 
 /// Frozen blocks between what is stored and what a network takes.
 pub struct Chain {
-    blocks: Vec<FrozenBlock>,
+    blocks: Vec<Frozen>,
     device: Device,
     dtype: DType,
 }
 
 impl Chain {
     /// Blocks in the order in which they are run, where, and on feature maps of which type.
-    pub fn new(blocks: Vec<FrozenBlock>, device: &Device, dtype: DType) -> Self {
+    pub fn new(blocks: Vec<Frozen>, device: &Device, dtype: DType) -> Self {
         Self { blocks, device: device.clone(), dtype }
     }
 

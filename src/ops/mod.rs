@@ -51,7 +51,7 @@ pub use dropout::dropout;
 pub use linear::{LinearGradients, linear, linear_gradients};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
-pub use pooling::{pool, pool_gradient, space_to_depth};
+pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
 pub use stored::{Form, Values, on_host, put};
 pub use uploads::{Uploads, free_memory};

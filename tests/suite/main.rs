@@ -6,6 +6,7 @@ mod flips;
 mod imports;
 mod interruption;
 mod kills;
+mod networks;
 mod operations;
 mod pipelines;
 mod planning;
