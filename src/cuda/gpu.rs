@@ -10,6 +10,7 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("pixels.cu"),
     include_str!("learning.cu"),
     include_str!("samples.cu"),
+    include_str!("dropout.cu"),
 );
 
 /// An address in the memory of the GPU.

@@ -8,6 +8,7 @@
 mod batches;
 #[cfg(feature = "cuda")]
 mod convolution;
+pub(crate) mod dropout;
 #[cfg(test)]
 pub(crate) mod emulator;
 #[cfg(feature = "cuda")]
@@ -30,6 +31,8 @@ mod upload;
 #[cfg(feature = "cuda")]
 pub(crate) use batches::{cut, decode, encode, put, show};
 #[cfg(feature = "cuda")]
+pub(crate) use dropout::Mask;
+#[cfg(feature = "cuda")]
 pub(crate) use engine::{free_memory, is_fast, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
@@ -38,8 +41,9 @@ pub(crate) use pixels::Windows;
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
-    Norm, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient, linear, max_pool,
-    max_pool_gradient, pool, pool_gradient, relu_gradient, space_to_depth, weight_gradient,
+    Norm, blend, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
+    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, relu,
+    relu_gradient, space_to_depth, weight_gradient,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use upload::Upload;

@@ -6,12 +6,15 @@ use super::{
     Activation, BatchNorm, BatchStatistics, Descent, Window, bias_relu_gradients, blend, cross_entropy, descend,
     max_pool, max_pool_gradient,
 };
+use super::{dropout, relu};
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
+use crate::cuda::dropout::Mask;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPlaces, Step, Weights};
 use crate::cuda::normalise::{self, Line, NormGradients};
 use crate::cuda::pixels::{self, Images, Windows};
+use crate::cuda::tiling::Maps;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 mod samples;
@@ -168,6 +171,36 @@ fn bias_and_relu_agree() {
                 let expected = y.broadcast_add(&bias).unwrap();
                 let expected = if relu { expected.relu().unwrap() } else { expected };
                 assert_close(&gpu.get(&memory[0], element, &shape), &expected, element, 1e-6, "bias");
+            }
+        }
+    }
+}
+
+#[test]
+fn relu_and_dropout_agree() {
+    for element in ELEMENTS {
+        for shape in [vec![3, 5], vec![2, 4, 3, 8], vec![4, 1000]] {
+            let x = noise(&shape, 1, element);
+            let maps =
+                Maps { pixels: x.elem_count() / shape[shape.len() - 1], channels: shape[shape.len() - 1], element };
+            let [found] = run([(&shape, element)], |gpu, [to]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { maps.relu(gpu, x, to) }
+            });
+            assert_close(&found, &relu(&x).unwrap(), Element::F32, 0.0, "ReLU");
+            let seeds: Vec<u64> = (0..shape[0] as u64).map(|at| (at << 40) + 17 * at + 5).collect();
+            let halves: Vec<u8> = seeds.iter().flat_map(|seed| seed.to_le_bytes()).collect();
+            let values = Maps { pixels: shape[0], channels: x.elem_count() / shape[0], element };
+            for rate in [0.0, 0.5, 0.9] {
+                let mask = Mask { threshold: (rate * 2f64.powi(32)) as u32, scale: 1.0 / (1.0 - rate) };
+                let [found] = run([(&shape, element)], |gpu, [to]| {
+                    let (_memory, [x]) = put(gpu, [(&x, element)]);
+                    let seeds = gpu.put_bytes(&halves);
+                    // SAFETY: memory of the sizes that are said.
+                    unsafe { values.dropout(gpu, [x, gpu.pointer(&seeds)], mask, to) }
+                });
+                assert_close(&found, &dropout(&x, rate, &seeds).unwrap(), element, 0.0, "dropout");
             }
         }
     }

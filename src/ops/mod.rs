@@ -18,19 +18,22 @@ macro_rules! on_gpu {
     };
 }
 
+mod axes;
+mod band;
 mod batch_norm;
 mod channels;
 mod convolution;
 mod cpu;
 mod crops;
 mod descent;
+mod direct;
+mod direct_gradient;
 mod dropout;
 #[cfg(test)]
 mod emulated;
 mod geometry;
 mod linear;
 mod loss;
-mod matrix;
 mod max_pooling;
 mod panels;
 mod pooling;
@@ -38,7 +41,6 @@ mod relu;
 mod stored;
 mod tiles;
 mod transforms;
-mod unfolding;
 mod uploads;
 mod window;
 mod winograd;
@@ -48,7 +50,7 @@ pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
-pub use linear::{LinearGradients, linear, linear_gradients};
+pub use linear::{LinearGradients, linear, linear_gradients, linear_input_gradient, linear_weight_gradient};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};

@@ -10,6 +10,7 @@ use pulp::Simd;
 /// # Errors
 /// When the device has no memory.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    on_gpu!(x, crate::cuda::relu(x));
     if !is_ours(x) {
         return x.relu();
     }
@@ -44,7 +45,8 @@ pub fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for a bias", grad.shape())
     }
     on_gpu!(grad, crate::cuda::channel_sums(grad));
-    if !is_ours(grad) {
+    // That of a linear layer has few values.
+    if !is_ours(grad) || grad.rank() == 2 {
         return grad.reshape(((), channels))?.sum(0);
     }
     let [sums] = with_values([grad], |[grad]| channel_sums(Same, [grad], channels, []))?;

@@ -16,4 +16,5 @@ mod staleness;
 mod training_step;
 mod verification;
 mod views;
+mod windows;
 mod zarr;
