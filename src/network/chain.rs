@@ -1,11 +1,8 @@
 //! Frozen blocks that are run one after the other, on the fly.
 
 use super::frozen::Frozen;
-use crate::pipeline::Shape;
+use crate::pipeline::{Shape, footprint};
 use candle_core::{DType, Device, Result, Tensor};
-
-/// Values that go through the blocks at once at most: 64 MiB of f32. Results do not depend on it.
-const AT_ONCE: usize = 1 << 24;
 
 /// Frozen blocks between what is stored and what a network takes.
 pub struct Chain {
@@ -59,7 +56,7 @@ impl Chain {
             *shape = block.output(*shape);
             Some(shape.values())
         });
-        let at_once = (AT_ONCE / shapes.fold(input.values(), usize::max).max(1)).max(1);
+        let at_once = footprint::chain_batch(shapes.fold(input.values(), usize::max));
         if count <= at_once {
             return self.run_at_once(x);
         }
