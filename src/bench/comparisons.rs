@@ -4,8 +4,9 @@ use super::Bench;
 use super::agreement::{Agreement, Comparison, is_spoilt};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Activation, BatchNorm, Descent, Form, MaxPool, Values, Windows, bias_relu_gradients, convolution, cross_entropy,
-    cut, descend, input_gradient, pool, pool_gradient, put, space_to_depth, to_nchw, to_nhwc, weight_gradient,
+    Activation, BatchNorm, Crops, Descent, Form, Values, Window, bias_relu_gradients, convolution, cross_entropy, cut,
+    descend, input_gradient, max_pool, max_pool_gradient, pool, pool_gradient, put, space_to_depth, to_nchw, to_nhwc,
+    weight_gradient,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -21,10 +22,12 @@ const USUAL: [(Sizes, usize); 6] = [
     ([4, 28, 28, 256], 256),
     ([4, 14, 14, 512], 512),
 ];
+/// The window of their convolutions.
+const USUAL_WINDOW: Window = Window::new(3, 1, 1);
 /// Feature maps of odd sizes that are drawn.
 const ODD: usize = 4;
-/// Kernels that no network of ours has, and their padding.
-const OTHER_KERNELS: [(usize, usize); 3] = [(1, 0), (3, 0), (5, 2)];
+/// Windows that no network of ours has.
+const OTHER_WINDOWS: [Window; 3] = [Window::new(1, 1, 0), Window::new(3, 1, 0), Window::new(5, 1, 2)];
 /// Distances of results from zero within which it is left open on which side they are: their gradients are not looked at.
 const OPEN: f64 = 1e-3;
 
@@ -45,20 +48,20 @@ pub fn agreement(
         let thread = thread.map_err(|e| Error::failed(format!("cannot start a thread: {e}")))?;
         let mut on = Comparison { bench, precision, thread, seed, drawn: 0, report };
         for (sizes, outputs) in USUAL {
-            convolutions(&mut on, sizes, outputs, (3, 1))?;
+            convolutions(&mut on, sizes, outputs, USUAL_WINDOW)?;
             maps(&mut on, sizes)?;
         }
         for _ in 0..ODD {
             let (sizes, outputs) = odd(&mut on);
-            convolutions(&mut on, sizes, outputs, (3, 1))?;
+            convolutions(&mut on, sizes, outputs, USUAL_WINDOW)?;
             maps(&mut on, sizes)?;
             samples(&mut on, sizes)?;
         }
         samples(&mut on, [64, 16, 16, 128])?;
-        convolutions(&mut on, [1, 1, 1, 3], 5, (3, 1))?;
-        for kernel in OTHER_KERNELS {
+        convolutions(&mut on, [1, 1, 1, 3], 5, USUAL_WINDOW)?;
+        for window in OTHER_WINDOWS {
             let (sizes, outputs) = odd(&mut on);
-            convolutions(&mut on, sizes, outputs, kernel)?;
+            convolutions(&mut on, sizes, outputs, window)?;
         }
         for (batch, classes) in [(128, 10), (64, 1000), (3, 2), (1, 7)] {
             losses(&mut on, batch, classes)?;
@@ -77,30 +80,28 @@ fn odd(on: &mut Comparison<'_, '_>) -> (Sizes, usize) {
     ([between(1, 5), between(5, 20), between(5, 20), between(1, 70)], between(1, 70))
 }
 
-fn convolutions(
-    on: &mut Comparison<'_, '_>,
-    sizes: Sizes,
-    outputs: usize,
-    (kernel, padding): (usize, usize),
-) -> Result<()> {
-    let [batch, height, width, inputs] = sizes;
+fn convolutions(on: &mut Comparison<'_, '_>, sizes: Sizes, outputs: usize, window: Window) -> Result<()> {
+    let ([batch, height, width, inputs], Window { kernel, .. }) = (sizes, window);
     let case = format!("{inputs} -> {outputs} channels, {height} x {width}, batch {batch}, kernel {kernel}");
+    let window_of = |size: usize| window.output(size).unwrap_or(0);
     let x = on.maps(&sizes)?;
     let share = 1.0 / (inputs as f64 * 9.0).sqrt();
     let w = (on.noise(&[outputs, inputs, kernel, kernel])? * share)?;
     let bias = on.noise(&[outputs])?;
     on.compare(["convolution"], &case, ([&x], [&w]), |[x], [w]| {
-        Ok([convolution(x, w, None, padding, Activation::Identity)?])
+        Ok([convolution(x, w, None, window, Activation::Identity)?])
     })?;
     on.compare(["convolution + bias + ReLU"], &case, ([&x], [&w, &bias]), |[x], [w, bias]| {
-        Ok([convolution(x, w, Some(bias), padding, Activation::Relu)?])
+        Ok([convolution(x, w, Some(bias), window, Activation::Relu)?])
     })?;
-    let grad = on.maps(&[batch, height + 2 * padding + 1 - kernel, width + 2 * padding + 1 - kernel, outputs])?;
+    let grad = on.maps(&[batch, window_of(height), window_of(width), outputs])?;
     // Whatever type it comes in at last, its sums are rounded as feature maps are.
     on.compare(["weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
-        Ok([weight_gradient(x, grad, kernel, padding)?.to_dtype(x.dtype())?])
+        Ok([weight_gradient(x, grad, window)?.to_dtype(x.dtype())?])
     })?;
-    on.compare(["input gradient"], &case, ([&grad], [&w]), |[grad], [w]| Ok([input_gradient(w, grad, padding)?]))
+    on.compare(["input gradient"], &case, ([&grad], [&w]), |[grad], [w]| {
+        Ok([input_gradient(w, grad, window, (height, width))?])
+    })
 }
 
 /// All that is done to feature maps besides convolving them.
@@ -126,8 +127,8 @@ fn maps(on: &mut Comparison<'_, '_>, sizes: Sizes) -> Result<()> {
     on.compare(["average pooling, gradient"], &case, ([], [&pooled]), |[], [grad]| {
         Ok([pool_gradient(grad, (height, width), grad.dtype())?])
     })?;
-    for (side, stride) in [(2, 2), (3, 2)] {
-        max_pooling(on, sizes, &x, MaxPool { side, stride })?;
+    for (kernel, stride) in [(2, 2), (3, 2)] {
+        max_pooling(on, sizes, &x, Window::new(kernel, stride, 0))?;
     }
     on.compare(["channels first"], &case, ([&x], []), |[x], []| Ok([to_nchw(x)?]))?;
     on.compare(["channels last"], &case, ([&x], []), |[x], []| Ok([to_nhwc(x)?]))?;
@@ -171,13 +172,15 @@ fn batch_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation:
     })
 }
 
-fn max_pooling(on: &mut Comparison<'_, '_>, sizes: Sizes, x: &Tensor, windows: MaxPool) -> Result<()> {
+fn max_pooling(on: &mut Comparison<'_, '_>, sizes: Sizes, x: &Tensor, window: Window) -> Result<()> {
     let [batch, height, width, channels] = sizes;
-    let MaxPool { side, stride } = windows;
-    let case = format!("{channels} channels, {height} x {width}, batch {batch}, {side} x {side} every {stride}");
-    on.compare(["max pooling"], &case, ([x], []), |[x], []| Ok([windows.forward(x)?]))?;
-    let grad = on.maps(&[batch, (height - side) / stride + 1, (width - side) / stride + 1, channels])?;
-    on.compare(["max pooling, gradient"], &case, ([x, &grad], []), |[x, grad], []| Ok([windows.gradient(x, grad)?]))
+    let Window { kernel, stride, .. } = window;
+    let case = format!("{channels} channels, {height} x {width}, batch {batch}, {kernel} x {kernel} every {stride}");
+    on.compare(["max pooling"], &case, ([x], []), |[x], []| Ok([max_pool(x, window)?]))?;
+    let grad = on.maps(&[batch, window.output(height).unwrap_or(0), window.output(width).unwrap_or(0), channels])?;
+    on.compare(["max pooling, gradient"], &case, ([x, &grad], []), |[x, grad], []| {
+        Ok([max_pool_gradient(x, grad, window)?])
+    })
 }
 
 /// Samples as they are stored: feature maps of every type, and images.
@@ -187,7 +190,7 @@ fn samples(on: &mut Comparison<'_, '_>, [batch, size, _, channels]: Sizes) -> Re
             stored(on, &Form { values, planes, size, channels }, batch)?;
         }
     }
-    windows(on, (batch, channels.min(4)), size)?;
+    crops(on, (batch, channels.min(4)), size)?;
     let x = on.maps(&[batch, size, size, channels])?;
     let mut draw = on.draw();
     let places: Vec<u32> = (0..2 * batch).map(|_| draw.below(size as u64 / 2 + 1) as u32).collect();
@@ -226,7 +229,7 @@ fn stored(on: &mut Comparison<'_, '_>, form: &Form, batch: usize) -> Result<()> 
     })
 }
 
-fn windows(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: usize) -> Result<()> {
+fn crops(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: usize) -> Result<()> {
     let mut draw = on.draw();
     let images: Vec<u8> = (0..2 * batch * channels * side * side).map(|_| draw.bits() as u8).collect();
     let images = Tensor::from_vec(images, (2 * batch, channels * side * side), &Device::Cpu)?;
@@ -237,11 +240,11 @@ fn windows(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side:
     let wanted = on.maps(&[1])?;
     let case = format!("{channels} channels, {side} x {side}, batch {batch}");
     on.compare(
-        ["windows of images"],
+        ["crops of images"],
         &case,
         ([&wanted], [&images, &slots, &places, &table]),
         |[wanted], [images, slots, places, table]| {
-            Ok([Windows { places, size: side, table }.show(images, slots, wanted.dtype())?])
+            Ok([Crops { places, size: side, table }.show(images, slots, wanted.dtype())?])
         },
     )
 }

@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::error::Result;
-use crate::ops::{Activation, BatchNorm, convolution, input_gradient, pool, space_to_depth, weight_gradient};
+use crate::ops::{Activation, BatchNorm, Window, convolution, input_gradient, pool, space_to_depth, weight_gradient};
 use candle_core::Tensor;
 
 /// Channels in, channels out, and height and width of the feature maps.
@@ -64,6 +64,7 @@ const GPU: Scale = Scale {
 /// A measured rate that others stand beside, and what it is called.
 type Peak = Option<(f64, &'static str)>;
 
+const WINDOW: Window = Window::new(3, 1, 1);
 const CONVOLUTIONS: [&str; 3] = ["convolution", "weight gradient", "input gradient"];
 const MEMORY_BOUND: [&str; 4] = ["batch norm + ReLU", "batch norm gradients", "average pooling", "space-to-depth"];
 
@@ -121,11 +122,11 @@ fn convolutions(bench: &mut Bench<'_>, scale: &Scale, (inputs, outputs, size): S
     let (unit, name) = scale.operations;
     let work = ((2 * batch * size * size * inputs * outputs * 9) as f64 / unit, name);
     let [convolution_name, weight_name, input_name] = CONVOLUTIONS;
-    let forward = || Ok(convolution(&x, &w, None, 1, Activation::Identity).map(drop)?);
+    let forward = || Ok(convolution(&x, &w, None, WINDOW, Activation::Identity).map(drop)?);
     bench.measure((convolution_name, &case), work, peak, forward)?;
-    let gradient = || Ok(weight_gradient(&x, &grad, 3, 1).map(drop)?);
+    let gradient = || Ok(weight_gradient(&x, &grad, WINDOW).map(drop)?);
     bench.measure((weight_name, &case), work, peak, gradient)?;
-    bench.measure((input_name, &case), work, peak, || Ok(input_gradient(&w, &grad, 1).map(drop)?))
+    bench.measure((input_name, &case), work, peak, || Ok(input_gradient(&w, &grad, WINDOW, (size, size)).map(drop)?))
 }
 
 /// Operations that read and write more than they compute: GB/s of the feature maps that they must touch.

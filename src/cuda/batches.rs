@@ -62,7 +62,7 @@ pub(crate) fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<
     })
 }
 
-/// As [`ops::Windows::show`], for images of so many rows and columns.
+/// As [`ops::Crops::show`], for images of so many rows and columns.
 pub(crate) fn show(
     (images, slots): (&Tensor, &Tensor),
     (places, table): (&Tensor, &Tensor),

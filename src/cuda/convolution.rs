@@ -27,7 +27,7 @@ pub(super) enum Pass {
     Weight,
 }
 
-/// A convolution with stride 1: what an algorithm is chosen for.
+/// A convolution: what an algorithm is chosen for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Shape {
     pub pass: Pass,
@@ -35,6 +35,7 @@ pub(super) struct Shape {
     pub height: usize,
     pub width: usize,
     pub weights: Weights,
+    pub stride: usize,
     pub padding: usize,
     pub element: Element,
 }
@@ -188,12 +189,13 @@ fn fault(what: &str, error: CudnnError) -> Error {
 /// Describes a shape to cuDNN and chooses an algorithm: the fastest by its own judgement of those that give the same
 /// bits at every run, or of all.
 fn plan(handle: sys::cudnnHandle_t, shape: Shape, of_all: bool) -> Result<Plan> {
-    let Shape { batch, height, width, weights: Weights { outputs, inputs, kernel }, padding, element, .. } = shape;
-    let out = |size: usize| size + 2 * padding + 1 - kernel;
+    let Shape { batch, height, width, weights, stride, padding, element, .. } = shape;
+    let Weights { outputs, inputs, kernel } = weights;
+    let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
     let maps = tensor(element, [batch, inputs, height, width])?;
     let sums = tensor(element, [batch, outputs, out(height), out(width)])?;
     let weights = filter(element, [outputs, inputs, kernel, kernel])?;
-    let convolution = convolution(element, padding)?;
+    let convolution = convolution(element, stride, padding)?;
     let mut plan = Plan { maps, sums, weights, convolution, algorithm: NONE, workspace: 0 };
     let candidates =
         candidates(handle, shape.pass, &plan).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?;
@@ -247,8 +249,8 @@ fn filter(element: Element, of: [usize; 4]) -> Result<sys::cudnnFilterDescriptor
 }
 
 /// bf16 is multiplied on tensor cores, f32 without rounding to fewer bits first; sums are f32.
-fn convolution(element: Element, padding: usize) -> Result<sys::cudnnConvolutionDescriptor_t> {
-    let [padding, ..] = sizes([padding; 4])?;
+fn convolution(element: Element, stride: usize, padding: usize) -> Result<sys::cudnnConvolutionDescriptor_t> {
+    let [stride, padding, ..] = sizes([stride, padding, 0, 0])?;
     let (mode, sums) = (sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION, sys::cudnnDataType_t::CUDNN_DATA_FLOAT);
     let math = match element {
         Element::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
@@ -257,7 +259,7 @@ fn convolution(element: Element, padding: usize) -> Result<sys::cudnnConvolution
     let made = result::create_convolution_descriptor().and_then(|made| {
         // SAFETY: it was just made.
         unsafe {
-            result::set_convolution2d_descriptor(made, padding, padding, 1, 1, 1, 1, mode, sums)?;
+            result::set_convolution2d_descriptor(made, padding, padding, stride, stride, 1, 1, mode, sums)?;
             result::set_convolution_math_type(made, math)?;
         }
         Ok(made)

@@ -38,8 +38,8 @@ pub(crate) use pixels::Windows;
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
-    Norm, bias_relu_gradients, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient,
-    linear, max_pool, max_pool_gradient, pool, pool_gradient, space_to_depth, weight_gradient,
+    Norm, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient, linear, max_pool,
+    max_pool_gradient, pool, pool_gradient, relu_gradient, space_to_depth, weight_gradient,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use upload::Upload;

@@ -58,20 +58,22 @@ __device__ inline void space_to_depth(const T *x, T *y, unsigned count, unsigned
     y[at] = x[((Offset)(2 * row + down) * width + 2 * column + right) * channels + channel];
 }
 
-// Windows of max pooling without padding.
+// Windows of max pooling. What lies outside the image counts for nothing.
 struct Windows {
-    unsigned height, width, channels, side, stride, rows, columns;
+    unsigned height, width, channels, side, stride, padding, rows, columns;
 };
 
 // The place of the largest value of a window: the first of equal ones, the last that is not a number.
 template <class T> __device__ inline Offset largest(const T *x, const Windows &w, unsigned image, unsigned row, unsigned column, unsigned channel) {
-    Offset first = (((Offset)image * w.height + row * w.stride) * w.width + column * w.stride) * w.channels + channel;
-    Offset best = first;
-    for (unsigned at = 1; at < w.side * w.side; at++) {
-        Offset place = first + ((Offset)(at / w.side) * w.width + at % w.side) * w.channels;
-        float value = to_float(x[place]);
-        if (value > to_float(x[best]) || value != value) best = place;
-    }
+    unsigned top = max(row * w.stride, w.padding) - w.padding, bottom = min(row * w.stride + w.side - w.padding, w.height);
+    unsigned left = max(column * w.stride, w.padding) - w.padding, right = min(column * w.stride + w.side - w.padding, w.width);
+    Offset best = (((Offset)image * w.height + top) * w.width + left) * w.channels + channel;
+    for (unsigned y_at = top; y_at < bottom; y_at++)
+        for (unsigned x_at = left; x_at < right; x_at++) {
+            Offset place = (((Offset)image * w.height + y_at) * w.width + x_at) * w.channels + channel;
+            float value = to_float(x[place]);
+            if (value > to_float(x[best]) || value != value) best = place;
+        }
     return best;
 }
 
@@ -89,6 +91,7 @@ template <class T> __device__ inline void max_pool_gradient(const T *x, const T 
     if (at >= count) return;
     unsigned channel = at % w.channels, x_at = at / w.channels % w.width;
     unsigned y_at = at / w.channels / w.width % w.height, image = at / w.channels / w.width / w.height;
+    y_at += w.padding, x_at += w.padding;
     float sum = 0.f;
     unsigned top = y_at < w.side ? 0 : (y_at - w.side) / w.stride + 1, left = x_at < w.side ? 0 : (x_at - w.side) / w.stride + 1;
     for (unsigned row = top; row < w.rows && row * w.stride <= y_at; row++)
@@ -127,12 +130,12 @@ POOL(Bf16, bf16, 8)
            (space_to_depth<T>(x, y, count, width, channels))) \
     KERNEL(max_pool_##type, \
            (const T *x, T *y, unsigned count, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned stride, \
-            unsigned rows, unsigned columns), \
-           (max_pool<T>(x, y, count, Windows{height, width, channels, side, stride, rows, columns}))) \
+            unsigned padding, unsigned rows, unsigned columns), \
+           (max_pool<T>(x, y, count, Windows{height, width, channels, side, stride, padding, rows, columns}))) \
     KERNEL(max_pool_gradient_##type, \
            (const T *x, const T *grad, T *out, unsigned count, unsigned height, unsigned width, unsigned channels, unsigned side, \
-            unsigned stride, unsigned rows, unsigned columns), \
-           (max_pool_gradient<T>(x, grad, out, count, Windows{height, width, channels, side, stride, rows, columns}))) \
+            unsigned stride, unsigned padding, unsigned rows, unsigned columns), \
+           (max_pool_gradient<T>(x, grad, out, count, Windows{height, width, channels, side, stride, padding, rows, columns}))) \
     KERNEL(exchange_##type, (const T *x, T *y, unsigned count, unsigned a, unsigned b), (exchange<T>(x, y, count, a, b)))
 
 PIXELS(float, f32)

@@ -19,13 +19,15 @@ pub(crate) struct Images {
     pub element: Element,
 }
 
-/// Square windows of max pooling, and how many there are in an image.
+/// Square windows of convolutions and max pooling, and how many there are in an image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Windows {
     /// Pixels along a side.
     pub side: usize,
     /// Pixels between neighbouring windows.
     pub stride: usize,
+    /// Pixels that are added to the image on each side.
+    pub padding: usize,
     /// Windows above each other.
     pub rows: usize,
     /// Windows side by side.
@@ -115,8 +117,8 @@ impl Images {
     }
 
     fn windows(&self, windows: Windows) -> Result<Vec<Argument>> {
-        let Windows { side, stride, rows, columns } = windows;
-        [self.height, self.width, self.channels, side, stride, rows, columns].into_iter().map(count).collect()
+        let Windows { side, stride, padding, rows, columns } = windows;
+        [self.height, self.width, self.channels, side, stride, padding, rows, columns].into_iter().map(count).collect()
     }
 }
 

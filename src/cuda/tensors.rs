@@ -28,15 +28,14 @@ pub(crate) fn convolution(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    padding: usize,
+    windows: Windows,
     relu: bool,
 ) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let (images, weights) = (images(x)?, weights(weight)?);
-    let out = |size: usize| size + 2 * padding + 1 - weights.kernel;
-    let dims = (images.batch, out(images.height), out(images.width), weights.outputs);
+    let dims = (images.batch, windows.rows, windows.columns, weights.outputs);
     let packed = pack(&engine, weight, weights, images.element)?;
-    let shape = convolved(Pass::Forward, images, weights, padding);
+    let shape = convolved(Pass::Forward, images, weights, windows);
     let y = make(&engine, dims, images.element, |to| {
         // SAFETY: tensors of the shapes that were described.
         with_pointers(&engine, [x, &packed], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
@@ -57,17 +56,17 @@ fn finish(engine: &Engine, y: &Tensor, bias: &Tensor, relu: bool) -> Result<()> 
 }
 
 /// As [`ops::weight_gradient`].
-pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize) -> Result<Tensor> {
+pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
     require([grad], x.dtype())?;
-    let weights = Weights { outputs: grad.dim(3)?, inputs: images.channels, kernel };
-    let shape = convolved(Pass::Weight, images, weights, padding);
+    let weights = Weights { outputs: grad.dim(3)?, inputs: images.channels, kernel: windows.side };
+    let shape = convolved(Pass::Weight, images, weights, windows);
     let packed = make(&engine, weights.values(), images.element, |to| {
         // SAFETY: tensors of the shapes that were described.
         with_pointers(&engine, [x, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
     })?;
-    make(&engine, (weights.outputs, weights.inputs, kernel, kernel), Element::F32, |to| {
+    make(&engine, weights.dims(), Element::F32, |to| {
         // SAFETY: both have as many values as the weights.
         with_pointers(&engine, [&packed], |[from]| unsafe { weights.unpack(&*engine, from, images.element, to) })
     })
@@ -77,14 +76,14 @@ pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding:
 pub(crate) fn input_gradient(
     weight: &Tensor,
     grad: &Tensor,
-    padding: usize,
+    windows: Windows,
     (height, width): (usize, usize),
 ) -> Result<Tensor> {
     let engine = engine(grad.device())?;
     let weights = weights(weight)?;
     let of = Images { height, width, channels: weights.inputs, ..images(grad)? };
     let packed = pack(&engine, weight, weights, of.element)?;
-    let shape = convolved(Pass::Input, of, weights, padding);
+    let shape = convolved(Pass::Input, of, weights, windows);
     make(&engine, (of.batch, height, width, of.channels), of.element, |to| {
         // SAFETY: tensors of the shapes that were described.
         with_pointers(&engine, [&packed, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
@@ -96,9 +95,9 @@ fn weights(weight: &Tensor) -> Result<Weights> {
     Ok(Weights { outputs, inputs, kernel })
 }
 
-fn convolved(pass: Pass, images: Images, weights: Weights, padding: usize) -> Shape {
+fn convolved(pass: Pass, images: Images, weights: Weights, Windows { stride, padding, .. }: Windows) -> Shape {
     let Images { batch, height, width, element, .. } = images;
-    Shape { pass, batch, height, width, weights, padding, element }
+    Shape { pass, batch, height, width, weights, stride, padding, element }
 }
 
 /// Weights in the order and the type in which convolutions read them.
@@ -167,17 +166,15 @@ impl Norm<'_> {
     }
 }
 
-/// As [`ops::bias_relu_gradients`].
-pub(crate) fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
+/// As [`ops::relu_gradient`].
+pub(crate) fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let engine = engine(y.device())?;
     let maps = maps(y)?;
     require([grad], y.dtype())?;
-    let passed = make(&engine, y.shape(), maps.element, |to| {
+    make(&engine, y.shape(), maps.element, |to| {
         // SAFETY: all have as many values as the maps.
         with_pointers(&engine, [y, grad], |[y, grad]| unsafe { maps.relu_gradient(&*engine, y, grad, to) })
-    })?;
-    let bias = channel_sums(&passed)?;
-    Ok((passed, bias))
+    })
 }
 
 /// The sums of `x` \[…, channels\] over all but the channels, in f32.
@@ -231,7 +228,7 @@ pub(crate) fn space_to_depth(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// As [`ops::MaxPool::forward`].
+/// As [`ops::max_pool`].
 pub(crate) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;
@@ -241,7 +238,7 @@ pub(crate) fn max_pool(x: &Tensor, windows: Windows) -> Result<Tensor> {
     })
 }
 
-/// As [`ops::MaxPool::gradient`].
+/// As [`ops::max_pool_gradient`].
 pub(crate) fn max_pool_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let images = images(x)?;

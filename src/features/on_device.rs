@@ -6,7 +6,7 @@ use super::kept::Slots;
 use super::samples::Samples;
 use crate::error::{Error, Result};
 use crate::images::Window;
-use crate::ops::{Form, Uploads, Values, Windows, put};
+use crate::ops::{Crops, Form, Uploads, Values, put};
 use crate::pipeline::{Dtype, Shape};
 use candle_core::{DType, Device, Tensor};
 
@@ -52,7 +52,7 @@ impl OnDevice {
         Ok(match (&self.what, windows) {
             (What::Features(form), _) => form.decode(stored, slots, self.dtype)?,
             (What::Images(table), Some(places)) => {
-                Windows { places, size: shape.size, table }.show(stored, slots, self.dtype)?
+                Crops { places, size: shape.size, table }.show(stored, slots, self.dtype)?
             }
             (What::Images(_), None) => return Err(Error::failed("no windows of the images were drawn")),
         })

@@ -1,5 +1,6 @@
 //! Blocks and classifiers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
 
+use super::layer::WINDOW;
 use crate::ops::{Activation, convolution, pool, space_to_depth, to_nchw};
 use crate::pipeline::{POOLED, Shape};
 use candle_core::{Result, Tensor};
@@ -16,7 +17,7 @@ impl FrozenUnit {
     }
 
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        convolution(x, &self.weight, Some(&self.bias), 1, Activation::Relu)
+        convolution(x, &self.weight, Some(&self.bias), WINDOW, Activation::Relu)
     }
 }
 

@@ -7,13 +7,15 @@ use super::frozen::FrozenUnit;
 use super::gradients::Gradients;
 use super::weights::{Role, Variables};
 use crate::ops::{
-    self, Activation, BatchStatistics, bias_relu_gradients, convolution, input_gradient, weight_gradient,
+    self, Activation, BatchStatistics, Window, bias_relu_gradients, convolution, input_gradient, weight_gradient,
 };
 use crate::random::Stream;
 use candle_core::{Device, Result, Tensor, Var};
 
 /// Added to variances, as in PyTorch.
 const EPSILON: f64 = 1e-5;
+/// The window of every convolution.
+pub(super) const WINDOW: Window = Window::new(3, 1, 1);
 /// The share of a batch's statistics in the running ones, as in PyTorch.
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
@@ -126,12 +128,12 @@ impl ConvolutionUnit {
     pub fn train(&self, x: &Tensor) -> Result<(Tensor, UnitPass)> {
         let (y, after) = match &self.after {
             After::Norm(norm) => {
-                let sums = convolution(x, &self.weight, None, 1, Activation::Identity)?;
+                let sums = convolution(x, &self.weight, None, WINDOW, Activation::Identity)?;
                 let (y, pass) = norm.train(sums, Activation::Relu)?;
                 (y, AfterPass::Norm(pass))
             }
             After::Bias(bias) => {
-                let y = convolution(x, &self.weight, Some(bias), 1, Activation::Relu)?;
+                let y = convolution(x, &self.weight, Some(bias), WINDOW, Activation::Relu)?;
                 (y.clone(), AfterPass::Bias(y))
             }
         };
@@ -155,10 +157,13 @@ impl ConvolutionUnit {
             }
             _ => candle_core::bail!("the pass is not one of this layer"),
         };
-        out.add(&self.weight, weight_gradient(&pass.x, &sums_grad, 3, 1)?);
+        out.add(&self.weight, weight_gradient(&pass.x, &sums_grad, WINDOW)?);
         match input {
             Input::Constant => Ok(None),
-            Input::Computed => input_gradient(&self.weight, &sums_grad, 1).map(Some),
+            Input::Computed => {
+                let (_, height, width, _) = pass.x.dims4()?;
+                input_gradient(&self.weight, &sums_grad, WINDOW, (height, width)).map(Some)
+            }
         }
     }
 

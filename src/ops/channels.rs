@@ -42,6 +42,17 @@ pub(super) fn channel_map<T: Terms<N, C, 1>, const N: usize, const C: usize>(
     unsafe { build_unset(&equal_parts(arrays[0].len() / channels.max(1) * channels, length), map) }
 }
 
+/// The same for functions that know no channels, of arrays of any shape.
+pub(super) fn value_map<T: Terms<N, 0, 1>, const N: usize>(_: T, arrays: [&[f32]; N]) -> Vec<f32> {
+    let map = |at: usize, out: &mut [MaybeUninit<f32>]| {
+        let arrays = arrays.map(|array| &array[at * PART..][..out.len()]);
+        let channels = out.len();
+        Arch::new().dispatch(Mapped::<T, N, 0> { arrays, channels, constants: [], out, terms: PhantomData });
+    };
+    // SAFETY: all values of a part are written.
+    unsafe { build_unset(&equal_parts(arrays[0].len(), PART), map) }
+}
+
 /// Values of a part: whole pixels.
 fn part_length(channels: usize) -> usize {
     (PART / channels.max(1)).max(1) * channels

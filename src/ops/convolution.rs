@@ -1,8 +1,9 @@
-//! 2-d convolution with stride 1 and zero padding, with bias and ReLU in the same pass, and its gradients.
+//! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
 use super::cpu::{is_ours, with_values};
 use super::geometry::{Finish, Images};
 use super::unfolding::Unfolding;
+use super::window::Window;
 use super::winograd::{self, Kernels};
 use super::{to_nchw, to_nhwc};
 use candle_core::{Result, Tensor, Var, bail};
@@ -16,6 +17,9 @@ pub enum Activation {
     Relu,
 }
 
+/// Windows for which there is a faster way than unfolding.
+const TILED: Window = Window::new(3, 1, 1);
+
 /// Convolves `x` \[batch, height, width, inputs\] with `weight` \[outputs, inputs, kernel, kernel\], adds `bias`
 /// \[outputs\] where there is one, and applies the activation: \[batch, height', width', outputs\].
 ///
@@ -25,26 +29,26 @@ pub fn convolution(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    padding: usize,
+    window: Window,
     activation: Activation,
 ) -> Result<Tensor> {
-    let sizes = sizes(x, weight.dims4()?, padding)?;
+    let sizes = sizes(x.dims4()?, weight.dims4()?, window)?;
     if let Some(found) = bias.filter(|bias| bias.dims() != [sizes.outputs]) {
         bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
     }
-    on_gpu!(x, crate::cuda::convolution(x, weight, bias, padding, activation == Activation::Relu));
+    on_gpu!(x, crate::cuda::convolution(x, weight, bias, sizes.on_gpu(), activation == Activation::Relu));
     if !is_ours(x) {
-        return by_candle(x, weight, bias, padding, activation);
+        return by_candle(x, weight, bias, &sizes, activation);
     }
     let no_bias = Tensor::zeros(0, x.dtype(), x.device())?;
     let values = with_values([x, weight, bias.unwrap_or(&no_bias)], |[x, weight, values]| {
         let finish = Finish { bias: bias.map(|_| values), relu: activation == Activation::Relu };
-        match sizes.is_tiled() {
+        match window == TILED {
             true => winograd::convolve(sizes.images, x, Kernels::new(weight, sizes.outputs, sizes.inputs), finish),
             false => sizes.convolve(x, weight, finish),
         }
     })?;
-    Tensor::from_vec(values, (sizes.images.batch, sizes.out_height(), sizes.out_width(), sizes.outputs), x.device())
+    Tensor::from_vec(values, sizes.result(), x.device())
 }
 
 /// The gradient of the weights \[outputs, inputs, kernel, kernel\] of a convolution of `x` \[batch, height, width,
@@ -52,76 +56,79 @@ pub fn convolution(
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn weight_gradient(x: &Tensor, grad: &Tensor, kernel: usize, padding: usize) -> Result<Tensor> {
-    let shape = (grad.dim(3)?, x.dim(3)?, kernel, kernel);
-    let sizes = sizes(x, shape, padding)?;
+pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tensor> {
+    let shape = (grad.dim(3)?, x.dim(3)?, window.kernel, window.kernel);
+    let sizes = sizes(x.dims4()?, shape, window)?;
     sizes.check(grad)?;
-    on_gpu!(x, crate::cuda::weight_gradient(x, grad, kernel, padding));
+    on_gpu!(x, crate::cuda::weight_gradient(x, grad, sizes.on_gpu()));
     if !is_ours(x) {
         let weight = Var::zeros(shape, x.dtype(), x.device())?;
-        return gradient_by_candle(x, weight.as_tensor(), grad, padding, &weight);
+        return gradient_by_candle(x, weight.as_tensor(), grad, &sizes, &weight);
     }
-    let values = with_values([x, grad], |[x, grad]| match sizes.is_tiled() {
+    let values = with_values([x, grad], |[x, grad]| match window == TILED {
         true => winograd::weight_gradient(sizes.images, x, sizes.inputs, grad, sizes.outputs),
         false => sizes.weight_gradient(x, grad),
     })?;
     Tensor::from_vec(values, shape, x.device())
 }
 
-/// The gradient of the input of a convolution with `weight` \[outputs, inputs, kernel, kernel\], from the gradient of
-/// its result \[batch, height', width', outputs\].
+/// The gradient of the input \[batch, height, width, inputs\] of a convolution with `weight` \[outputs, inputs, kernel,
+/// kernel\], from the gradient of its result \[batch, height', width', outputs\].
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn input_gradient(weight: &Tensor, grad: &Tensor, padding: usize) -> Result<Tensor> {
-    let (outputs, inputs, kernel, _) = weight.dims4()?;
-    let (batch, out_height, out_width, channels) = grad.dims4()?;
-    if channels != outputs
-        || inputs * outputs == 0
-        || padding >= kernel
-        || out_height + kernel < 2 * padding + 2
-        || out_width + kernel < 2 * padding + 2
-    {
-        bail!("{:?} is no gradient of a convolution with {:?} and padding {padding}", grad.shape(), weight.shape())
+pub fn input_gradient(
+    weight: &Tensor,
+    grad: &Tensor,
+    window: Window,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
+    let (outputs, inputs, kernel, kernel_width) = weight.dims4()?;
+    let shape = (grad.dim(0)?, height, width, inputs);
+    let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
+    sizes.check(grad)?;
+    on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
+    if !is_ours(grad) || window.stride != 1 {
+        let x = Var::zeros(shape, grad.dtype(), grad.device())?;
+        return gradient_by_candle(x.as_tensor(), weight, grad, &sizes, &x);
     }
-    let (height, width) = (out_height + kernel - 1 - 2 * padding, out_width + kernel - 1 - 2 * padding);
-    on_gpu!(grad, crate::cuda::input_gradient(weight, grad, padding, (height, width)));
-    if !is_ours(grad) {
-        let x = Var::zeros((batch, height, width, inputs), grad.dtype(), grad.device())?;
-        return gradient_by_candle(x.as_tensor(), weight, grad, padding, &x);
-    }
-    if kernel == 3 && padding == 1 {
-        let images = Images { batch, height, width };
+    if window == TILED {
         let values = with_values([grad, weight], |[grad, weight]| {
             let finish = Finish { bias: None, relu: false };
-            winograd::convolve(images, grad, Kernels::new(weight, outputs, inputs).turned(), finish)
+            winograd::convolve(sizes.images, grad, Kernels::new(weight, outputs, inputs).turned(), finish)
         })?;
-        return Tensor::from_vec(values, (batch, height, width, inputs), grad.device());
+        return Tensor::from_vec(values, shape, grad.device());
     }
     // A convolution with the kernel turned by half a turn.
     let turned = weight.flip(&[2, 3])?.transpose(0, 1)?.contiguous()?;
-    convolution(grad, &turned, None, kernel - 1 - padding, Activation::Identity)
+    convolution(grad, &turned, None, Window::new(kernel, 1, kernel - 1 - window.padding), Activation::Identity)
 }
 
-fn sizes(x: &Tensor, weight: (usize, usize, usize, usize), padding: usize) -> Result<Unfolding> {
-    let (batch, height, width, inputs) = x.dims4()?;
+fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), window: Window) -> Result<Unfolding> {
+    let (batch, height, width, inputs) = x;
     let (outputs, weight_inputs, kernel, kernel_width) = weight;
-    let fits = weight_inputs == inputs && kernel == kernel_width && padding < kernel && inputs * outputs > 0;
-    if !fits || height + 2 * padding < kernel || width + 2 * padding < kernel {
-        bail!("a convolution of {:?} with {weight:?} and padding {padding} is not possible", x.shape())
+    let fits = weight_inputs == inputs && kernel == kernel_width && kernel == window.kernel;
+    match window.outputs(height, width) {
+        Some((rows, columns)) if fits && window.padding < kernel && inputs * outputs > 0 => {
+            Ok(Unfolding { images: Images { batch, height, width }, inputs, outputs, window, rows, columns })
+        }
+        _ => bail!("a convolution of {x:?} with {weight:?} and {window:?} is not possible"),
     }
-    Ok(Unfolding { images: Images { batch, height, width }, inputs, outputs, kernel, padding })
 }
 
 impl Unfolding {
-    fn is_tiled(&self) -> bool {
-        self.kernel == 3 && self.padding == 1
+    fn result(&self) -> (usize, usize, usize, usize) {
+        (self.images.batch, self.rows, self.columns, self.outputs)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self) -> crate::cuda::Windows {
+        self.window.on_gpu((self.rows, self.columns))
     }
 
     fn check(&self, grad: &Tensor) -> Result<()> {
-        let expected = [self.images.batch, self.out_height(), self.out_width(), self.outputs];
-        if grad.dims() != expected {
-            bail!("a gradient of {:?} for a result of {expected:?}", grad.shape())
+        if grad.dims4()? != self.result() {
+            bail!("a gradient of {:?} for a result of {:?}", grad.shape(), self.result())
         }
         Ok(())
     }
@@ -131,10 +138,16 @@ fn by_candle(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    padding: usize,
+    sizes: &Unfolding,
     activation: Activation,
 ) -> Result<Tensor> {
-    let sums = to_nhwc(&to_nchw(x)?.conv2d(weight, padding, 1, 1, 1)?)?;
+    let Window { kernel, stride, padding } = sizes.window;
+    // What no window reaches is cut off first: candle's gradient takes it that height and width leave over as much.
+    let side = |x: Tensor, dim: usize, windows: usize| {
+        x.pad_with_zeros(dim, padding, padding)?.narrow(dim, 0, (windows - 1) * stride + kernel)
+    };
+    let x = side(side(to_nchw(x)?, 2, sizes.rows)?, 3, sizes.columns)?.contiguous()?;
+    let sums = to_nhwc(&x.conv2d(weight, 0, stride, 1, 1)?)?;
     let sums = match bias {
         None => sums,
         Some(bias) => sums.broadcast_add(bias)?,
@@ -143,8 +156,8 @@ fn by_candle(
 }
 
 /// The gradient of a variable that is the input or the weight of a convolution, by candle's own backward pass.
-fn gradient_by_candle(x: &Tensor, weight: &Tensor, grad: &Tensor, padding: usize, of: &Var) -> Result<Tensor> {
-    let y = by_candle(x, weight, None, padding, Activation::Identity)?;
+fn gradient_by_candle(x: &Tensor, weight: &Tensor, grad: &Tensor, sizes: &Unfolding, of: &Var) -> Result<Tensor> {
+    let y = by_candle(x, weight, None, sizes, Activation::Identity)?;
     let mut gradients = (y * grad)?.sum_all()?.backward()?;
     match gradients.remove(of) {
         Some(gradient) => gradient.contiguous(),

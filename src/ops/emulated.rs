@@ -3,7 +3,8 @@
 //! Results lie in poisoned memory with guards, blocks and threads run in an order that is drawn, and every launch runs twice.
 
 use super::{
-    Activation, BatchNorm, BatchStatistics, Descent, MaxPool, bias_relu_gradients, blend, cross_entropy, descend,
+    Activation, BatchNorm, BatchStatistics, Descent, Window, bias_relu_gradients, blend, cross_entropy, descend,
+    max_pool, max_pool_gradient,
 };
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
 use crate::cuda::emulator::{Emulator, Memory};
@@ -234,14 +235,16 @@ fn moved_values_agree() {
 #[test]
 fn max_pooling_agrees() {
     for element in ELEMENTS {
-        for (side, stride) in [(2, 2), (3, 2), (3, 1), (2, 3)] {
+        for (side, stride, padding) in
+            [(2, 2, 0), (3, 2, 0), (3, 1, 0), (2, 3, 0), (3, 2, 1), (3, 1, 1), (2, 2, 1), (5, 1, 2)]
+        {
             let shape = [2, 7, 9, 5];
             // Whole numbers, so that many are equal.
             let x = (noise(&shape, 1, Element::F32) * 2.0).unwrap().round().unwrap();
-            let own = MaxPool { side, stride };
-            let y = own.forward(&x).unwrap();
+            let window = Window::new(side, stride, padding);
+            let y = max_pool(&x, window).unwrap();
             let [batch, rows, columns, channels] = <[usize; 4]>::try_from(y.dims()).unwrap();
-            let windows = Windows { side, stride, rows, columns };
+            let windows = Windows { side, stride, padding, rows, columns };
             let [found] = run([(&[batch, rows, columns, channels], element)], |gpu, [y]| {
                 let (_memory, [x]) = put(gpu, [(&x, element)]);
                 // SAFETY: memory of the sizes that are said.
@@ -254,7 +257,13 @@ fn max_pooling_agrees() {
                 // SAFETY: memory of the sizes that are said.
                 unsafe { images(shape, element).max_pool_gradient(gpu, from.into(), windows, to) }
             });
-            assert_close(&found, &own.gradient(&x, &grad).unwrap(), element, 1e-6, "max pooling's gradient");
+            assert_close(
+                &found,
+                &max_pool_gradient(&x, &grad, window).unwrap(),
+                element,
+                1e-6,
+                "max pooling's gradient",
+            );
         }
     }
 }

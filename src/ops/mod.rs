@@ -22,7 +22,9 @@ mod batch_norm;
 mod channels;
 mod convolution;
 mod cpu;
+mod crops;
 mod descent;
+mod dropout;
 #[cfg(test)]
 mod emulated;
 mod geometry;
@@ -38,20 +40,22 @@ mod tiles;
 mod transforms;
 mod unfolding;
 mod uploads;
-mod windows;
+mod window;
 mod winograd;
 
 pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics, blend};
 pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
+pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
+pub use dropout::dropout;
 pub use linear::{LinearGradients, linear, linear_gradients};
 pub use loss::{Loss, cross_entropy};
-pub use max_pooling::MaxPool;
+pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{pool, pool_gradient, space_to_depth};
-pub use relu::bias_relu_gradients;
+pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
 pub use stored::{Form, Values, on_host, put};
 pub use uploads::{Uploads, free_memory};
-pub use windows::{Windows, cut};
+pub use window::Window;
 
 use candle_core::{Device, Result, Tensor};
 

@@ -1,9 +1,55 @@
-//! The gradient through a bias and a ReLU, where there is no batch norm.
+//! The ReLU and its gradient, and the gradient of a bias.
 
-use super::channels::{Terms, channel_map, channel_sums};
+use super::channels::{Terms, channel_sums, value_map};
 use super::cpu::{is_ours, with_values};
 use candle_core::{Result, Tensor, bail};
 use pulp::Simd;
+
+/// max(x, 0) of every value; what is not a number stays so.
+///
+/// # Errors
+/// When the device has no memory.
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    if !is_ours(x) {
+        return x.relu();
+    }
+    let values = with_values([x], |[x]| value_map(Positive, [x]))?;
+    Tensor::from_vec(values, x.shape(), x.device())
+}
+
+/// The gradient of the input of a ReLU, from its result `y` and the gradient of that: the gradient but where `y` is 0.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if y.shape() != grad.shape() {
+        bail!("a gradient of {:?} for a result of {:?}", grad.shape(), y.shape())
+    }
+    on_gpu!(y, crate::cuda::relu_gradient(y, grad));
+    if !is_ours(y) {
+        return y.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
+    }
+    let values = with_values([y, grad], |[y, grad]| value_map(Passed, [y, grad]))?;
+    Tensor::from_vec(values, y.shape(), y.device())
+}
+
+/// The gradient of a bias \[channels\] that was added to \[…, channels\], from the gradient of the sums: its sums over all
+/// but the channels.
+///
+/// # Errors
+/// When the gradient has no channels.
+pub fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
+    let channels = grad.dims().last().copied().unwrap_or(0);
+    if channels == 0 {
+        bail!("a gradient of {:?} for a bias", grad.shape())
+    }
+    on_gpu!(grad, crate::cuda::channel_sums(grad));
+    if !is_ours(grad) {
+        return grad.reshape(((), channels))?.sum(0);
+    }
+    let [sums] = with_values([grad], |[grad]| channel_sums(Same, [grad], channels, []))?;
+    Tensor::from_vec(sums.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>(), channels, grad.device())
+}
 
 /// The gradients of `sums` and `bias` of `y = relu(sums + bias)` \[batch, height, width, channels\], from `y` and its
 /// gradient.
@@ -11,22 +57,20 @@ use pulp::Simd;
 /// # Errors
 /// When the shapes do not fit.
 pub fn bias_relu_gradients(y: &Tensor, grad: &Tensor) -> Result<(Tensor, Tensor)> {
-    let (_, _, _, channels) = y.dims4()?;
-    if y.shape() != grad.shape() {
-        bail!("a gradient of {:?} for a result of {:?}", grad.shape(), y.shape())
+    let passed = relu_gradient(y, grad)?;
+    let bias = bias_gradient(&passed)?;
+    Ok((passed, bias))
+}
+
+struct Positive;
+
+impl Terms<1, 0, 1> for Positive {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], _: [S::f32s; 0]) -> [S::f32s; 1] {
+        let zero = simd.splat_f32s(0.0);
+        // Unlike a maximum, this keeps what is not a number.
+        [simd.select_f32s(simd.less_than_f32s(x, zero), zero, x)]
     }
-    on_gpu!(y, crate::cuda::bias_relu_gradients(y, grad));
-    if !is_ours(y) {
-        let passed = (grad * y.gt(0.0)?.to_dtype(grad.dtype())?)?;
-        let bias = passed.sum((0, 1, 2))?;
-        return Ok((passed, bias));
-    }
-    let (passed, bias) = with_values([y, grad], |[y, grad]| {
-        let passed = channel_map(Passed, [y, grad], channels, []);
-        let [bias] = channel_sums(Passed, [y, grad], channels, []);
-        (passed, bias.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>())
-    })?;
-    Ok((Tensor::from_vec(passed, y.shape(), y.device())?, Tensor::from_vec(bias, channels, y.device())?))
 }
 
 /// The gradient where the result is positive.
@@ -37,5 +81,14 @@ impl Terms<2, 0, 1> for Passed {
     fn terms<S: Simd>(simd: S, [y, grad]: [S::f32s; 2], _: [S::f32s; 0]) -> [S::f32s; 1] {
         let zero = simd.splat_f32s(0.0);
         [simd.select_f32s(simd.less_than_or_equal_f32s(y, zero), zero, grad)]
+    }
+}
+
+struct Same;
+
+impl Terms<1, 0, 1> for Same {
+    #[inline(always)]
+    fn terms<S: Simd>(_: S, values: [S::f32s; 1], _: [S::f32s; 0]) -> [S::f32s; 1] {
+        values
     }
 }

@@ -41,7 +41,7 @@ impl Images {
     }
 
     /// The `N` x `N` pixels whose first lies `before` pixels above and left of a tile's first output.
-    fn window<'a, const N: usize>(&self, map: Map<'a>, tile: Tile, before: usize) -> Window<'a, N> {
+    fn patch<'a, const N: usize>(&self, map: Map<'a>, tile: Tile, before: usize) -> Patch<'a, N> {
         let inside = |at: usize, size: usize| at.checked_sub(before).filter(|&at| at < size);
         let mut pixels = [[map.zeros; N]; N];
         for (dy, row) in pixels.iter_mut().enumerate() {
@@ -52,7 +52,7 @@ impl Images {
                 *pixel = &map.values[at * map.channels..][..map.channels];
             }
         }
-        Window { pixels, channels: map.channels }
+        Patch { pixels, channels: map.channels }
     }
 }
 
@@ -85,12 +85,12 @@ impl<'a> Map<'a> {
 }
 
 /// The pixels of a tile, each a slice of `channels` values.
-struct Window<'a, const N: usize> {
+struct Patch<'a, const N: usize> {
     pixels: Square<&'a [f32], N>,
     channels: usize,
 }
 
-impl<const N: usize> Window<'_, N> {
+impl<const N: usize> Patch<'_, N> {
     /// A vector of channels of every pixel; zeros beyond the last channel.
     #[inline(always)]
     fn load<S: Simd>(&self, simd: S, first: usize) -> Square<S::f32s, N> {
@@ -143,7 +143,7 @@ impl Slabs {
         &mut buffer[..length]
     }
 
-    /// Transforms the `N` x `N` windows of all tiles from a row of tiles on; they begin `before` pixels above and left of
+    /// Transforms the `N` x `N` patches of all tiles from a row of tiles on; they begin `before` pixels above and left of
     /// the tiles' outputs.
     #[inline(always)]
     pub fn fill<L: Line<N, INPUTS>, S: Simd, const N: usize>(
@@ -154,9 +154,9 @@ impl Slabs {
         (map, before): (Map<'_>, usize),
     ) {
         for tile in 0..self.tiles {
-            let window = images.window::<N>(map, images.tile(first_row, tile), before);
+            let patch = images.patch::<N>(map, images.tile(first_row, tile), before);
             for channel in (0..self.channels).step_by(S::F32_LANES) {
-                let square = on_both_sides::<L, S, N, INPUTS>(simd, &window.load(simd, channel));
+                let square = on_both_sides::<L, S, N, INPUTS>(simd, &patch.load(simd, channel));
                 self.store::<S>(slabs, tile, channel, &square);
             }
         }

@@ -3,6 +3,7 @@
 use super::cpu::build_parts;
 use super::geometry::{Finish, Images};
 use super::matrix::{Matrix, multiply};
+use super::window::Window;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -15,44 +16,37 @@ thread_local! {
     static UNFOLDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All sizes of one convolution with stride 1.
+/// All sizes of one convolution.
 #[derive(Clone, Copy)]
 pub(super) struct Unfolding {
     pub images: Images,
     pub inputs: usize,
     pub outputs: usize,
-    /// Pixels along a side of the kernels.
-    pub kernel: usize,
-    pub padding: usize,
+    pub window: Window,
+    /// Rows and columns of the result.
+    pub rows: usize,
+    pub columns: usize,
 }
 
 impl Unfolding {
-    pub fn out_height(&self) -> usize {
-        self.images.height + 2 * self.padding + 1 - self.kernel
-    }
-
-    pub fn out_width(&self) -> usize {
-        self.images.width + 2 * self.padding + 1 - self.kernel
-    }
-
     /// Values that an output is made of.
     fn taps(&self) -> usize {
-        self.kernel * self.kernel * self.inputs
+        self.window.kernel * self.window.kernel * self.inputs
     }
 
     /// Rows of output that are worked on at a time, over all images.
     fn parts(&self) -> Vec<Range<usize>> {
-        let (all, height) = (self.images.batch * self.out_height(), self.out_height());
-        let at_once = (TILE / (self.taps() * self.out_width()).max(1)).clamp(1, height);
+        let (all, height) = (self.images.batch * self.rows, self.rows);
+        let at_once = (TILE / (self.taps() * self.columns).max(1)).clamp(1, height);
         (0..all).step_by(at_once).map(|first| first..(first + at_once).min(all)).collect()
     }
 
     /// Convolves `x` with weights: \[batch, height, width, outputs\].
     pub fn convolve(&self, x: &[f32], weight: &[f32], finish: Finish<'_>) -> Vec<f32> {
-        let columns = self.columns(weight);
-        let weight = Matrix::new(&columns, self.taps(), self.outputs, self.outputs);
+        let by_tap = self.by_tap(weight);
+        let weight = Matrix::new(&by_tap, self.taps(), self.outputs, self.outputs);
         let parts = self.parts();
-        let lengths: Vec<usize> = parts.iter().map(|rows| rows.len() * self.out_width() * self.outputs).collect();
+        let lengths: Vec<usize> = parts.iter().map(|rows| rows.len() * self.columns * self.outputs).collect();
         build_parts(&lengths, |part, out| {
             self.with_unfolded(x, parts[part].clone(), |unfolded| multiply(unfolded, weight, out, self.outputs, false));
             finish.apply(self.outputs, out);
@@ -63,7 +57,7 @@ impl Unfolding {
     /// are added in order.
     pub fn weight_gradient(&self, x: &[f32], grad: &[f32]) -> Vec<f32> {
         let parts = self.parts();
-        let row = self.out_width() * self.outputs;
+        let row = self.columns * self.outputs;
         let share = parts.len().div_ceil(rayon::current_num_threads()).max(1);
         let add_part = |sums: &mut [f32], rows: &Range<usize>| {
             let grad = &grad[rows.start * row..rows.end * row];
@@ -80,14 +74,14 @@ impl Unfolding {
         let shares: Vec<Vec<f32>> = parts.par_chunks(share).map(sum_share).collect();
         let sum = |at: usize| shares.iter().map(|share| share[at]).sum();
         let place = |output: usize, input: usize, tap: usize| (tap * self.inputs + input) * self.outputs + output;
-        let area = self.kernel * self.kernel;
+        let area = self.window.kernel * self.window.kernel;
         let values = 0..self.outputs * self.inputs * area;
         values.map(|at| sum(place(at / area / self.inputs, at / area % self.inputs, at % area))).collect()
     }
 
     /// Weights \[outputs, inputs, kernel, kernel\] as \[kernel, kernel, inputs, outputs\].
-    fn columns(&self, weight: &[f32]) -> Vec<f32> {
-        let area = self.kernel * self.kernel;
+    fn by_tap(&self, weight: &[f32]) -> Vec<f32> {
+        let area = self.window.kernel * self.window.kernel;
         let value = |output: usize, input: usize, tap: usize| weight[(output * self.inputs + input) * area + tap];
         let places = 0..weight.len();
         let inputs = self.inputs;
@@ -97,11 +91,11 @@ impl Unfolding {
     /// Calls a function with the matrix \[pixel, tap\] of some rows of output.
     fn with_unfolded(&self, x: &[f32], rows: Range<usize>, f: impl FnOnce(Matrix<'_>)) {
         UNFOLDED.with_borrow_mut(|unfolded| {
-            let pixels = rows.len() * self.out_width();
+            let pixels = rows.len() * self.columns;
             unfolded.clear();
             unfolded.resize(pixels * self.taps(), 0.0);
             let lines = unfolded.chunks_exact_mut(self.taps().max(1));
-            let places = rows.flat_map(|row| (0..self.out_width()).map(move |column| (row, column)));
+            let places = rows.flat_map(|row| (0..self.columns).map(move |column| (row, column)));
             places.zip(lines).for_each(|((row, column), line)| self.unfold(x, row, column, line));
             f(Matrix::new(unfolded, pixels, self.taps(), self.taps()));
         });
@@ -110,14 +104,15 @@ impl Unfolding {
     /// Copies what one output is made of; what lies outside the image stays as it is.
     fn unfold(&self, x: &[f32], row: usize, column: usize, line: &mut [f32]) {
         let Images { height, width, .. } = self.images;
-        let (image, y) = (row / self.out_height(), row % self.out_height());
+        let Window { kernel, stride, padding } = self.window;
+        let (image, y, x_at) = (row / self.rows, row % self.rows * stride, column * stride);
         // Columns of the kernel that lie inside the image.
-        let left = self.padding.saturating_sub(column).min(self.kernel);
-        let right = (width + self.padding).saturating_sub(column).clamp(left, self.kernel);
-        for (dy, line) in line.chunks_exact_mut((self.kernel * self.inputs).max(1)).enumerate() {
-            let inside = (y + dy).checked_sub(self.padding).filter(|&y| y < height);
+        let left = padding.saturating_sub(x_at).min(kernel);
+        let right = (width + padding).saturating_sub(x_at).clamp(left, kernel);
+        for (dy, line) in line.chunks_exact_mut((kernel * self.inputs).max(1)).enumerate() {
+            let inside = (y + dy).checked_sub(padding).filter(|&y| y < height);
             if let (Some(y), true) = (inside, left < right) {
-                let first = (image * height + y) * width + column + left - self.padding;
+                let first = (image * height + y) * width + x_at + left - padding;
                 let values = (right - left) * self.inputs;
                 line[left * self.inputs..][..values].copy_from_slice(&x[first * self.inputs..][..values]);
             }

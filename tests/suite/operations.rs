@@ -6,6 +6,9 @@ use greedy::random::{Purpose, Stream};
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 
+/// The window of most convolutions.
+const USUAL: Window = Window::new(3, 1, 1);
+
 /// The tensors of a fixture file.
 pub fn fixture(name: &str) -> HashMap<String, Tensor> {
     let path = format!("{}/tests/fixtures/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
@@ -38,13 +41,13 @@ fn convolution_agrees_with_pytorch() {
         let (x, w, b) = (to_nhwc(&all[&format!("{case}.x")]).unwrap(), get("w").unwrap(), get("b"));
         let (size, out) = (x.dim(2).unwrap(), get("y").unwrap().dim(3).unwrap());
         let kernel = w.dim(2).unwrap();
-        let padding = (out + kernel - 1 - size) / 2;
-        let y = convolution(&x, w, b, padding, Activation::Identity).unwrap();
+        let window = Window::new(kernel, 1, (out + kernel - 1 - size) / 2);
+        let y = convolution(&x, w, b, window, Activation::Identity).unwrap();
         assert_close(&to_nchw(&y).unwrap(), get("y").unwrap(), 1e-5, case);
         let grad = to_nhwc(get("grad_y").unwrap()).unwrap();
-        let found = input_gradient(w, &grad, padding).unwrap();
+        let found = input_gradient(w, &grad, window, (x.dim(1).unwrap(), size)).unwrap();
         assert_close(&to_nchw(&found).unwrap(), get("grad_x").unwrap(), 1e-5, &format!("{case} gradient of x"));
-        let found = weight_gradient(&x, &grad, kernel, padding).unwrap();
+        let found = weight_gradient(&x, &grad, window).unwrap();
         assert_close(&found, get("grad_w").unwrap(), 1e-5, &format!("{case} gradient of w"));
         if b.is_some() {
             let everywhere = Tensor::ones_like(&y).unwrap();
@@ -58,24 +61,26 @@ fn convolution_agrees_with_pytorch() {
 #[test]
 fn an_impossible_convolution_is_an_error() {
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-    let of = |x: &[usize], w: &[usize], padding| convolution(&ones(x), &ones(w), None, padding, Activation::Relu);
+    let of = |x: &[usize], w: &[usize], padding| {
+        convolution(&ones(x), &ones(w), None, Window::new(3, 1, padding), Activation::Relu)
+    };
     assert!(of(&[1, 4, 4, 2], &[3, 1, 3, 3], 1).is_err());
     assert!(of(&[1, 1, 1, 2], &[3, 2, 3, 3], 0).is_err());
     assert!(of(&[1, 4, 4, 2], &[3, 2, 3, 3], 3).is_err());
-    assert!(weight_gradient(&ones(&[1, 4, 4, 2]), &ones(&[1, 5, 4, 3]), 3, 1).is_err());
-    assert!(input_gradient(&ones(&[3, 2, 3, 3]), &ones(&[1, 4, 4, 4]), 1).is_err());
+    assert!(weight_gradient(&ones(&[1, 4, 4, 2]), &ones(&[1, 5, 4, 3]), USUAL).is_err());
+    assert!(input_gradient(&ones(&[3, 2, 3, 3]), &ones(&[1, 4, 4, 4]), USUAL, (4, 4)).is_err());
     let bias = ones(&[2]);
-    assert!(convolution(&ones(&[1, 4, 4, 2]), &ones(&[3, 2, 3, 3]), Some(&bias), 1, Activation::Relu).is_err());
+    assert!(convolution(&ones(&[1, 4, 4, 2]), &ones(&[3, 2, 3, 3]), Some(&bias), USUAL, Activation::Relu).is_err());
 }
 
 #[test]
 fn what_is_empty_is_an_error() {
     let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-    let of = |x: &[usize], w: &[usize]| convolution(&ones(x), &ones(w), None, 1, Activation::Relu);
+    let of = |x: &[usize], w: &[usize]| convolution(&ones(x), &ones(w), None, USUAL, Activation::Relu);
     assert!(of(&[1, 4, 4, 0], &[16, 0, 3, 3]).is_err());
     assert!(of(&[1, 4, 4, 3], &[0, 3, 3, 3]).is_err());
     assert_eq!(of(&[0, 4, 4, 3], &[2, 3, 3, 3]).unwrap().dims(), [0, 4, 4, 2]);
-    assert!(input_gradient(&ones(&[0, 3, 3, 3]), &ones(&[1, 4, 4, 0]), 1).is_err());
+    assert!(input_gradient(&ones(&[0, 3, 3, 3]), &ones(&[1, 4, 4, 0]), USUAL, (4, 4)).is_err());
     assert!(pool(&ones(&[1, 0, 4, 3]), 2).is_err());
     let two = ones(&[2]);
     let norm = BatchNorm { gamma: &two, beta: &two, epsilon: 1e-5, activation: Activation::Relu };
@@ -128,14 +133,14 @@ fn max_pooling_agrees_with_pytorch() {
     for case in cases(&all) {
         let get = |name: &str| &all[&format!("{case}.{name}")];
         let numbers: Vec<usize> = case.split('_').take(2).map(|number| number.parse().unwrap()).collect();
-        let pool = MaxPool { side: numbers[0], stride: numbers[1] };
+        let window = Window::new(numbers[0], numbers[1], 0);
         let x = to_nhwc(get("x")).unwrap();
-        assert_close(&to_nchw(&pool.forward(&x).unwrap()).unwrap(), get("y"), 0.0, case);
-        let found = pool.gradient(&x, &to_nhwc(get("grad_y")).unwrap()).unwrap();
+        assert_close(&to_nchw(&max_pool(&x, window).unwrap()).unwrap(), get("y"), 0.0, case);
+        let found = max_pool_gradient(&x, &to_nhwc(get("grad_y")).unwrap(), window).unwrap();
         assert_close(&to_nchw(&found).unwrap(), get("grad_x"), 1e-6, case);
     }
-    let pool = MaxPool { side: 3, stride: 1 };
-    assert!(pool.forward(&Tensor::ones((1, 2, 4, 1), DType::F32, &Device::Cpu).unwrap()).is_err());
+    let narrow = Tensor::ones((1, 2, 4, 1), DType::F32, &Device::Cpu).unwrap();
+    assert!(max_pool(&narrow, Window::new(3, 1, 0)).is_err());
 }
 
 #[test]
@@ -200,31 +205,29 @@ fn single(tensor: &Tensor) -> Tensor {
 }
 
 /// The convolution's result, bias gradient included, and its gradients, against candle's in double precision.
-fn check_convolution(
-    x: &[usize],
-    outputs: usize,
-    kernel: usize,
-    padding: usize,
-    relu: bool,
-    seed: u64,
-    tolerance: f64,
-) {
+fn check_convolution(x: &[usize], outputs: usize, window: Window, relu: bool, seed: u64, tolerance: f64) {
+    let Window { kernel, stride, padding } = window;
     let (x, w) = (noise(x, seed), noise(&[outputs, x[3], kernel, kernel], seed ^ 1));
     let b = noise(&[outputs], seed ^ 2);
     let activation = if relu { Activation::Relu } else { Activation::Identity };
     let reference = |v: &[Var]| {
-        let y = to_nchw(&v[0])?.conv2d(&v[1], padding, 1, 1, 1)?;
+        // Cut to what the windows reach, which candle's gradient of strides needs.
+        let side = |x: Tensor, dim: usize| {
+            let reached = (window.output(x.dim(dim)?).unwrap() - 1) * stride + kernel;
+            x.pad_with_zeros(dim, padding, padding)?.narrow(dim, 0, reached)?.contiguous()
+        };
+        let y = side(side(to_nchw(&v[0])?, 2)?, 3)?.conv2d(&v[1], 0, stride, 1, 1)?;
         let y = to_nhwc(&y)?.broadcast_add(&v[2])?;
         if relu { y.relu() } else { Ok(y) }
     };
-    let y = convolution(&single(&x), &single(&w), Some(&single(&b)), padding, activation).unwrap();
+    let y = convolution(&single(&x), &single(&w), Some(&single(&b)), window, activation).unwrap();
     let grad = noise(y.dims(), 99);
     let expected = by_candle(&[x.clone(), w.clone(), b], &grad, reference);
     let passing = if relu { y.clone() } else { y.ones_like().unwrap() };
     let (passed, bias_grad) = bias_relu_gradients(&passing, &single(&grad)).unwrap();
-    let x_grad = input_gradient(&single(&w), &passed, padding).unwrap();
-    let w_grad = weight_gradient(&single(&x), &passed, kernel, padding).unwrap();
-    let what = format!("convolution of {:?} with {:?} and padding {padding}", x.dims(), w.dims());
+    let x_grad = input_gradient(&single(&w), &passed, window, (x.dim(1).unwrap(), x.dim(2).unwrap())).unwrap();
+    let w_grad = weight_gradient(&single(&x), &passed, window).unwrap();
+    let what = format!("convolution of {:?} with {:?} and {window:?}", x.dims(), w.dims());
     assert_near(&[y, x_grad, w_grad, bias_grad], &expected, tolerance, &what);
 }
 
@@ -236,16 +239,16 @@ proptest! {
         batch in 1usize..4, inputs in 1usize..40, outputs in 1usize..40, height in 1usize..20, width in 1usize..20,
         seed in any::<u64>(),
     ) {
-        check_convolution(&[batch, height, width, inputs], outputs, 3, 1, false, seed, 1e-5);
+        check_convolution(&[batch, height, width, inputs], outputs, USUAL, false, seed, 1e-5);
     }
 
     #[test]
     fn unfolded_convolution_agrees_with_candle_in_double_precision(
         batch in 1usize..4, inputs in 1usize..20, outputs in 1usize..20, height in 5usize..12, width in 5usize..12,
-        kernel in 1usize..6, padding in 0usize..5, relu in any::<bool>(), seed in any::<u64>(),
+        kernel in 1usize..6, stride in 1usize..4, padding in 0usize..5, relu in any::<bool>(), seed in any::<u64>(),
     ) {
-        prop_assume!(padding < kernel && (kernel, padding) != (3, 1));
-        check_convolution(&[batch, height, width, inputs], outputs, kernel, padding, relu, seed, 1e-5);
+        prop_assume!(padding < kernel && (kernel, stride, padding) != (3, 1, 1));
+        check_convolution(&[batch, height, width, inputs], outputs, Window::new(kernel, stride, padding), relu, seed, 1e-5);
     }
 
     #[test]
@@ -272,11 +275,11 @@ proptest! {
 #[test]
 fn wide_and_deep_convolutions_agree_with_candle_in_double_precision() {
     // Rows of tiles that are longer than a part, several parts an image, and several images a part.
-    check_convolution(&[1, 13, 210, 5], 7, 3, 1, false, 1, 1e-5);
-    check_convolution(&[2, 40, 36, 33], 18, 3, 1, false, 2, 1e-5);
-    check_convolution(&[40, 4, 5, 20], 64, 3, 1, false, 3, 1e-5);
-    check_convolution(&[3, 8, 8, 300], 260, 3, 1, false, 4, 1e-5);
-    check_convolution(&[1, 96, 90, 40], 3, 5, 2, false, 5, 1e-5);
+    check_convolution(&[1, 13, 210, 5], 7, USUAL, false, 1, 1e-5);
+    check_convolution(&[2, 40, 36, 33], 18, USUAL, false, 2, 1e-5);
+    check_convolution(&[40, 4, 5, 20], 64, USUAL, false, 3, 1e-5);
+    check_convolution(&[3, 8, 8, 300], 260, USUAL, false, 4, 1e-5);
+    check_convolution(&[1, 96, 90, 40], 3, Window::new(5, 1, 2), false, 5, 1e-5);
 }
 
 #[test]
@@ -284,7 +287,7 @@ fn gradients_agree_with_finite_differences() {
     let (x, w, grad) = (noise(&[2, 5, 6, 3], 1), noise(&[4, 3, 3, 3], 2), noise(&[2, 5, 6, 4], 3));
     // The loss is linear in the input and in the weights, so that a difference of any width is exact.
     let loss = |x: &Tensor, w: &Tensor| -> f64 {
-        let y = convolution(x, w, None, 1, Activation::Identity).unwrap();
+        let y = convolution(x, w, None, USUAL, Activation::Identity).unwrap();
         (y * &grad).unwrap().sum_all().unwrap().to_scalar().unwrap()
     };
     let slope = |at: usize, of: &Tensor, loss: &dyn Fn(&Tensor) -> f64| {
@@ -293,11 +296,11 @@ fn gradients_agree_with_finite_differences() {
         loss(&Tensor::from_vec(values, of.shape(), &Device::Cpu).unwrap()) - loss(of)
     };
     let values = |tensor: &Tensor| -> Vec<f32> { tensor.flatten_all().unwrap().to_vec1().unwrap() };
-    let found = values(&weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap());
+    let found = values(&weight_gradient(&single(&x), &single(&grad), USUAL).unwrap());
     for (at, &found) in found.iter().enumerate() {
         assert!((f64::from(found) - slope(at, &w, &|w| loss(&x, w))).abs() < 1e-4, "weight {at}");
     }
-    let found = values(&input_gradient(&single(&w), &single(&grad), 1).unwrap());
+    let found = values(&input_gradient(&single(&w), &single(&grad), USUAL, (5, 6)).unwrap());
     for (at, &found) in found.iter().enumerate() {
         assert!((f64::from(found) - slope(at, &x, &|x| loss(x, &w))).abs() < 1e-4, "input {at}");
     }
@@ -307,16 +310,19 @@ fn gradients_agree_with_finite_differences() {
 fn other_types_are_computed_by_candle_and_agree() {
     let (x, w, grad) = (noise(&[2, 6, 4, 3], 1), noise(&[4, 3, 3, 3], 2), noise(&[2, 6, 4, 4], 3));
     let close = |found: Tensor, expected: Tensor| assert_near(&[single(&found)], &[expected], 1e-5, "fallback");
-    close(weight_gradient(&single(&x), &single(&grad), 3, 1).unwrap(), weight_gradient(&x, &grad, 3, 1).unwrap());
-    close(input_gradient(&single(&w), &single(&grad), 1).unwrap(), input_gradient(&w, &grad, 1).unwrap());
+    close(weight_gradient(&single(&x), &single(&grad), USUAL).unwrap(), weight_gradient(&x, &grad, USUAL).unwrap());
+    close(
+        input_gradient(&single(&w), &single(&grad), USUAL, (6, 4)).unwrap(),
+        input_gradient(&w, &grad, USUAL, (6, 4)).unwrap(),
+    );
     close(
         pool_gradient(&single(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap()), (5, 7), DType::F32).unwrap(),
         pool_gradient(&grad.narrow(1, 0, 2).unwrap().narrow(2, 0, 2).unwrap(), (5, 7), DType::F64).unwrap(),
     );
     close(space_to_depth(&single(&x)).unwrap(), space_to_depth(&x).unwrap());
     close(pool(&single(&x), 2).unwrap(), pool(&x, 2).unwrap());
-    let largest = MaxPool { side: 2, stride: 2 };
-    close(largest.forward(&single(&x)).unwrap(), largest.forward(&x).unwrap());
+    let window = Window::new(2, 2, 0);
+    close(max_pool(&single(&x), window).unwrap(), max_pool(&x, window).unwrap());
     let (logits, labels) = (noise(&[4, 7], 5), Tensor::new(&[0u32, 6, 3, 3], &Device::Cpu).unwrap());
     let (ours, theirs) = (cross_entropy(&single(&logits), &labels).unwrap(), cross_entropy(&logits, &labels).unwrap());
     close(ours.mean, theirs.mean);
@@ -344,7 +350,8 @@ fn other_types_are_computed_by_candle_and_agree() {
 fn what_is_not_a_number_stays_so() {
     let x = Tensor::full(f32::NAN, (1, 4, 4, 2), &Device::Cpu).unwrap();
     let w = single(&noise(&[3, 2, 3, 3], 1));
-    let y: Vec<f32> = convolution(&x, &w, None, 1, Activation::Relu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let y: Vec<f32> =
+        convolution(&x, &w, None, USUAL, Activation::Relu).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     assert!(y.iter().all(|value| value.is_nan()));
     let one = Tensor::ones(2, DType::F32, &Device::Cpu).unwrap();
     let norm = BatchNorm { gamma: &one, beta: &one, epsilon: 1e-5, activation: Activation::Relu };
@@ -361,8 +368,9 @@ fn the_same_input_gives_the_same_bits() {
     let (x, w, grad) =
         (single(&noise(&[9, 16, 16, 24], 1)), single(&noise(&[32, 24, 3, 3], 2)), single(&noise(&[9, 16, 16, 32], 3)));
     let run = || {
-        let y = convolution(&x, &w, None, 1, Activation::Relu).unwrap();
-        let gradients = [weight_gradient(&x, &grad, 3, 1).unwrap(), input_gradient(&w, &grad, 1).unwrap()];
+        let y = convolution(&x, &w, None, USUAL, Activation::Relu).unwrap();
+        let gradients =
+            [weight_gradient(&x, &grad, USUAL).unwrap(), input_gradient(&w, &grad, USUAL, (16, 16)).unwrap()];
         [&y, &gradients[0], &gradients[1]].map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };
     let first = run();

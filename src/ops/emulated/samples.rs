@@ -2,7 +2,7 @@
 
 use super::{Element, Emulator, Gpu, Memory, Pointer, noise, run};
 use crate::cuda::samples::{self, Samples, Shown};
-use crate::ops::{Form, Values, Windows, cut, put};
+use crate::ops::{Crops, Form, Values, cut, put};
 use candle_core::{DType, Device, Tensor};
 
 const VALUES: [Values; 4] = [Values::U8 { scale: 0.037 }, Values::F16, Values::Bf16, Values::F32];
@@ -146,7 +146,7 @@ fn rows_are_copied_into_their_slots() {
 }
 
 #[test]
-fn windows_of_images_agree() {
+fn crops_of_images_agree() {
     for (channels, side, size) in [(1, 1, 1), (3, 8, 8), (3, 9, 5), (4, 6, 11)] {
         let images = bytes(SLOTS * channels * side * side, 1);
         let (edge, centre) = (side as i64 - 1, (side as i64 - size as i64) / 2);
@@ -154,7 +154,7 @@ fn windows_of_images_agree() {
         let table = noise(&[channels, 256], 3, Element::F32);
         let own = Tensor::new(&places.map(|place| place.map(|number| number as i32)), &Device::Cpu).unwrap();
         let here = Tensor::from_vec(images.clone(), (SLOTS, channels * side * side), &Device::Cpu).unwrap();
-        let expected = Windows { places: &own, size, table: &table }.show(&here, &chosen(), DType::F32).unwrap();
+        let expected = Crops { places: &own, size, table: &table }.show(&here, &chosen(), DType::F32).unwrap();
         for element in super::ELEMENTS {
             let [found] = run([(expected.dims(), element)], |gpu, [to]| {
                 let (there, places) = (gpu.put_bytes(&images), put_numbers(gpu, places.into_iter().flatten()));

@@ -1,22 +1,22 @@
-//! Squares that are cut out of stored images and of feature maps.
+//! Square crops of stored images and of feature maps.
 
 use super::cpu::{build, with_values};
 use super::stored::{below, refuse_elsewhere, require, with_bytes};
 use candle_core::{DType, Result, Tensor, bail};
 
-/// Squares that are cut out of stored images.
+/// Square crops of stored images.
 #[derive(Clone, Copy, Debug)]
-pub struct Windows<'a> {
+pub struct Crops<'a> {
     /// First row, first column, and whether it is mirrored (1): \[sample, 3\] (i32). Rows and columns beyond the image
     /// are black.
     pub places: &'a Tensor,
-    /// Rows and columns of a window.
+    /// Rows and columns of a crop.
     pub size: usize,
     /// The normalised value of each byte: \[channel, 256\] (f32).
     pub table: &'a Tensor,
 }
 
-impl Windows<'_> {
+impl Crops<'_> {
     /// The normalised pixels \[sample, y, x, channel\] of images in some slots, which are squares \[channel, y, x\].
     ///
     /// # Errors
@@ -46,7 +46,7 @@ impl Windows<'_> {
         Tensor::from_vec(values, (count, self.size, self.size, channels), images.device())
     }
 
-    /// The pixel of an image that a window shows at a row and column, where it is none beyond.
+    /// The pixel of an image that a crop shows at a row and column, where it is none beyond.
     fn pixel(&self, place: &[i32], (y, x): (usize, usize), side: usize) -> Option<usize> {
         let x = if place[2] == 0 { x } else { self.size - 1 - x };
         let [y, x] = [(place[0], y), (place[1], x)].map(|(first, at)| i64::from(first) + at as i64);

@@ -1,0 +1,74 @@
+//! Dropout: values are set to zero at random, and the others are scaled so that the expected value stays.
+
+use super::cpu::{build, is_ours, with_values};
+use candle_core::{Device, Result, Tensor, bail};
+
+/// Sets a share `rate` of the values of `x` \[batch, …\] to zero and divides the others by `1 - rate`.
+///
+/// Which values stay is a function of the sample's seed, the index of the value within its sample, and the rate: the
+/// same whatever else is in the batch, and on every device. Applied to the gradient of its result, with the same seeds,
+/// it gives the gradient of its input.
+///
+/// # Errors
+/// When there is not one seed for each sample, or the rate is not in `0..1`.
+pub fn dropout(x: &Tensor, rate: f64, seeds: &[u64]) -> Result<Tensor> {
+    let batch = x.dims().first().copied().unwrap_or(0);
+    if seeds.len() != batch || x.rank() == 0 {
+        bail!("dropout with {} seeds for {:?}", seeds.len(), x.shape())
+    }
+    if !(0.0..1.0).contains(&rate) {
+        bail!("a dropout rate of {rate} is not in 0..1")
+    }
+    let mask = Mask { threshold: (rate * (1u64 << 32) as f64) as u32, scale: 1.0 / (1.0 - rate) };
+    let sample = x.elem_count().checked_div(batch).unwrap_or(0);
+    if !is_ours(x) {
+        let factors = build(x.elem_count(), sample, |at, out| mask.factors(seeds[at], out));
+        let kept = Tensor::from_vec(factors, x.shape(), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?;
+        return (x * kept)?.affine(mask.scale, 0.0);
+    }
+    let values = with_values([x], |[x]| {
+        build(x.len(), sample, |at, out| {
+            mask.factors(seeds[at], out);
+            let scale = mask.scale as f32;
+            out.iter_mut()
+                .zip(&x[at * sample..])
+                .for_each(|(out, &x)| *out = if *out == 0.0 { 0.0 } else { x * scale });
+        })
+    })?;
+    Tensor::from_vec(values, x.shape(), x.device())
+}
+
+/// Which values stay, and what they are multiplied by.
+struct Mask {
+    /// Values whose random 32 bits are below it are dropped.
+    threshold: u32,
+    scale: f64,
+}
+
+impl Mask {
+    /// Writes 1 for the values of a sample that stay, and 0 for the others.
+    fn factors(&self, seed: u64, out: &mut [f32]) {
+        for (at, out) in out.iter_mut().enumerate() {
+            *out = if bits(seed, at as u64) >= self.threshold { 1.0 } else { 0.0 };
+        }
+    }
+}
+
+/// 32 random bits: the upper half of what SplitMix64 (Steele, Lea & Flood 2014) gives at a place of its sequence.
+fn bits(seed: u64, at: u64) -> u32 {
+    let state = seed.wrapping_add(at.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let state = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let state = (state ^ (state >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((state ^ (state >> 31)) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_random_bits_are_those_of_the_published_generator() {
+        assert_eq!(bits(0, 0), 0xe220_a839);
+        assert_eq!(bits(0, 1), 0x6e78_9e6a);
+    }
+}
