@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, write_files};
 use crate::images::ImageSet;
 use crate::network::{Chain, StageNetwork, map_type};
+use crate::ops::{cast, compute};
 use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
@@ -206,12 +207,12 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
         let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-        let x = x.to_dtype(map_type(stage.training.precision, &bench.device)?)?;
+        let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = StageNetwork::new(stage, self.classes, &mut draw, &bench.device)?;
         let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
-        let classify = || Ok(rayon::scope(|_| auxiliary.forward(&block.forward(&x)?)).map(drop)?);
-        let frozen = || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?);
+        let classify = || Ok(compute(x.device(), || auxiliary.forward(&block.forward(&x)?)).map(drop)?);
+        let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         Ok([bench.seconds(classify)?, bench.seconds(frozen)?].map(|seconds| seconds / batch as f64))
     }
 

@@ -3,6 +3,7 @@
 use super::Bench;
 use crate::error::Result;
 use crate::network::StageNetwork;
+use crate::ops::compute;
 use crate::pipeline::{Auxiliary, Block, Pipeline, Shape, Stage};
 use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
@@ -56,7 +57,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
             bench.measure((name, &case), images, None, || Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?))?;
         }
         let block = network(bench, 1, (inputs, channels), size)?.block.frozen()?;
-        bench.measure((FROZEN, &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
+        bench.measure((FROZEN, &case), images, None, || Ok(compute(x.device(), || block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }

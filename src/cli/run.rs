@@ -32,7 +32,8 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         project = planned(&project, &cache, args, terminal)?;
     }
     // Where nothing is to be computed, no device has to be woken.
-    let device = run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast)?;
+    let device =
+        run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
     let first = project.first();
     let update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     let pipeline = project.pipeline();
@@ -61,7 +62,7 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
     let mut pipeline = project.pipeline().clone();
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let size = ([images.train.len(), images.val.len()], images.classes.len());
-    let device = run::device(&args.work.device.device, args.work.fast)?;
+    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
     run::remember_choice(cache, &mut pipeline, stages)?;
@@ -88,7 +89,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     if args.work.dry_run {
         return dry_run(&project, args.work.json, output);
     }
-    let device = run::device(&args.work.device.device, args.work.fast)?;
+    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let first = project.first();
     let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
     update.records.drain(..update.records.len() - 1);

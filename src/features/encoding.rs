@@ -72,6 +72,12 @@ fn diverged() -> Error {
         .hint("train the stage with a smaller `training.learning_rate`")
 }
 
+/// What is found by a device that does not say which value it was.
+pub(super) fn unfit(dtype: Dtype) -> Error {
+    Error::failed(format!("a feature is not finite or does not fit into {}", dtype.word()))
+        .hint("set `features.dtype = \"f32\"`, or train the stage with a smaller `training.learning_rate`")
+}
+
 thread_local! {
     /// The values of a sample channel by channel.
     static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

@@ -1,7 +1,7 @@
 //! Blocks and classifiers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
 
 use super::layer::WINDOW;
-use crate::ops::{Activation, convolution, pool, space_to_depth, to_nchw};
+use crate::ops::{Activation, affine, convolution, linear, pool, space_to_depth, to_nchw};
 use crate::pipeline::{POOLED, Shape};
 use candle_core::{Result, Tensor};
 
@@ -50,7 +50,7 @@ pub struct FrozenAuxiliary {
     pub(super) hidden: Vec<FrozenUnit>,
     /// Scale and shift of each channel after pooling, where there is a batch norm.
     pub(super) affine: Option<(Tensor, Tensor)>,
-    /// Transposed weights \[inputs, classes\] and bias.
+    /// Weights \[classes, inputs\] and bias.
     pub(super) linear: (Tensor, Tensor),
 }
 
@@ -66,9 +66,9 @@ impl FrozenAuxiliary {
         }
         x = pool(&x, POOLED)?;
         if let Some((scale, shift)) = &self.affine {
-            x = x.broadcast_mul(scale)?.broadcast_add(shift)?;
+            x = affine(&x, scale, shift)?;
         }
-        flattened(&x)?.matmul(&self.linear.0)?.broadcast_add(&self.linear.1)
+        linear(&flattened(&x)?, &self.linear.0, &self.linear.1)
     }
 }
 

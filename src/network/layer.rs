@@ -34,6 +34,11 @@ fn kaiming(shape: &[usize], fan_in: usize, draw: &mut Stream, device: &Device) -
     Var::from_vec(values, shape, device)
 }
 
+/// The values of a variable as they are now, on the host.
+fn on_host(variable: &Var) -> Result<Tensor> {
+    variable.as_detached_tensor().to_device(&Device::Cpu)
+}
+
 /// Batch norm over the channels of \[batch, height, width, channels\].
 pub(super) struct BatchNorm {
     gamma: Var,
@@ -77,9 +82,16 @@ impl BatchNorm {
     }
 
     /// Scale and shift of each channel in evaluation mode.
-    pub fn affine(&self) -> Result<(Tensor, Tensor)> {
-        let scale = (self.gamma.as_detached_tensor() / (self.variance.as_detached_tensor() + EPSILON)?.sqrt()?)?;
-        let shift = (self.beta.as_detached_tensor() - (self.mean.as_detached_tensor() * &scale)?)?;
+    pub fn frozen(&self) -> Result<(Tensor, Tensor)> {
+        let (scale, shift) = self.affine()?;
+        Ok((scale.to_device(self.gamma.device())?, shift.to_device(self.gamma.device())?))
+    }
+
+    /// The same, on the host: they are few.
+    fn affine(&self) -> Result<(Tensor, Tensor)> {
+        let [gamma, beta, mean, variance] = [&self.gamma, &self.beta, &self.mean, &self.variance].map(on_host);
+        let scale = (gamma? / (variance? + EPSILON)?.sqrt()?)?;
+        let shift = (beta? - (mean? * &scale)?)?;
         Ok((scale, shift))
     }
 
@@ -175,7 +187,8 @@ impl ConvolutionUnit {
             After::Bias(bias) => FrozenUnit::new(weight.copy()?, bias.as_detached_tensor().copy()?),
             After::Norm(norm) => {
                 let (scale, shift) = norm.affine()?;
-                FrozenUnit::new(weight.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?, shift)
+                let scaled = on_host(&self.weight)?.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
+                FrozenUnit::new(scaled.to_device(weight.device())?, shift.to_device(weight.device())?)
             }
         }
     }
@@ -216,7 +229,7 @@ impl Linear {
 
     /// The same layer as it is now, which no training changes.
     pub fn frozen(&self) -> Result<(Tensor, Tensor)> {
-        Ok((self.weight.as_detached_tensor().copy()?.t()?, self.bias.as_detached_tensor().copy()?))
+        Ok((self.weight.as_detached_tensor().copy()?, self.bias.as_detached_tensor().copy()?))
     }
 
     pub fn variables(&self, out: &mut Variables) {

@@ -124,7 +124,7 @@ impl Auxiliary {
     pub fn frozen(&self) -> Result<FrozenAuxiliary> {
         Ok(FrozenAuxiliary {
             hidden: self.hidden.iter().map(ConvolutionUnit::frozen).collect::<Result<_>>()?,
-            affine: self.norm.as_ref().map(BatchNorm::affine).transpose()?,
+            affine: self.norm.as_ref().map(BatchNorm::frozen).transpose()?,
             linear: self.linear.frozen()?,
         })
     }

@@ -7,11 +7,13 @@ use super::{
     max_pool, max_pool_gradient,
 };
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
+use crate::cuda::elementwise::{self, Kept};
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPlaces, Step, Weights};
 use crate::cuda::normalise::{self, Line, NormGradients};
 use crate::cuda::pixels::{self, Images, Windows};
+use crate::cuda::tiling::Maps;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
 mod samples;
@@ -217,19 +219,82 @@ fn moved_values_agree() {
             assert_close(&found, &to_nhwc(&planes).unwrap(), Element::F32, 0.0, "order of values");
             let weights = Weights { outputs: batch, inputs: height * width, kernel: 3 };
             let weight = noise(&[batch, height * width, 3, 3], 5, element);
-            let [packed, back] =
-                run([(&[weights.values()], element), (weight.dims(), Element::F32)], |gpu, [to, back]| {
-                    let (_memory, [from]) = put(gpu, [(&weight, Element::F32)]);
-                    // SAFETY: memory of the sizes that are said.
-                    unsafe {
-                        weights.pack(gpu, from, element, to)?;
-                        weights.unpack(gpu, to, element, back)
-                    }
-                });
-            assert_close(&packed, &to_nhwc(&weight).unwrap(), Element::F32, 0.0, "packed weights");
+            let wide = weights.widened(element);
+            let packed = [wide.outputs, 3, 3, wide.inputs];
+            let [packed, back] = run([(&packed, element), (weight.dims(), Element::F32)], |gpu, [to, back]| {
+                let (_memory, [from]) = put(gpu, [(&weight, Element::F32)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe {
+                    weights.pack(gpu, from, element, to)?;
+                    weights.unpack(gpu, to, element, back)
+                }
+            });
+            let expected = to_nhwc(&weight).unwrap().pad_with_zeros(0, 0, wide.outputs - weights.outputs).unwrap();
+            let expected = expected.pad_with_zeros(3, 0, wide.inputs - weights.inputs).unwrap();
+            assert_close(&packed, &expected, Element::F32, 0.0, "packed weights");
             assert_close(&back, &weight, Element::F32, 0.0, "weights packed and back");
         }
     }
+}
+
+#[test]
+fn pixels_get_and_lose_channels() {
+    for element in ELEMENTS {
+        for (channels, wide) in [(3, 8), (12, 16), (5, 5), (1, 2)] {
+            let x = noise(&[2, 3, 2, channels], 1, element);
+            let maps = |channels| Maps { pixels: 12, channels, element };
+            let dims = [2, 3, 2, wide];
+            let [found, back] = run([(&dims, element), (x.dims(), element)], |gpu, [y, back]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe {
+                    maps(channels).widen(gpu, x, wide, y)?;
+                    maps(wide).widen(gpu, y, channels, back)
+                }
+            });
+            assert_close(&found, &x.pad_with_zeros(3, 0, wide - channels).unwrap(), Element::F32, 0.0, "wider pixels");
+            assert_close(&back, &x, Element::F32, 0.0, "pixels as they were");
+        }
+    }
+}
+
+#[test]
+fn dropout_keeps_the_same_values() {
+    for element in ELEMENTS {
+        let (x, seeds) = (noise(&[3, 5, 7], 1, element), [1u64, u64::MAX, 0x0123_4567_89ab_cdef]);
+        let halves: Vec<u32> = seeds.iter().flat_map(|&seed| [seed as u32, (seed >> 32) as u32]).collect();
+        let halves: Vec<f32> = halves.into_iter().map(f32::from_bits).collect();
+        let halves = Tensor::from_vec(halves, 6, &Device::Cpu).unwrap();
+        let [found] = run([(&[3, 5, 7], element)], |gpu, [y]| {
+            let (_memory, [x, seeds]) = put(gpu, [(&x, element), (&halves, Element::F32)]);
+            let kept = Kept { threshold: (0.3 * (1u64 << 32) as f64) as u32, scale: 1.0 / 0.7 };
+            // SAFETY: memory of the sizes that are said.
+            unsafe { elementwise::dropout(gpu, element, [x, seeds, y], (3, 35), kept) }
+        });
+        assert_close(&found, &super::dropout(&x, 0.3, &seeds).unwrap(), element, 1e-6, "dropout");
+        let [found] = run([(&[3, 5, 7], element)], |gpu, [y]| {
+            let (_memory, [x]) = put(gpu, [(&x, element)]);
+            // SAFETY: memory of the sizes that are said.
+            unsafe { elementwise::relu(gpu, element, x, y, 105) }
+        });
+        assert_close(&found, &super::relu(&x).unwrap(), Element::F32, 0.0, "ReLU");
+    }
+}
+
+#[test]
+fn types_are_changed_to_the_nearest() {
+    let x = floats(&[3, 7], 1);
+    let [rounded, back] = run([(&[3, 7], Element::Bf16), (&[3, 7], Element::F32)], |gpu, [y, back]| {
+        let (_memory, [x]) = put(gpu, [(&x, Element::F32)]);
+        // SAFETY: memory of the sizes that are said.
+        unsafe {
+            elementwise::cast(gpu, (x, Element::F32), (y, Element::Bf16), 21)?;
+            elementwise::cast(gpu, (y, Element::Bf16), (back, Element::F32), 21)
+        }
+    });
+    let expected = noise(&[3, 7], 1, Element::Bf16);
+    assert_close(&rounded, &expected, Element::F32, 0.0, "rounded values");
+    assert_close(&back, &expected, Element::F32, 0.0, "rounded values in the wider type");
 }
 
 #[test]

@@ -8,10 +8,11 @@ use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::features::{Draw, Loader};
 use crate::network::{StageNetwork, Variables};
+use crate::ops::{compute, concat};
 use crate::pipeline::{Manifest, Stage};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -227,8 +228,8 @@ pub fn classify(network: &StageNetwork, samples: &Loader, at_once: usize, progre
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        logits.push(rayon::scope(|_| auxiliary.forward(&block.forward(&batch.x)?))?);
+        logits.push(compute(samples.device(), || auxiliary.forward(&block.forward(&batch.x)?))?);
         Ok(())
     })?;
-    Ok(Tensor::cat(&logits, 0)?.flatten_all()?.to_vec1()?)
+    Ok(concat(&logits)?.flatten_all()?.to_vec1()?)
 }

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace gpu {
 
@@ -26,14 +27,15 @@ struct Allocation {
     std::map<int, Access> read;
 };
 
-static std::map<uint64_t, Allocation> allocations;
-static std::deque<uint64_t> freed;
+// Never destroyed: workers outlive everything.
+static auto &allocations = *new std::map<uint64_t, Allocation>;
+static auto &freed = *new std::deque<uint64_t>;
 static size_t used, peak, reserved, quarantined;
 static bool keeps;
 static uint64_t allocated;
-static std::map<uintptr_t, size_t> pinned;
+static auto &pinned = *new std::map<uintptr_t, size_t>;
 
-static const size_t CHUNK = 32 << 20, QUARANTINE = 256 << 20;
+static const size_t CHUNK = 32 << 20, QUARANTINE = 256 << 20, PAGE = 4096, FILE_BYTES = 8 << 20;
 
 static size_t limit() {
     static const size_t bytes = setting("MEMORY", 4ull << 30);
@@ -59,22 +61,51 @@ static void check(const Allocation &one, const std::string &who) {
     if (!std::all_of(end, last, whole)) fault(who + " wrote behind memory of " + words(one));
 }
 
+// Pages of poison, which cost nothing before they are written to: copies of a file that holds nothing else.
+static unsigned char *poisoned(size_t bytes) {
+    static int file = -1;
+    if (file < 0) {
+        file = memfd_create("poison", 0);
+        std::vector<unsigned char> poison(FILE_BYTES, POISON);
+        if (file < 0 || write(file, poison.data(), FILE_BYTES) != (ssize_t)FILE_BYTES) return nullptr;
+    }
+    void *base = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) return nullptr;
+    for (size_t first = 0; first < bytes; first += FILE_BYTES)
+        if (mmap((char *)base + first, std::min(FILE_BYTES, bytes - first), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, 0) == MAP_FAILED)
+            return nullptr;
+    return (unsigned char *)base;
+}
+
+void poison(uint64_t address, size_t bytes) {
+    unsigned char *first = here<unsigned char>(address), *end = first + bytes;
+    unsigned char *page = (unsigned char *)(((uintptr_t)first + PAGE - 1) / PAGE * PAGE), *last = (unsigned char *)((uintptr_t)end / PAGE * PAGE);
+    if (page >= last) {
+        memset(first, POISON, bytes);
+        return;
+    }
+    memset(first, POISON, page - first);
+    madvise(page, last - page, MADV_DONTNEED);
+    memset(last, POISON, end - last);
+}
+
 Error reserve(uint64_t *address, size_t bytes, Stream *stream) {
     if (bytes == 0 || !address) return INVALID_VALUE;
     size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (bytes > limit() || used + rounded > limit()) return OUT_OF_MEMORY;
     Allocation one;
-    one.mapped = (rounded + 2 * GUARD + 4095) / 4096 * 4096;
-    void *base = mmap(nullptr, one.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) return OUT_OF_MEMORY;
-    one.base = (unsigned char *)base;
+    one.mapped = (rounded + 2 * GUARD + PAGE - 1) / PAGE * PAGE;
+    one.base = poisoned(one.mapped);
+    if (!one.base) return OUT_OF_MEMORY;
     one.address = (uint64_t)(one.base + GUARD) + FAR;
     one.bytes = bytes;
     one.number = ++allocated;
-    memset(one.base, GUARDED, one.mapped);
-    memset(one.base + GUARD, POISON, bytes);
+    memset(one.base, GUARDED, GUARD);
+    memset(one.base + GUARD + bytes, GUARDED, one.mapped - GUARD - bytes);
     // Whoever comes first on another stream must be ordered after this.
     if (stream) {
+        join(stream->clock, machine().host);
+        stream->clock[stream->number]++;
         one.written_on = stream->number;
         one.written = {stream->clock[stream->number], "the reservation"};
     }
@@ -91,7 +122,7 @@ Error reserve(uint64_t *address, size_t bytes, Stream *stream) {
 static void retire(uint64_t address) {
     Allocation &one = allocations.at(address);
     check(one, "something");
-    memset(here<unsigned char>(address), POISON, one.bytes);
+    poison(address, one.bytes);
     freed.push_back(address);
     quarantined += one.mapped;
     while (quarantined > QUARANTINE && freed.size() > 1) {
@@ -111,6 +142,7 @@ Error release(uint64_t address, Stream *stream) {
     if (one.freed) fault("memory is given back twice: " + words(one));
     Operation operation{"giving memory back", {{address, one.bytes, true}}, {}};
     if (stream) {
+        join(stream->clock, m.host);
         stream->clock[stream->number]++;
         check_order(operation, stream->clock, stream->number);
     }

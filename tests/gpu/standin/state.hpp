@@ -66,6 +66,8 @@ void start(Stream *stream);
 // Memory of the GPU: reserving and freeing are ordered by a stream, or by the host where it is null.
 Error reserve(uint64_t *address, size_t bytes, Stream *stream);
 Error release(uint64_t address, Stream *stream);
+// Fills memory with poison.
+void poison(uint64_t address, size_t bytes);
 void memory_info(size_t *free, size_t *total, size_t *reserved, size_t *used);
 
 // Whether these bytes of the host are pinned: all, or none; ends the program where it is some.

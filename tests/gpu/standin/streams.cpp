@@ -280,7 +280,10 @@ API int cuMemsetD8Async(uint64_t to, unsigned char value, size_t bytes, void *on
     if (Error e = called("cuMemsetD8Async")) return e;
     Stream *stream = live(on, "filling memory");
     count("fills");
-    return submit(stream, {"filling memory", {{to, bytes, true}}, [=] { memset(here<char>(to), value, bytes); }});
+    return submit(stream, {"filling memory", {{to, bytes, true}}, [=] {
+        if (value == POISON) poison(to, bytes);
+        else memset(here<char>(to), value, bytes);
+    }});
 }
 
 API int cuStreamIsCapturing(void *stream, int *status) {
