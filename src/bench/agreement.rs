@@ -2,14 +2,15 @@
 
 use super::Bench;
 use crate::error::{Error, Result};
+use crate::ops;
 use crate::random::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor};
 
 /// What results of these types may differ by, relative to the largest value. Those in f32 are sums in another order; bf16
-/// has 8 bits, and what is multiplied is rounded as well as what comes out.
-const BOUNDS: [(DType, f64); 2] = [(DType::F32, 1e-4), (DType::BF16, 1e-2)];
-/// Values of 4 bytes that are spoilt before an operation on a GPU: 256 MiB, more than any of them reserves here.
-const SPOILT: usize = 1 << 26;
+/// has 8 bits, and what is multiplied is rounded as well as what comes out. Bytes are the same.
+const BOUNDS: [(DType, f64); 3] = [(DType::F32, 1e-4), (DType::BF16, 1e-2), (DType::U8, 0.0)];
+/// Bytes that are spoilt before an operation on a GPU: more than any of them reserves here.
+const SPOILT: usize = 256 << 20;
 
 /// How well one result agrees.
 #[derive(Clone, Debug)]
@@ -135,7 +136,7 @@ fn all<const N: usize>(tensors: [candle_core::Result<Tensor>; N]) -> Result<Vec<
 /// Fills memory of a GPU with what is no number in any type, and gives it back: what is reserved next is a part of it.
 fn spoil(device: &Device) -> Result<()> {
     if !device.is_cpu() {
-        drop(Tensor::full(u32::MAX, SPOILT, device)?);
+        ops::spoil(device, SPOILT)?;
     }
     Ok(())
 }

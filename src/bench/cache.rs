@@ -10,6 +10,7 @@ use crate::features::{
 };
 use crate::images::ImageSet;
 use crate::network::{Chain, Frozen, Network, Noise};
+use crate::ops::compute;
 use crate::pipeline::Recipe;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
@@ -155,7 +156,7 @@ fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Pat
     let images = (input.len() as f64, "images/s");
     let progress = bench.progress;
     let rounds = input.len() / batch;
-    let mut bare = || (0..rounds).try_for_each(|_| Ok(rayon::scope(|_| block.forward(&x)).map(drop)?));
+    let mut bare = || (0..rounds).try_for_each(|_| Ok(compute(x.device(), || block.forward(&x)).map(drop)?));
     let mut all = || write(progress, pipeline, &block, (input, to));
     bench.in_turn(
         ("extraction", &case),

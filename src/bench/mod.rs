@@ -17,6 +17,7 @@ pub use rates::{budget, rates, worth_keeping};
 pub use steps::steps;
 
 use crate::error::{Error, Result};
+use crate::ops::cast;
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use candle_core::{DType, Device, Tensor};
@@ -112,12 +113,12 @@ impl Bench<'_> {
         let count: usize = shape.iter().product();
         let mut draw = Stream::new(Purpose::Bench, seed, (0, 0));
         let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| draw.uniform(-1.0, 1.0) as f32).collect();
-        let drawn = Tensor::from_vec(drawn, count.min(DRAWN), &self.device)?;
-        Ok(drawn.repeat(count.div_ceil(DRAWN))?.narrow(0, 0, count)?.reshape(shape)?.contiguous()?)
+        let drawn = drawn.into_iter().cycle().take(count).collect();
+        Ok(Tensor::from_vec::<_, f32>(drawn, shape, &self.device)?)
     }
 
     /// Random feature maps on the device.
     fn maps(&self, shape: &[usize], seed: u64) -> Result<Tensor> {
-        Ok(self.noise(shape, seed)?.to_dtype(self.precision)?)
+        Ok(cast(&self.noise(shape, seed)?, self.precision)?)
     }
 }

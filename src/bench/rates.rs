@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, processor, write_files};
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
+use crate::ops::{cast, compute};
 use crate::pipeline::{self, Cost, Estimate, Features, Layers, Machine, Method, Parts, Recipe, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
@@ -214,17 +215,17 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
         let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-        let x = x.to_dtype(map_type(stage.training.precision, &bench.device)?)?;
+        let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
         let block = Network::block(&stage.block, (self.pipeline.init, &mut draw, &bench.device))?.frozen()?;
-        let frozen = || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?);
+        let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         let frozen = bench.seconds(frozen)? / batch as f64;
         if self.pipeline.method == Method::EndToEnd {
             return Ok([0.0, frozen]);
         }
         let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, &bench.device))?;
         let head = network.head.frozen()?;
-        let classify = || Ok(rayon::scope(|_| head.logits(&block.forward(&x)?)).map(drop)?);
+        let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);
         Ok([bench.seconds(classify)? / batch as f64, frozen])
     }
 
@@ -239,7 +240,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
         let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-        let x = x.to_dtype(map_type(pipeline.training.precision, &bench.device)?)?;
+        let x = cast(&x, map_type(pipeline.training.precision, &bench.device)?)?;
         let samples: Vec<u32> = (0..batch as u32).collect();
         let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &bench.device)?;
@@ -250,7 +251,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let head = network.head.frozen()?;
         let classify = bench.seconds(|| {
             let logits = || head.logits(&blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x))?);
-            Ok(rayon::scope(|_| logits()).map(drop)?)
+            Ok(compute(x.device(), logits).map(drop)?)
         })?;
         let [train, classify] = [train, classify].map(|seconds| seconds / batch as f64);
         Ok(Parts { train, classify, ..Parts::default() })

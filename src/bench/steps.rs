@@ -3,6 +3,7 @@
 use super::Bench;
 use crate::error::{Error, Result};
 use crate::network::{Network, Noise};
+use crate::ops::compute;
 use crate::pipeline::{Init, Layer, Layers, Outputs, Shape};
 use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
@@ -60,7 +61,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
             })?;
         }
         let block = network(bench, 1, (inputs, channels), size)?.blocks[0].frozen()?;
-        bench.measure((FROZEN, &case), images, None, || Ok(rayon::scope(|_| block.forward(&x)).map(drop)?))?;
+        bench.measure((FROZEN, &case), images, None, || Ok(compute(x.device(), || block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }

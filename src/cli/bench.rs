@@ -15,7 +15,7 @@ use std::time::Duration;
 
 /// `greedy bench [PART]...`
 pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let device = run::device(&args.device.device, args.fast)?;
+    let device = run::device(&args.device.device, args.fast, terminal)?;
     let precision = match args.precision {
         Precision::F32 => DType::F32,
         Precision::Bf16 if device.is_cpu() => {

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// `greedy evaluate STAGE`
 pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device, false)?)?;
+    let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device, false, terminal)?)?;
     let subset = if args.train { Subset::Train } else { Subset::Val };
     let images = network.images(subset)?;
     let found = network.evaluate(&images, terminal)?;

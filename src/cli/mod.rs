@@ -72,7 +72,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Clean(args) => clean::clean(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
-        Command::Predict(args) => predict::predict(args, &mut output),
+        Command::Predict(args) => predict::predict(args, &terminal, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

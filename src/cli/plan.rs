@@ -112,7 +112,7 @@ impl DataSet {
 
 /// This machine, as it is now.
 fn measure(args: &PlanArgs, pipeline: &Recipe, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
-    let device = run::device(&args.device.device, false)?;
+    let device = run::device(&args.device.device, false, terminal)?;
     terminal.say("measuring this machine at every stage; what else runs now counts against it");
     let precision = DType::F32;
     let bench = Bench { least: LEAST, device, precision, only: None, progress: terminal, report: &mut |_| Ok(()) };

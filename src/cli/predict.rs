@@ -3,13 +3,14 @@
 use super::args::PredictArgs;
 use super::evaluate::last_stage;
 use super::output::{Output, complain};
+use super::progress::Terminal;
 use crate::error::{Error, Result};
 use crate::run::{TrainedNetwork, device};
 use serde_json::{Value, json};
 
 /// `greedy predict IMAGE…`: every image gets its line, also after one that cannot be read.
-pub(super) fn predict(args: &PredictArgs, output: &mut Output) -> Result<()> {
-    let network = TrainedNetwork::open(&last_stage(&args.from)?, &device(&args.device.device, false)?)?;
+pub(super) fn predict(args: &PredictArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    let network = TrainedNetwork::open(&last_stage(&args.from)?, &device(&args.device.device, false, terminal)?)?;
     let mut results = Vec::new();
     let mut bad = 0;
     for path in &args.images {

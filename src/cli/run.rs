@@ -41,7 +41,8 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         project = planned(&project, &cache, args, terminal)?;
     }
     // Where nothing is to be computed, no device has to be woken.
-    let device = run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast)?;
+    let device =
+        run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
     let wanted = project.find(&args.nodes)?;
     let update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
         announce(terminal, node, verdict, graph);
@@ -73,7 +74,7 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
     let mut pipeline = project.pipeline().clone();
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let size = ([images.train.len(), images.val.len()], images.classes.len());
-    let device = run::device(&args.work.device.device, args.work.fast)?;
+    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
     let kept = run::remember_choice(cache, &pipeline, stages)?;
@@ -104,7 +105,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     if args.work.dry_run {
         return dry_run(&project, &[], args.work.json, output);
     }
-    let device = run::device(&args.work.device.device, args.work.fast)?;
+    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let wanted = project.find(&[])?;
     let mut update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
         announce(terminal, node, verdict, graph);

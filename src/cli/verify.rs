@@ -46,7 +46,7 @@ pub(super) fn verify(args: &VerifyArgs, terminal: &Terminal, output: &mut Output
 
 /// Stages that others are made of come first, so that these find their input whole.
 fn repair(args: &VerifyArgs, found: &[Verified], terminal: &Terminal) -> Result<Vec<Vec<Outcome>>> {
-    let device = run::device(&args.device.device, false)?;
+    let device = run::device(&args.device.device, false, terminal)?;
     let repair = Repair { overrides: &args.set, device: &device, progress: terminal };
     found.iter().map(|verified| repair.repair(verified)).collect()
 }

@@ -7,6 +7,7 @@ use candle_core::cuda_backend::cudarc::cudnn::{CudnnError, result, sys};
 use candle_core::cuda_backend::cudarc::driver::CudaStream;
 use candle_core::{Error, Result, bail};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
@@ -52,18 +53,31 @@ pub(super) struct Convolutions {
 // SAFETY: cuDNN lets any thread use a handle, one at a time; so do those who have this by `&mut`.
 unsafe impl Send for Convolutions {}
 
-/// The descriptors of a shape and the algorithm that was chosen. It stays for as long as the program runs.
+/// The descriptors of a shape. They stay for as long as the program runs.
 #[derive(Clone, Copy)]
-struct Plan {
+struct Descriptors {
     maps: sys::cudnnTensorDescriptor_t,
     sums: sys::cudnnTensorDescriptor_t,
     weights: sys::cudnnFilterDescriptor_t,
     convolution: sys::cudnnConvolutionDescriptor_t,
+}
+
+/// How a shape is computed: the best way first. What turns out to be refused is taken away, as cuDNN also names
+/// algorithms that cannot be used.
+struct Plan {
+    descriptors: Descriptors,
+    ways: Vec<Way>,
+}
+
+/// An algorithm, its arithmetic, and the memory that it works in.
+#[derive(Clone, Copy)]
+struct Way {
     algorithm: Algorithm,
+    math: sys::cudnnMathType_t,
     workspace: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Algorithm {
     Forward(sys::cudnnConvolutionFwdAlgo_t),
     Input(sys::cudnnConvolutionBwdDataAlgo_t),
@@ -76,7 +90,6 @@ struct Candidate {
     works: bool,
     same_bits: bool,
     math: sys::cudnnMathType_t,
-    workspace: usize,
 }
 
 impl Convolutions {
@@ -108,69 +121,90 @@ impl Convolutions {
         to: Pointer,
     ) -> Result<()> {
         self.stream.context().bind_to_thread().w()?;
-        let plan = match self.plans.get(&shape) {
-            Some(&plan) => plan,
-            None => {
-                *self.plans.entry(shape).or_insert(plan(self.handle, shape, self.fast && shape.pass != Pass::Forward)?)
+        let plan = match self.plans.entry(shape) {
+            Entry::Occupied(plan) => plan.into_mut(),
+            Entry::Vacant(place) => {
+                let of_all = self.fast && shape.pass != Pass::Forward;
+                place.insert(
+                    plan(self.handle, shape, of_all).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?,
+                )
             }
         };
-        let memory = gpu.reserve(plan.workspace)?;
-        let (space, bytes) = (pointer(gpu.pointer(&memory)), plan.workspace);
+        let mut refused = None;
+        while let Some(&way) = plan.ways.first() {
+            let memory = (way.workspace > 0).then(|| gpu.reserve(way.workspace)).transpose()?;
+            let space = memory.as_ref().map_or(Pointer(0), |memory| gpu.pointer(memory));
+            // SAFETY: the caller's promise, and a workspace as large as was asked for.
+            match unsafe { way.run(self.handle, &plan.descriptors, [first, second, to, space]) } {
+                Ok(()) => return Ok(()),
+                Err(e) => refused = Some(e),
+            }
+            // The last one stays, so that its error is told again.
+            if plan.ways.len() == 1 {
+                break;
+            }
+            plan.ways.remove(0);
+        }
+        match refused {
+            Some(e) => Err(fault(&format!("cuDNN failed at {shape:?}"), e)),
+            None => bail!("cuDNN has no way of doing {shape:?} that gives the same bits at every run"),
+        }
+    }
+}
+
+impl Way {
+    /// # Safety
+    /// As of [`Convolutions::run`]; the last pointer leads to the workspace.
+    unsafe fn run(
+        self,
+        handle: sys::cudnnHandle_t,
+        descriptors: &Descriptors,
+        [first, second, to, space]: [Pointer; 4],
+    ) -> std::result::Result<(), CudnnError> {
+        let &Descriptors { maps, sums, weights, convolution } = descriptors;
         let (one, zero) = ((&raw const ONE).cast(), (&raw const ZERO).cast());
         let (first, second, to) = (pointer(first).cast_const(), pointer(second).cast_const(), pointer(to));
-        let Plan { maps, sums, weights, convolution, .. } = plan;
-        let handle = self.handle;
-        // SAFETY: the descriptors tell the sizes that the caller promises, and the workspace is as large as was asked for.
-        let done = unsafe {
-            match plan.algorithm {
+        let (of, space, bytes) = (convolution, pointer(space), self.workspace);
+        // SAFETY: the descriptors tell the sizes that the caller promises.
+        unsafe {
+            result::set_convolution_math_type(of, self.math)?;
+            match self.algorithm {
                 Algorithm::Forward(way) => result::convolution_forward(
-                    handle,
-                    one,
-                    maps,
-                    first,
-                    weights,
-                    second,
-                    convolution,
-                    way,
-                    space,
-                    bytes,
-                    zero,
-                    sums,
-                    to,
+                    handle, one, maps, first, weights, second, of, way, space, bytes, zero, sums, to,
                 ),
                 Algorithm::Input(way) => result::convolution_backward_data(
-                    handle,
-                    one,
-                    weights,
-                    first,
-                    sums,
-                    second,
-                    convolution,
-                    way,
-                    space,
-                    bytes,
-                    zero,
-                    maps,
-                    to,
+                    handle, one, weights, first, sums, second, of, way, space, bytes, zero, maps, to,
                 ),
                 Algorithm::Weight(way) => result::convolution_backward_filter(
-                    handle,
-                    one,
-                    maps,
-                    first,
-                    sums,
-                    second,
-                    convolution,
-                    way,
-                    space,
-                    bytes,
-                    zero,
-                    weights,
-                    to,
+                    handle, one, maps, first, sums, second, of, way, space, bytes, zero, weights, to,
                 ),
             }
-        };
-        done.map_err(|e| fault(&format!("cuDNN failed at {shape:?}"), e))
+        }
+    }
+
+    /// The bytes that an algorithm works in with the arithmetic that the convolution is set to.
+    ///
+    /// # Safety
+    /// Handle and descriptors are alive.
+    unsafe fn workspace(
+        algorithm: Algorithm,
+        handle: sys::cudnnHandle_t,
+        &Descriptors { maps, sums, weights, convolution: of }: &Descriptors,
+    ) -> std::result::Result<usize, CudnnError> {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match algorithm {
+                Algorithm::Forward(way) => {
+                    result::get_convolution_forward_workspace_size(handle, maps, weights, of, sums, way)
+                }
+                Algorithm::Input(way) => {
+                    result::get_convolution_backward_data_workspace_size(handle, weights, sums, of, maps, way)
+                }
+                Algorithm::Weight(way) => {
+                    result::get_convolution_backward_filter_workspace_size(handle, maps, sums, of, weights, way)
+                }
+            }
+        }
     }
 }
 
@@ -186,32 +220,66 @@ fn fault(what: &str, error: CudnnError) -> Error {
     Error::msg(format!("{what}: {error}"))
 }
 
-/// Describes a shape to cuDNN and chooses an algorithm: the fastest by its own judgement of those that give the same
-/// bits at every run, or of all.
-fn plan(handle: sys::cudnnHandle_t, shape: Shape, of_all: bool) -> Result<Plan> {
-    let Shape { batch, height, width, weights, stride, padding, element, .. } = shape;
+/// Describes a shape to cuDNN and orders the ways of computing it: the fastest by its own judgement of those that give
+/// the same bits at every run, or of all; and last the one that is always there.
+fn plan(handle: sys::cudnnHandle_t, shape: Shape, of_all: bool) -> std::result::Result<Plan, CudnnError> {
+    let Shape { pass, batch, height, width, weights, stride, padding, element } = shape;
     let Weights { outputs, inputs, kernel } = weights;
     let out = |size: usize| (size + 2 * padding - kernel) / stride + 1;
-    let maps = tensor(element, [batch, inputs, height, width])?;
-    let sums = tensor(element, [batch, outputs, out(height), out(width)])?;
-    let weights = filter(element, [outputs, inputs, kernel, kernel])?;
-    let convolution = convolution(element, stride, padding)?;
-    let mut plan = Plan { maps, sums, weights, convolution, algorithm: NONE, workspace: 0 };
-    let candidates =
-        candidates(handle, shape.pass, &plan).map_err(|e| fault(&format!("cuDNN cannot do {shape:?}"), e))?;
-    let usable = |found: &&Candidate| found.works && found.workspace <= WORKSPACE && (of_all || found.same_bits);
-    let Some(chosen) = candidates.iter().find(usable) else {
-        bail!("cuDNN has no way of doing {shape:?} that gives the same bits at every run")
+    let descriptors = Descriptors {
+        maps: tensor(element, [batch, inputs, height, width])?,
+        sums: tensor(element, [batch, outputs, out(height), out(width)])?,
+        weights: filter(element, [outputs, inputs, kernel, kernel])?,
+        convolution: convolution(element, stride, padding)?,
     };
-    if element == Element::Bf16 {
-        // SAFETY: the descriptor is alive.
-        unsafe { result::set_convolution_math_type(convolution, chosen.math) }.map_err(|e| fault("cuDNN", e))?;
+    let found = candidates(handle, pass, &descriptors)?;
+    // f32 is never rounded to fewer bits first, whatever cuDNN proposes.
+    let exact = |found: &Candidate| element == Element::Bf16 || found.math == own_math(element);
+    let usable = |found: &Candidate| found.works && (of_all || found.same_bits) && exact(found);
+    let named = found.iter().filter(|found| usable(found)).map(|found| (found.algorithm, found.math));
+    let last = (pass.last_resort(), own_math(element));
+    let mut ways: Vec<Way> = Vec::new();
+    for (algorithm, math) in named.chain([last]) {
+        if ways.iter().any(|way| way.algorithm == algorithm && way.math == math) {
+            continue;
+        }
+        // SAFETY: handle and descriptors are alive.
+        let workspace = unsafe {
+            result::set_convolution_math_type(descriptors.convolution, math)?;
+            Way::workspace(algorithm, handle, &descriptors)
+        };
+        if let Ok(workspace) = workspace
+            && workspace <= WORKSPACE
+        {
+            ways.push(Way { algorithm, math, workspace });
+        }
     }
-    (plan.algorithm, plan.workspace) = (chosen.algorithm, chosen.workspace);
-    Ok(plan)
+    Ok(Plan { descriptors, ways })
 }
 
-const NONE: Algorithm = Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM);
+impl Pass {
+    /// What computes every shape, with the same bits at every run.
+    fn last_resort(self) -> Algorithm {
+        match self {
+            Self::Forward => {
+                Algorithm::Forward(sys::cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM)
+            }
+            Self::Input => Algorithm::Input(sys::cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1),
+            Self::Weight => {
+                Algorithm::Weight(sys::cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1)
+            }
+        }
+    }
+}
+
+/// bf16 is multiplied on tensor cores, f32 without rounding to fewer bits first.
+fn own_math(element: Element) -> sys::cudnnMathType_t {
+    match element {
+        Element::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
+        Element::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
+    }
+}
+
 const NHWC: sys::cudnnTensorFormat_t = sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 
 fn data_type(element: Element) -> sys::cudnnDataType_t {
@@ -222,59 +290,55 @@ fn data_type(element: Element) -> sys::cudnnDataType_t {
 }
 
 /// Sizes in cuDNN's order (batch, channels, height, width), whatever the order in memory.
-fn sizes(sizes: [usize; 4]) -> Result<[c_int; 4]> {
+fn sizes(sizes: [usize; 4]) -> std::result::Result<[c_int; 4], CudnnError> {
+    let too_large = CudnnError(sys::cudnnStatus_t::CUDNN_STATUS_NOT_SUPPORTED);
     let mut all = [0; 4];
     for (out, size) in all.iter_mut().zip(sizes) {
-        *out = c_int::try_from(size).map_err(|_| Error::msg(format!("{size} is too large for cuDNN")))?;
+        *out = c_int::try_from(size).map_err(|_| too_large)?;
     }
     Ok(all)
 }
 
-fn tensor(element: Element, of: [usize; 4]) -> Result<sys::cudnnTensorDescriptor_t> {
-    let of = sizes(of)?;
-    let made = result::create_tensor_descriptor().and_then(|made| {
-        // SAFETY: it was just made.
-        unsafe { result::set_tensor4d_descriptor(made, NHWC, data_type(element), of) }.map(|()| made)
-    });
-    made.map_err(|e| fault("cuDNN takes no such tensor", e))
+fn tensor(element: Element, of: [usize; 4]) -> std::result::Result<sys::cudnnTensorDescriptor_t, CudnnError> {
+    let (of, made) = (sizes(of)?, result::create_tensor_descriptor()?);
+    // SAFETY: it was just made.
+    unsafe { result::set_tensor4d_descriptor(made, NHWC, data_type(element), of) }.map(|()| made)
 }
 
-fn filter(element: Element, of: [usize; 4]) -> Result<sys::cudnnFilterDescriptor_t> {
-    let of = sizes(of)?;
-    let made = result::create_filter_descriptor().and_then(|made| {
-        // SAFETY: it was just made.
-        unsafe { result::set_filter4d_descriptor(made, data_type(element), NHWC, of) }.map(|()| made)
-    });
-    made.map_err(|e| fault("cuDNN takes no such weights", e))
+fn filter(element: Element, of: [usize; 4]) -> std::result::Result<sys::cudnnFilterDescriptor_t, CudnnError> {
+    let (of, made) = (sizes(of)?, result::create_filter_descriptor()?);
+    // SAFETY: it was just made.
+    unsafe { result::set_filter4d_descriptor(made, data_type(element), NHWC, of) }.map(|()| made)
 }
 
-/// bf16 is multiplied on tensor cores, f32 without rounding to fewer bits first; sums are f32.
-fn convolution(element: Element, stride: usize, padding: usize) -> Result<sys::cudnnConvolutionDescriptor_t> {
-    let [stride, padding, ..] = sizes([stride, padding, 0, 0])?;
+/// Sums are f32 for all types.
+fn convolution(
+    element: Element,
+    stride: usize,
+    padding: usize,
+) -> std::result::Result<sys::cudnnConvolutionDescriptor_t, CudnnError> {
+    let ([stride, padding, ..], made) = (sizes([stride, padding, 0, 0])?, result::create_convolution_descriptor()?);
     let (mode, sums) = (sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION, sys::cudnnDataType_t::CUDNN_DATA_FLOAT);
-    let math = match element {
-        Element::F32 => sys::cudnnMathType_t::CUDNN_FMA_MATH,
-        Element::Bf16 => sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
-    };
-    let made = result::create_convolution_descriptor().and_then(|made| {
-        // SAFETY: it was just made.
-        unsafe {
-            result::set_convolution2d_descriptor(made, padding, padding, stride, stride, 1, 1, mode, sums)?;
-            result::set_convolution_math_type(made, math)?;
-        }
-        Ok(made)
-    });
-    made.map_err(|e| fault("cuDNN takes no such convolution", e))
+    // SAFETY: it was just made.
+    unsafe {
+        result::set_convolution2d_descriptor(made, padding, padding, stride, stride, 1, 1, mode, sums)?;
+        result::set_convolution_math_type(made, own_math(element))?;
+    }
+    Ok(made)
 }
 
 /// What cuDNN proposes for a pass, best first.
-fn candidates(handle: sys::cudnnHandle_t, pass: Pass, plan: &Plan) -> std::result::Result<Vec<Candidate>, CudnnError> {
-    let Plan { maps, sums, weights, convolution, .. } = *plan;
+fn candidates(
+    handle: sys::cudnnHandle_t,
+    pass: Pass,
+    descriptors: &Descriptors,
+) -> std::result::Result<Vec<Candidate>, CudnnError> {
+    let Descriptors { maps, sums, weights, convolution } = *descriptors;
     macro_rules! ask {
         ($way:ident, $found:ident, $ask:ident, $($of:ident),+) => {
             list(
                 Algorithm::$way,
-                |found: &sys::$found| (found.algo, found.status, found.determinism, found.mathType, found.memory),
+                |found: &sys::$found| (found.algo, found.status, found.determinism, found.mathType),
                 |count, all| result::$ask(handle, $($of,)+ ALGORITHMS as c_int, count, all),
             )
         };
@@ -313,9 +377,8 @@ fn candidates(handle: sys::cudnnHandle_t, pass: Pass, plan: &Plan) -> std::resul
     }
 }
 
-/// What is told of an algorithm: itself, whether it works, whether its bits are always the same, its arithmetic, and the
-/// memory that it works in.
-type Told<A> = (A, sys::cudnnStatus_t, sys::cudnnDeterminism_t, sys::cudnnMathType_t, usize);
+/// What is told of an algorithm: itself, whether it works, whether its bits are always the same, and its arithmetic.
+type Told<A> = (A, sys::cudnnStatus_t, sys::cudnnDeterminism_t, sys::cudnnMathType_t);
 
 /// Asks for a list of algorithms.
 ///
@@ -332,13 +395,12 @@ unsafe fn list<P, A>(
     let found = results.iter().take(usize::try_from(count).unwrap_or(0));
     let candidate = |found: &MaybeUninit<P>| {
         // SAFETY: one of the results that were written.
-        let (way, status, determinism, math, workspace) = told(unsafe { found.assume_init_ref() });
+        let (way, status, determinism, math) = told(unsafe { found.assume_init_ref() });
         Candidate {
             algorithm: algorithm(way),
             works: status == sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS,
             same_bits: determinism == sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC,
             math,
-            workspace,
         }
     };
     Ok(found.map(candidate).collect())

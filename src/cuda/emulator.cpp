@@ -1,9 +1,10 @@
 // A GPU that is not there: the words of CUDA in C++, and a launch that runs every thread of every block. The kernels are
 // included at the end, and KERNEL makes each known by its name.
 //
-// Threads of a block are fibers, which change at __syncthreads. Blocks come one after the other, and they and their
-// threads in an order that is drawn anew from a seed, since nothing may depend on it. Shared memory is poison when a
-// block begins: all of its bits are set, so that floats in it are not numbers.
+// Threads of a block run on fibers, which change at __syncthreads: a fiber runs one thread after the other until one of
+// them has to wait there. Blocks come one after the other, and they and their threads in an order that is drawn anew from
+// a seed, since nothing may depend on it. Shared memory is poison when a block begins: all of its bits are set, so that
+// floats in it are not numbers.
 
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <setjmp.h>
 #include <string>
 #include <tuple>
 #include <ucontext.h>
@@ -33,7 +35,7 @@ struct Argument {
 
 namespace emulator {
 
-const unsigned POINTER = 0, COUNT = 1, VALUE = 2;
+const unsigned POINTER = 0, COUNT = 1, VALUE = 2, READ_ONLY = 3;
 const size_t STACK = 1 << 16;
 
 struct Index {
@@ -41,11 +43,13 @@ struct Index {
 };
 
 struct Fiber {
+    // Where it begins, and where it goes on.
     ucontext_t context;
+    jmp_buf place;
+    bool begun = false;
     std::unique_ptr<char[]> stack{new char[STACK]};
-    // The line of the barrier where it waits.
-    unsigned line = 0;
-    bool ended = false;
+    // The thread that it runs, and the line of the barrier where that waits.
+    unsigned thread = 0, line = 0;
 };
 
 // Makes what a thread of a kernel runs from its arguments; a fault where they are not those of its parameters.
@@ -53,61 +57,84 @@ using Kernel = std::function<std::string(const Argument *, unsigned, std::functi
 
 struct Machine {
     std::map<std::string, Kernel> kernels;
+    // Of each kernel, what its parameters are.
+    std::map<std::string, std::string> signatures;
     std::vector<std::unique_ptr<Fiber>> fibers;
     std::function<void()> body;
-    ucontext_t scheduler;
+    jmp_buf scheduler;
     Fiber *running = nullptr;
+    // The threads of a block in their order, how many have begun, and how many have come to their end.
+    std::vector<unsigned> order;
+    unsigned begun = 0, ended = 0;
     std::string fault;
 };
 
 OWN Machine *machine = new Machine;
 OWN Index thread, block, block_size, grid;
 
-void wait_at(unsigned line) {
-    Fiber &own = *machine->running;
-    own.line = line;
-    swapcontext(&own.context, &machine->scheduler);
+// Back to the scheduler, until that goes on with this fiber.
+void pause() {
+    if (_setjmp(machine->running->place) == 0) _longjmp(machine->scheduler, 1);
 }
 
-// A fiber is used again for a thread of the next block.
+void wait_at(unsigned line) {
+    machine->running->line = line;
+    pause();
+    thread = Index{machine->running->thread, 0, 0};
+}
+
+// A fiber begins threads as long as there are any, and is used again for those of the next block.
 void live() {
-    for (Fiber &own = *machine->running;;) {
-        machine->body();
-        own.ended = true;
-        swapcontext(&own.context, &machine->scheduler);
+    for (;;) {
+        while (machine->begun < machine->order.size()) {
+            Fiber &own = *machine->running;
+            own.thread = machine->order[machine->begun++];
+            thread = Index{own.thread, 0, 0};
+            machine->body();
+            machine->ended++;
+        }
+        machine->running->line = 0;
+        pause();
     }
 }
 
-std::unique_ptr<Fiber> born() {
-    auto fiber = std::make_unique<Fiber>();
-    getcontext(&fiber->context);
-    fiber->context.uc_stack.ss_sp = fiber->stack.get();
-    fiber->context.uc_stack.ss_size = STACK;
-    fiber->context.uc_link = nullptr;
-    makecontext(&fiber->context, live, 0);
-    return fiber;
+// Runs a fiber until it pauses.
+void go_on(Fiber &fiber) {
+    machine->running = &fiber;
+    if (_setjmp(machine->scheduler)) return;
+    if (fiber.begun) _longjmp(fiber.place, 1);
+    fiber.begun = true;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = STACK;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, live, 0);
+    setcontext(&fiber.context);
 }
 
 // Runs all threads of a block to their end, from barrier to barrier.
 std::string run_block(unsigned threads, std::mt19937 &random) {
     memset(__bss_start, 0xff, _end - __bss_start);
-    for (unsigned at = 0; at < threads; at++) machine->fibers[at]->ended = false;
-    std::vector<unsigned> order(threads);
-    std::iota(order.begin(), order.end(), 0u);
-    for (;;) {
-        std::shuffle(order.begin(), order.end(), random);
-        unsigned ended = 0;
-        for (unsigned at : order) {
-            thread = Index{at, 0, 0};
-            machine->running = machine->fibers[at].get();
-            swapcontext(&machine->scheduler, &machine->running->context);
-            ended += machine->running->ended;
-        }
-        if (ended == threads) return "";
-        if (ended > 0) return std::to_string(ended) + " threads ended where the others wait at a barrier";
-        for (unsigned at : order)
-            if (machine->fibers[at]->line != machine->running->line) return "threads wait at two barriers";
+    machine->order.resize(threads);
+    std::iota(machine->order.begin(), machine->order.end(), 0u);
+    std::shuffle(machine->order.begin(), machine->order.end(), random);
+    machine->begun = machine->ended = 0;
+    std::vector<Fiber *> waiting;
+    for (size_t next = 0; machine->begun < threads; next++) {
+        if (next == machine->fibers.size()) machine->fibers.push_back(std::make_unique<Fiber>());
+        go_on(*machine->fibers[next]);
+        if (machine->fibers[next]->line) waiting.push_back(machine->fibers[next].get());
     }
+    while (!waiting.empty()) {
+        if (machine->ended > 0) return std::to_string(machine->ended) + " threads ended where the others wait at a barrier";
+        for (Fiber *fiber : waiting)
+            if (fiber->line != waiting[0]->line) return "threads wait at two barriers";
+        std::shuffle(waiting.begin(), waiting.end(), random);
+        for (Fiber *fiber : waiting) go_on(*fiber);
+        // Those that came to their end wait no more.
+        waiting.erase(std::remove_if(waiting.begin(), waiting.end(), [](Fiber *fiber) { return fiber->line == 0; }), waiting.end());
+    }
+    return "";
 }
 
 std::string run_blocks(unsigned threads, unsigned seed) {
@@ -115,7 +142,6 @@ std::string run_blocks(unsigned threads, unsigned seed) {
     std::vector<unsigned long long> order((unsigned long long)grid.x * grid.y * grid.z);
     std::iota(order.begin(), order.end(), 0ull);
     std::shuffle(order.begin(), order.end(), random);
-    while (machine->fibers.size() < threads) machine->fibers.push_back(born());
     block_size = Index{threads, 1, 1};
     for (unsigned long long at : order) {
         block = Index{(unsigned)(at % grid.x), (unsigned)(at / grid.x % grid.y), (unsigned)(at / grid.x / grid.y)};
@@ -138,6 +164,7 @@ inline float read(const Argument &argument, float *) {
 }
 
 template <class T> unsigned kind(T **) { return POINTER; }
+template <class T> unsigned kind(const T **) { return READ_ONLY; }
 inline unsigned kind(unsigned *) { return COUNT; }
 inline unsigned kind(float *) { return VALUE; }
 
@@ -146,13 +173,14 @@ std::string prepare(void (*kernel)(P...), const Argument *given, unsigned count,
     if (count != sizeof...(P)) return std::to_string(count) + " arguments for " + std::to_string(sizeof...(P)) + " parameters";
     const unsigned kinds[] = {kind((P *)nullptr)...};
     for (unsigned at = 0; at < count; at++)
-        if (given[at].kind != kinds[at]) return "argument " + std::to_string(at) + " is not of its parameter's kind";
+        if (given[at].kind != (kinds[at] == READ_ONLY ? POINTER : kinds[at])) return "argument " + std::to_string(at) + " is not of its parameter's kind";
     std::tuple<P...> values(read(given[At], (P *)nullptr)...);
     body = [=] { std::apply(kernel, values); };
     return "";
 }
 
 template <class... P> bool known(const char *name, void (*kernel)(P...)) {
+    machine->signatures[name] = std::string{"wufr"[kind((P *)nullptr)]...};
     machine->kernels[name] = [=](const Argument *given, unsigned count, std::function<void()> &body) {
         return emulator::prepare(kernel, given, count, body, std::index_sequence_for<P...>());
     };
@@ -160,6 +188,13 @@ template <class... P> bool known(const char *name, void (*kernel)(P...)) {
 }
 
 } // namespace emulator
+
+// What the parameters of a kernel are, one letter each: r and w for pointers to what is only read and what is written,
+// u for a number, f for a value. Null where there is no such kernel.
+extern "C" __attribute__((visibility("default"))) const char *signature(const char *name) {
+    auto kernel = emulator::machine->signatures.find(name);
+    return kernel == emulator::machine->signatures.end() ? nullptr : kernel->second.c_str();
+}
 
 // Runs a kernel, and gives the fault where there is one, until the next call.
 extern "C" __attribute__((visibility("default"))) const char *run(const char *name, const unsigned *blocks, unsigned threads,

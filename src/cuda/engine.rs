@@ -1,22 +1,21 @@
 //! A GPU that computes: its kernels, its memory, and cuDNN.
 
+use super::compiler;
 use super::convolution::Convolutions;
-use super::gpu::{Argument, Gpu, KERNELS, Launch, Pointer};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, result, sys};
-use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use super::gpu::{Argument, Gpu, Launch, Pointer};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaSlice, DevicePtr, result, sys};
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::{Device, Error, Result, bail};
 use std::collections::HashMap;
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-
-/// The name under which candle keeps our kernels.
-const MODULE: &str = "greedy";
 
 /// What the operations need of a GPU besides candle's device.
 pub(super) struct Engine {
     pub device: CudaDevice,
-    /// Our kernels, compiled for this GPU.
-    kernels: String,
+    /// Our kernels, compiled for this GPU, and those of them that were launched before.
+    kernels: Arc<CudaModule>,
+    launched: Mutex<HashMap<String, CudaFunction>>,
     convolutions: Mutex<Convolutions>,
 }
 
@@ -37,9 +36,19 @@ pub(crate) fn open(number: usize, fast: bool) -> Result<Device> {
     unsafe { own.disable_event_tracking() };
     keep_memory(&own)?;
     let convolutions = Mutex::new(Convolutions::new(own.cuda_stream(), fast)?);
-    let engine = Engine { kernels: compile(&own)?, device: own.clone(), convolutions };
+    let kernels = compiler::kernels(own.cuda_stream().context())?;
+    let engine = Engine { kernels, launched: Mutex::default(), device: own.clone(), convolutions };
     lock(engines()).insert(own.id(), Arc::new(engine));
     Ok(device)
+}
+
+/// Whether there is a GPU and its driver, so that what is missing besides is worth a word.
+pub(crate) fn is_there() -> bool {
+    #[cfg(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
+    if !super::libraries::has_driver() {
+        return false;
+    }
+    result::init().and_then(|()| result::device::get(0)).is_ok()
 }
 
 /// Whether a device is a GPU that was [opened](open) as fast.
@@ -63,7 +72,7 @@ fn engines() -> &'static Mutex<HashMap<DeviceId, Arc<Engine>>> {
 }
 
 /// What is behind these locks is whole between any two calls, also where a thread ended in the middle of one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -111,18 +120,21 @@ pub(crate) fn free_memory(device: &Device) -> Result<u64> {
     Ok(free as u64 + kept.saturating_sub(used))
 }
 
-/// Compiles our kernels for a GPU.
-fn compile(device: &CudaDevice) -> Result<String> {
-    let (major, minor) = device.cuda_stream().context().compute_capability().w()?;
-    let options = vec![format!("--gpu-architecture=compute_{major}{minor}"), "--std=c++17".into()];
-    let compiled = compile_ptx_with_opts(KERNELS, CompileOptions { options, ..Default::default() });
-    Ok(compiled.map_err(|e| Error::msg(format!("the kernels cannot be compiled for this GPU: {e:?}")))?.to_src())
-}
-
 impl Engine {
     /// cuDNN, for one thread at a time.
     pub fn convolutions(&self) -> MutexGuard<'_, Convolutions> {
         lock(&self.convolutions)
+    }
+
+    /// A kernel, looked up once.
+    fn function(&self, kernel: &str) -> Result<CudaFunction> {
+        let mut launched = lock(&self.launched);
+        if let Some(function) = launched.get(kernel) {
+            return Ok(function.clone());
+        }
+        let function = self.kernels.load_function(kernel).w()?;
+        launched.insert(kernel.to_string(), function.clone());
+        Ok(function)
     }
 }
 
@@ -139,18 +151,20 @@ impl Gpu for Engine {
     }
 
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()> {
-        let function = self.device.get_or_load_custom_func(launch.kernel, MODULE, &self.kernels)?;
-        let mut builder = function.builder();
-        for argument in launch.arguments {
-            match argument {
-                Argument::Pointer(Pointer(address)) => builder.arg(address),
-                Argument::Count(count) => builder.arg(count),
-                Argument::Value(value) => builder.arg(value),
-            };
+        let function = self.function(launch.kernel)?;
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().w()?;
+        let address = |argument: &Argument| match argument {
+            Argument::Pointer(Pointer(address)) => std::ptr::from_ref(address).cast::<c_void>().cast_mut(),
+            Argument::Count(count) => std::ptr::from_ref(count).cast::<c_void>().cast_mut(),
+            Argument::Value(value) => std::ptr::from_ref(value).cast::<c_void>().cast_mut(),
+        };
+        let mut arguments: Vec<*mut c_void> = launch.arguments.iter().map(address).collect();
+        let ([x, y, z], threads) = (launch.blocks, (launch.threads, 1, 1));
+        // SAFETY: the caller's promise; the driver copies the arguments before it returns.
+        unsafe {
+            result::launch_kernel(function.cu_function(), (x, y, z), threads, 0, stream.cu_stream(), &mut arguments)
         }
-        let [x, y, z] = launch.blocks;
-        let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (launch.threads, 1, 1), shared_mem_bytes: 0 };
-        // SAFETY: the caller's promise.
-        unsafe { builder.launch(config) }.w().map(drop)
+        .w()
     }
 }

@@ -8,6 +8,7 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("maps.cu"),
     include_str!("normalise.cu"),
     include_str!("pixels.cu"),
+    include_str!("elementwise.cu"),
     include_str!("learning.cu"),
     include_str!("samples.cu"),
     include_str!("dropout.cu"),
@@ -60,7 +61,7 @@ impl Element {
     }
 
     /// Bytes of a value.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "cuda"))]
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,

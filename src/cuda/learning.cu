@@ -1,19 +1,23 @@
 // The loss, the update of the weights, and the order in which convolutions read them.
 
-// [output, input, y, x] in f32 -> [output, y, x, input], what convolutions read; `area` is that of the kernel.
-template <class T> __device__ inline void pack(const float *weight, T *packed, unsigned count, unsigned inputs, unsigned area) {
+// [output, input, y, x] in f32 -> [output, y, x, input], what convolutions read; `area` is that of the kernel. There may be
+// more outputs and `wide` inputs there: these get zeros.
+template <class T>
+__device__ inline void pack(const float *weight, T *packed, unsigned count, unsigned outputs, unsigned inputs, unsigned wide,
+                            unsigned area) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    unsigned input = at % inputs, place = at / inputs % area, output = at / inputs / area;
-    set(&packed[at], weight[(output * inputs + input) * area + place]);
+    unsigned input = at % wide, place = at / wide % area, output = at / wide / area;
+    set(&packed[at], input < inputs && output < outputs ? weight[(output * inputs + input) * area + place] : 0.f);
 }
 
 // And back.
-template <class T> __device__ inline void unpack(const T *packed, float *weight, unsigned count, unsigned inputs, unsigned area) {
+template <class T>
+__device__ inline void unpack(const T *packed, float *weight, unsigned count, unsigned inputs, unsigned wide, unsigned area) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     unsigned place = at % area, input = at / area % inputs, output = at / area / inputs;
-    weight[at] = to_float(packed[(output * area + place) * inputs + input]);
+    weight[at] = to_float(packed[(output * area + place) * wide + input]);
 }
 
 // Combines a value of each of the block's threads, always in the same order.
@@ -89,10 +93,11 @@ __device__ inline void descend(float *weight, float *velocity, const float *grad
 
 // Kernels that take one value a thread; the type is in their names.
 #define WEIGHTS(T, type) \
-    KERNEL(pack_##type, (const float *weight, T *packed, unsigned count, unsigned inputs, unsigned area), \
-           (pack<T>(weight, packed, count, inputs, area))) \
-    KERNEL(unpack_##type, (const T *packed, float *weight, unsigned count, unsigned inputs, unsigned area), \
-           (unpack<T>(packed, weight, count, inputs, area)))
+    KERNEL(pack_##type, \
+           (const float *weight, T *packed, unsigned count, unsigned outputs, unsigned inputs, unsigned wide, unsigned area), \
+           (pack<T>(weight, packed, count, outputs, inputs, wide, area))) \
+    KERNEL(unpack_##type, (const T *packed, float *weight, unsigned count, unsigned inputs, unsigned wide, unsigned area), \
+           (unpack<T>(packed, weight, count, inputs, wide, area)))
 
 WEIGHTS(float, f32)
 WEIGHTS(Bf16, bf16)

@@ -81,28 +81,43 @@ impl Weights {
         self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// \[output, input, y, x\] in f32 → \[output, y, x, input\] in the type of the feature maps.
+    /// As many channels as cuDNN takes: tensor cores read 8 values of bf16 at once, and of other numbers of channels it
+    /// may have no way that gives the same bits at every run.
+    pub fn widened(self, element: Element) -> Self {
+        let wide = |channels: usize| match element {
+            Element::F32 => channels,
+            Element::Bf16 => channels.next_multiple_of(Element::Bf16.in_vector()),
+        };
+        Self { outputs: wide(self.outputs), inputs: wide(self.inputs), ..self }
+    }
+
+    /// \[output, input, y, x\] in f32 → \[output, y, x, input\] in the type of the feature maps, [wide](Self::widened).
     ///
     /// # Safety
-    /// Both pointers lead to as many values.
+    /// The pointers lead to as many values.
     pub unsafe fn pack(self, gpu: &impl Gpu, weight: Pointer, element: Element, packed: Pointer) -> Result<()> {
+        let wide = self.widened(element);
+        let sizes = [wide.values(), self.outputs, self.inputs, wide.inputs, self.kernel * self.kernel];
         // SAFETY: the caller's promise.
-        unsafe { self.reorder(gpu, &format!("pack_{}", element.name()), weight, packed) }
+        unsafe { reorder(gpu, &format!("pack_{}", element.name()), [weight, packed], &sizes) }
     }
 
     /// And back.
     ///
     /// # Safety
-    /// Both pointers lead to as many values.
+    /// The pointers lead to as many values.
     pub unsafe fn unpack(self, gpu: &impl Gpu, packed: Pointer, element: Element, weight: Pointer) -> Result<()> {
+        let sizes = [self.values(), self.inputs, self.widened(element).inputs, self.kernel * self.kernel];
         // SAFETY: the caller's promise.
-        unsafe { self.reorder(gpu, &format!("unpack_{}", element.name()), packed, weight) }
+        unsafe { reorder(gpu, &format!("unpack_{}", element.name()), [packed, weight], &sizes) }
     }
+}
 
-    unsafe fn reorder(self, gpu: &impl Gpu, kernel: &str, from: Pointer, to: Pointer) -> Result<()> {
-        let area = self.kernel * self.kernel;
-        let arguments = [at(from), at(to), count(self.values())?, count(self.inputs)?, count(area)?];
-        // SAFETY: the caller's promise.
-        unsafe { launch_each(gpu, kernel, self.values(), &arguments) }
-    }
+/// # Safety
+/// The pointers lead to as many values as the sizes say, of which the first is the number of threads.
+unsafe fn reorder(gpu: &impl Gpu, kernel: &str, pointers: [Pointer; 2], sizes: &[usize]) -> Result<()> {
+    let mut arguments = pointers.map(at).to_vec();
+    arguments.extend(sizes.iter().map(|&size| count(size)).collect::<Result<Vec<_>>>()?);
+    // SAFETY: the caller's promise.
+    unsafe { launch_each(gpu, kernel, sizes[0], &arguments) }
 }

@@ -7,7 +7,7 @@
 
 use candle_core::{Error, Result};
 use libloading::Library;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -16,6 +16,9 @@ struct Wanted {
     /// Its names, the newest version first. Of one without a name no function is ever called: candle's kernels for
     /// quantised weights, which nothing here uses, register themselves as the program starts.
     files: &'static [&'static str],
+    /// What the names of libraries begin with that it opens by their bare names when it needs them, and does not find
+    /// where it lies itself.
+    companions: &'static [&'static str],
     functions: &'static [Function],
 }
 
@@ -28,7 +31,7 @@ extern "C" fn absent() -> i32 {
 }
 
 macro_rules! libraries {
-    ($($library:ident [$($file:literal)*] { $($function:ident)* })*) => {
+    ($($library:ident [$($file:literal)*] with [$($companion:literal)*] { $($function:ident)* })*) => {
         $($(
             #[allow(non_snake_case)]
             mod $function {
@@ -62,41 +65,43 @@ macro_rules! libraries {
         /// In the order in which they need each other.
         const LIBRARIES: &[Wanted] = &[$(Wanted {
             files: &[$($file),*],
+            companions: &[$($companion),*],
             functions: &[$(Function(stringify!($function), &$function::PLACE)),*],
         }),*];
     };
 }
 
 libraries! {
-    cuda ["libcuda.so.1"] {
+    cuda ["libcuda.so.1"] with [] {
         cuCtxDestroy_v2 cuCtxGetCurrent cuCtxSetCurrent cuCtxSynchronize cuDeviceGet cuDeviceGetAttribute
-        cuDeviceGetDefaultMemPool cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain cuEventCreate
+        cuDeviceGetDefaultMemPool cuDevicePrimaryCtxRelease_v2 cuDevicePrimaryCtxRetain cuDriverGetVersion cuEventCreate
         cuEventDestroy_v2 cuEventRecord cuEventSynchronize cuGetErrorString cuInit cuLaunchKernel cuMemAllocAsync
         cuMemAlloc_v2 cuMemFreeAsync cuMemFreeHost cuMemFree_v2 cuMemGetInfo_v2 cuMemHostAlloc cuMemPoolGetAttribute
         cuMemPoolSetAttribute cuMemcpyDtoDAsync_v2 cuMemcpyDtoHAsync_v2 cuMemcpyHtoDAsync_v2 cuMemcpyPeerAsync
         cuMemsetD8Async cuModuleGetFunction cuModuleLoad cuModuleLoadData cuModuleUnload cuStreamCreate
         cuStreamDestroy_v2 cuStreamIsCapturing cuStreamSynchronize cuStreamWaitEvent
     }
-    cublas ["libcublas.so.13" "libcublas.so.12"] {
+    cublas ["libcublas.so.13" "libcublas.so.12"] with ["libcublasLt.so."] {
         cublasCreate_v2 cublasDestroy_v2 cublasDgemmStridedBatched cublasGemmStridedBatchedEx cublasSetStream_v2
     }
-    nvrtc ["libnvrtc.so.13" "libnvrtc.so.12"] {
-        nvrtcCompileProgram nvrtcCreateProgram nvrtcDestroyProgram nvrtcGetPTX nvrtcGetPTXSize nvrtcGetProgramLog
-        nvrtcGetProgramLogSize
+    nvrtc ["libnvrtc.so.13" "libnvrtc.so.12"] with ["libnvrtc-builtins.so."] {
+        nvrtcCompileProgram nvrtcCreateProgram nvrtcDestroyProgram nvrtcGetCUBIN nvrtcGetCUBINSize nvrtcGetProgramLog
+        nvrtcGetProgramLogSize nvrtcVersion
     }
-    curand ["libcurand.so.10"] {
+    curand ["libcurand.so.10"] with [] {
         curandCreateGenerator curandDestroyGenerator curandSetPseudoRandomGeneratorSeed curandSetStream
     }
-    cudnn ["libcudnn.so.9"] {
+    cudnn ["libcudnn.so.9"] with ["libcudnn_"] {
         cudnnConvolutionBackwardData cudnnConvolutionBackwardFilter cudnnConvolutionForward cudnnCreate
         cudnnCreateConvolutionDescriptor cudnnCreateFilterDescriptor cudnnCreateTensorDescriptor cudnnDestroy
         cudnnDestroyConvolutionDescriptor cudnnDestroyFilterDescriptor cudnnDestroyTensorDescriptor
-        cudnnGetConvolutionBackwardDataAlgorithm_v7 cudnnGetConvolutionBackwardFilterAlgorithm_v7
+        cudnnGetConvolutionBackwardDataAlgorithm_v7 cudnnGetConvolutionBackwardDataWorkspaceSize
+        cudnnGetConvolutionBackwardFilterAlgorithm_v7 cudnnGetConvolutionBackwardFilterWorkspaceSize
         cudnnGetConvolutionForwardAlgorithm_v7 cudnnGetConvolutionForwardWorkspaceSize
         cudnnSetConvolution2dDescriptor cudnnSetConvolutionMathType cudnnSetFilter4dDescriptor cudnnSetStream
         cudnnSetTensor4dDescriptor cudnnSetTensor4dDescriptorEx
     }
-    cudart [] {
+    cudart [] with [] {
         __cudaGetKernel __cudaInitModule __cudaLaunchKernel __cudaPopCallConfiguration __cudaPushCallConfiguration
         __cudaRegisterFatBinary __cudaRegisterFatBinaryEnd __cudaRegisterFunction __cudaRegisterVar
         __cudaUnregisterFatBinary cudaDeviceGetAttribute cudaFree cudaFreeAsync cudaFuncGetAttributes cudaGetDevice
@@ -106,6 +111,9 @@ libraries! {
     }
 }
 
+/// Where CUDA usually lies, besides where the system looks.
+const HOMES: [&str; 3] = ["/usr/local/cuda/lib64", "/usr/local/nvidia/lib64", "/usr/local/nvidia/lib"];
+
 /// Opens the libraries and looks up their functions, once.
 ///
 /// # Errors
@@ -113,6 +121,14 @@ libraries! {
 pub(super) fn open() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
     DONE.get_or_init(|| LIBRARIES.iter().try_for_each(Wanted::open)).clone().map_err(Error::msg)
+}
+
+/// Whether the driver is there, so that what is missing besides is worth a word.
+pub(super) fn has_driver() -> bool {
+    let _ = open();
+    LIBRARIES.first().is_some_and(|driver| {
+        driver.functions.iter().all(|function| function.1.load(Ordering::Acquire) != absent as *mut ())
+    })
 }
 
 impl Wanted {
@@ -134,20 +150,48 @@ impl Wanted {
 
     /// The first that can be opened: where the system looks, and where CUDA usually lies.
     fn find(&self) -> std::result::Result<Library, String> {
-        let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os).map(PathBuf::from);
-        let folders: Vec<PathBuf> =
-            homes.chain([PathBuf::from("/usr/local/cuda")]).map(|home| home.join("lib64")).collect();
+        let homes = ["CUDA_HOME", "CUDA_PATH"].into_iter().filter_map(std::env::var_os);
+        let named = homes.map(|home| PathBuf::from(home).join("lib64"));
+        let folders: Vec<PathBuf> = named.chain(HOMES.map(PathBuf::from)).collect();
         let mut fault = String::new();
         for file in self.files {
-            for path in [PathBuf::from(file)].into_iter().chain(folders.iter().map(|folder| folder.join(file))) {
-                // SAFETY: these are NVIDIA's libraries, made to be opened so.
-                match unsafe { Library::new(&path) } {
+            match load(Path::new(file)) {
+                Ok(library) => return Ok(library),
+                Err(e) if fault.is_empty() => fault = e,
+                Err(_) => {}
+            }
+            for folder in folders.iter().filter(|folder| folder.join(file).exists()) {
+                self.open_companions(folder);
+                match load(&folder.join(file)) {
                     Ok(library) => return Ok(library),
-                    Err(e) if fault.is_empty() => fault = e.to_string(),
-                    Err(_) => {}
+                    // A library that is there tells more than one that is not.
+                    Err(e) => fault = e,
                 }
             }
         }
         Err(fault)
     }
+
+    /// Opens what the library looks for by bare names: once opened, it is found by them.
+    fn open_companions(&self, folder: &Path) {
+        let names = folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+        let wanted = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.contains(".so.") && self.companions.iter().any(|companion| name.starts_with(companion))
+        };
+        let mut left: Vec<PathBuf> = names.filter(wanted).collect();
+        // They need each other in no order that is known here, so those that failed are tried again after the others.
+        while !left.is_empty() {
+            let before = left.len();
+            left.retain(|path| load(path).map(std::mem::forget).is_err());
+            if left.len() == before {
+                break;
+            }
+        }
+    }
+}
+
+fn load(path: &Path) -> std::result::Result<Library, String> {
+    // SAFETY: these are NVIDIA's libraries, made to be opened so.
+    unsafe { Library::new(path) }.map_err(|e| e.to_string())
 }

@@ -71,12 +71,12 @@ __device__ inline void add_parts(const float *sums, unsigned parts, unsigned cha
     finish(channel, totals);
 }
 
-// Calls `change(pixel, channel)` for every N channels of each pixel of the block's part.
+// Calls `change(at, pixel, channel)` for every N channels of each pixel of the block's part; `at` is where they begin.
 template <int N, class Change>
 __device__ inline void map_part(unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part, Change change) {
     Place p = place<N>(channels, lanes);
     if (p.idle) return;
     unsigned first = blockIdx.x * in_part, last = min(pixels, first + in_part);
 #pragma unroll 4
-    for (unsigned pixel = first + p.row; pixel < last; pixel += p.rows) change((Offset)pixel * channels + p.channel);
+    for (unsigned pixel = first + p.row; pixel < last; pixel += p.rows) change((Offset)pixel * channels + p.channel, pixel, p.channel);
 }

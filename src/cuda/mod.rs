@@ -7,8 +7,13 @@
 #[cfg(feature = "cuda")]
 mod batches;
 #[cfg(feature = "cuda")]
+mod compiler;
+#[cfg(feature = "cuda")]
 mod convolution;
+#[cfg(feature = "cuda")]
+mod download;
 pub(crate) mod dropout;
+pub(crate) mod elementwise;
 #[cfg(test)]
 pub(crate) mod emulator;
 #[cfg(feature = "cuda")]
@@ -17,6 +22,8 @@ pub(crate) mod gpu;
 pub(crate) mod learning;
 #[cfg(all(feature = "cuda", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod libraries;
+#[cfg(feature = "cuda")]
+mod mapped;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
@@ -31,11 +38,15 @@ mod upload;
 #[cfg(feature = "cuda")]
 pub(crate) use batches::{cut, decode, encode, put, show};
 #[cfg(feature = "cuda")]
+pub(crate) use download::{Download, Downloaded};
+#[cfg(feature = "cuda")]
 pub(crate) use dropout::Mask;
 #[cfg(feature = "cuda")]
-pub(crate) use engine::{free_memory, is_fast, open};
+pub(crate) use engine::{free_memory, is_fast, is_there, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
+#[cfg(feature = "cuda")]
+pub(crate) use mapped::{accumulate, affine, cast, concat, spoil};
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
 pub(crate) use samples::{Form, Type};
@@ -46,4 +57,4 @@ pub(crate) use tensors::{
     relu_gradient, space_to_depth, weight_gradient,
 };
 #[cfg(feature = "cuda")]
-pub(crate) use upload::Upload;
+pub(crate) use upload::{Upload, Uploaded};

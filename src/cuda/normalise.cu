@@ -56,7 +56,7 @@ __device__ inline void normalise(const T *x, const float *means, const float *va
     Place p = place<N>(channels, lanes);
     if (p.idle) return;
     Line<N> line(means, variances, gamma, beta, epsilon, p.channel);
-    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at) {
+    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at, unsigned, unsigned) {
         float values[N];
         load<T, N>(x + at, values);
 #pragma unroll
@@ -114,7 +114,7 @@ __device__ inline void normalise_gradient(const T *x, const T *grad, const float
         plain[n] = plains[p.channel + n];
         slope[n] = slopes[p.channel + n];
     }
-    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at) {
+    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at, unsigned, unsigned) {
         float values[N], grads[N];
         load<T, N>(x + at, values);
         load<T, N>(grad + at, grads);
@@ -141,7 +141,7 @@ __device__ inline void add_bias(T *x, const float *bias, unsigned pixels, unsign
     float own[N];
 #pragma unroll
     for (int n = 0; n < N; n++) own[n] = bias[p.channel + n];
-    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at) {
+    map_part<N>(pixels, channels, lanes, in_part, [&](Offset at, unsigned, unsigned) {
         float values[N];
         load<T, N>(x + at, values);
 #pragma unroll
@@ -165,7 +165,7 @@ __device__ inline void relu(const T *x, T *out, unsigned pixels, unsigned channe
 template <class T, int N>
 __device__ inline void relu_gradient(const T *y, const T *grad, T *out, unsigned pixels, unsigned channels, unsigned lanes,
                                      unsigned in_part) {
-    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at) {
+    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at, unsigned, unsigned) {
         float values[N], grads[N];
         load<T, N>(y + at, values);
         load<T, N>(grad + at, grads);

@@ -24,24 +24,25 @@ __device__ inline void pool(const T *x, float *y, unsigned height, unsigned widt
     });
 }
 
-// The gradients of all cells that cover a pixel.
-template <class T, int N>
+// The gradients of all cells that cover a pixel: mostly one, and those beside it where cells overlap. SIDE is how many cells
+// there are along an axis, where the compiler is to know it, else 0: it divides by what it knows much faster.
+template <class T, int N, unsigned SIDE>
 __device__ inline void pool_gradient(const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels,
-                                     unsigned side, unsigned lanes, unsigned in_part) {
-    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at) {
-        unsigned pixel = (unsigned)(at / channels), channel = (unsigned)(at % channels);
-        unsigned image = pixel / (height * width), row = pixel / width % height, column = pixel % width;
+                                     unsigned cells, unsigned lanes, unsigned in_part) {
+    const unsigned side = SIDE ? SIDE : cells;
+    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at, unsigned pixel, unsigned channel) {
+        unsigned line = pixel / width, column = pixel - line * width, image = line / height, row = line - image * height;
         float values[N];
         for (int n = 0; n < N; n++) values[n] = 0.f;
-        for (unsigned cell = 0; cell < side * side; cell++) {
-            unsigned top = cell_first(cell / side, height, side), bottom = cell_end(cell / side, height, side);
-            unsigned left = cell_first(cell % side, width, side), right = cell_end(cell % side, width, side);
-            if (row < top || row >= bottom || column < left || column >= right) continue;
-            float share = 1.f / (float)((bottom - top) * (right - left)), grads[N];
-            load<float, N>(grad + ((Offset)image * side * side + cell) * channels + channel, grads);
+        for (unsigned y = row * side / height; y < side && cell_first(y, height, side) <= row; y++)
+            for (unsigned x = column * side / width; x < side && cell_first(x, width, side) <= column; x++) {
+                unsigned rows = cell_end(y, height, side) - cell_first(y, height, side);
+                unsigned columns = cell_end(x, width, side) - cell_first(x, width, side);
+                float share = 1.f / (float)(rows * columns), grads[N];
+                load<float, N>(grad + (((Offset)image * side + y) * side + x) * channels + channel, grads);
 #pragma unroll
-            for (int n = 0; n < N; n++) values[n] += grads[n] * share;
-        }
+                for (int n = 0; n < N; n++) values[n] += grads[n] * share;
+            }
         store<T, N>(out + at, values);
     });
 }
@@ -109,6 +110,16 @@ template <class T> __device__ inline void exchange(const T *x, T *y, unsigned co
     y[at] = x[((Offset)image * a + inner) * b + outer];
 }
 
+// Pixels of other numbers of channels: those beyond get zeros, or are left out.
+template <class T> __device__ inline void widen(const T *x, T *y, unsigned count, unsigned channels, unsigned wide) {
+    unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= count) return;
+    unsigned channel = at % wide;
+    Offset from = (Offset)(at / wide) * channels + channel;
+    if (channel < channels) y[at] = x[from];
+    else set(&y[at], 0.f);
+}
+
 // Kernels that take N channels a thread; type and N are in their names.
 #define POOL(T, type, N) \
     KERNEL(pool_##type##_##N, \
@@ -117,7 +128,11 @@ template <class T> __device__ inline void exchange(const T *x, T *y, unsigned co
     KERNEL(pool_gradient_##type##_##N, \
            (const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels, unsigned side, \
             unsigned lanes, unsigned in_part), \
-           (pool_gradient<T, N>(grad, out, pixels, height, width, channels, side, lanes, in_part)))
+           (pool_gradient<T, N, 0>(grad, out, pixels, height, width, channels, side, lanes, in_part))) \
+    KERNEL(pool_gradient_2_##type##_##N, \
+           (const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels, unsigned lanes, \
+            unsigned in_part), \
+           (pool_gradient<T, N, 2>(grad, out, pixels, height, width, channels, 2, lanes, in_part)))
 
 POOL(float, f32, 1)
 POOL(float, f32, 4)
@@ -136,6 +151,7 @@ POOL(Bf16, bf16, 8)
            (const T *x, const T *grad, T *out, unsigned count, unsigned height, unsigned width, unsigned channels, unsigned side, \
             unsigned stride, unsigned padding, unsigned rows, unsigned columns), \
            (max_pool_gradient<T>(x, grad, out, count, Windows{height, width, channels, side, stride, padding, rows, columns}))) \
+    KERNEL(widen_##type, (const T *x, T *y, unsigned count, unsigned channels, unsigned wide), (widen<T>(x, y, count, channels, wide))) \
     KERNEL(exchange_##type, (const T *x, T *y, unsigned count, unsigned a, unsigned b), (exchange<T>(x, y, count, a, b)))
 
 PIXELS(float, f32)

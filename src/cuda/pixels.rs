@@ -72,9 +72,15 @@ impl Images {
         let parts = tiles.mapped();
         let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
         let (height, width) = (count(self.height)?, count(self.width)?);
-        let arguments = [at(grad), at(to), pixels, height, width, channels, count(side)?, lanes, in_part];
+        let mut arguments = vec![at(grad), at(to), pixels, height, width, channels];
+        // Two cells along a side are the usual.
+        let kernel = if side == 2 { "pool_gradient_2" } else { "pool_gradient" };
+        if side != 2 {
+            arguments.push(count(side)?);
+        }
+        arguments.extend([lanes, in_part]);
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "pool_gradient", &parts, &arguments) }
+        unsafe { tiles.launch(gpu, kernel, &parts, &arguments) }
     }
 
     /// Moves each 2x2 square into channels. Height and width are even.
@@ -137,4 +143,17 @@ pub(crate) unsafe fn exchange(
     let arguments = [at(x), at(y), count(values)?, count(a)?, count(b)?];
     // SAFETY: the caller's promise.
     unsafe { launch_each(gpu, &format!("exchange_{}", element.name()), values, &arguments) }
+}
+
+impl Maps {
+    /// The same pixels with `wide` channels: those beyond get zeros, or are left out.
+    ///
+    /// # Safety
+    /// The pointers lead to as many values.
+    pub unsafe fn widen(self, gpu: &impl Gpu, x: Pointer, wide: usize, y: Pointer) -> Result<()> {
+        let values = self.pixels * wide;
+        let arguments = [at(x), at(y), count(values)?, count(self.channels)?, count(wide)?];
+        // SAFETY: the caller's promise.
+        unsafe { launch_each(gpu, &format!("widen_{}", self.element.name()), values, &arguments) }
+    }
 }

@@ -24,6 +24,43 @@ fn maps(x: &Tensor) -> Result<Maps> {
     Ok(Maps { pixels: x.elem_count() / channels.max(1), channels, element: element(x)? })
 }
 
+/// Runs a convolution of maps and weights, whatever their numbers of channels: to maps or sums of so many pixels and
+/// channels, or to packed weights.
+fn convolve(engine: &Engine, shape: Shape, from: [&Tensor; 2], to: [usize; 4]) -> Result<Tensor> {
+    let Shape { pass, weights, element, .. } = shape;
+    let wide = weights.widened(element);
+    let channels = match pass {
+        Pass::Forward => [(weights.inputs, wide.inputs), (0, 0), (weights.outputs, wide.outputs)],
+        Pass::Input => [(0, 0), (weights.outputs, wide.outputs), (weights.inputs, wide.inputs)],
+        Pass::Weight => [(weights.inputs, wide.inputs), (weights.outputs, wide.outputs), (0, 0)],
+    };
+    let [first, second] = [0, 1].map(|at| widen(engine, from[at], channels[at]));
+    let (first, second) = (first?, second?);
+    let (has, wants) = (channels[2].1, channels[2].0);
+    let dims = if has == wants { to } else { [to[0], to[1], to[2], has] };
+    let shape = Shape { weights: wide, ..shape };
+    let y = make(engine, dims.to_vec(), element, |to| {
+        // SAFETY: tensors of the shapes that were described.
+        with_pointers(engine, [&first, &second], |from| unsafe { engine.convolutions().run(engine, shape, from, to) })
+    })?;
+    widen(engine, &y, (has, wants))
+}
+
+/// The same maps with another number of channels, if it is another.
+fn widen(engine: &Engine, x: &Tensor, (has, wants): (usize, usize)) -> Result<Tensor> {
+    if has == wants {
+        return Ok(x.clone());
+    }
+    let maps = maps(x)?;
+    let mut dims = x.dims().to_vec();
+    dims.pop();
+    dims.push(wants);
+    make(engine, dims, maps.element, |y| {
+        // SAFETY: as many pixels on both sides.
+        with_pointers(engine, [x], |[x]| unsafe { maps.widen(engine, x, wants, y) })
+    })
+}
+
 /// As [`ops::convolution`].
 pub(crate) fn convolution(
     x: &Tensor,
@@ -34,13 +71,10 @@ pub(crate) fn convolution(
 ) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let (images, weights) = (images(x)?, weights(weight)?);
-    let dims = (images.batch, windows.rows, windows.columns, weights.outputs);
     let packed = pack(&engine, weight, weights, images.element)?;
     let shape = convolved(Pass::Forward, images, weights, windows);
-    let y = make(&engine, dims, images.element, |to| {
-        // SAFETY: tensors of the shapes that were described.
-        with_pointers(&engine, [x, &packed], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
-    })?;
+    let to = [images.batch, windows.rows, windows.columns, weights.outputs];
+    let y = convolve(&engine, shape, [x, &packed], to)?;
     if bias.is_some() || relu {
         let none = Tensor::zeros(weights.outputs, DType::F32, x.device())?;
         finish(&engine, &y, bias.unwrap_or(&none), relu)?;
@@ -63,11 +97,9 @@ pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Re
     require([grad], x.dtype())?;
     let weights = Weights { outputs: grad.dim(3)?, inputs: images.channels, kernel: windows.side };
     let shape = convolved(Pass::Weight, images, weights, windows);
-    let packed = make(&engine, weights.values(), images.element, |to| {
-        // SAFETY: tensors of the shapes that were described.
-        with_pointers(&engine, [x, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
-    })?;
-    make(&engine, weights.dims(), Element::F32, |to| {
+    let wide = weights.widened(images.element);
+    let packed = convolve(&engine, shape, [x, grad], [wide.outputs, wide.kernel, wide.kernel, wide.inputs])?;
+    make(&engine, (weights.outputs, weights.inputs, weights.kernel, weights.kernel), Element::F32, |to| {
         // SAFETY: both have as many values as the weights.
         with_pointers(&engine, [&packed], |[from]| unsafe { weights.unpack(&*engine, from, images.element, to) })
     })
@@ -85,10 +117,7 @@ pub(crate) fn input_gradient(
     let of = Images { height, width, channels: weights.inputs, ..images(grad)? };
     let packed = pack(&engine, weight, weights, of.element)?;
     let shape = convolved(Pass::Input, of, weights, windows);
-    make(&engine, (of.batch, height, width, of.channels), of.element, |to| {
-        // SAFETY: tensors of the shapes that were described.
-        with_pointers(&engine, [&packed, grad], |from| unsafe { engine.convolutions().run(&*engine, shape, from, to) })
-    })
+    convolve(&engine, shape, [&packed, grad], [of.batch, height, width, of.channels])
 }
 
 fn weights(weight: &Tensor) -> Result<Weights> {
@@ -104,7 +133,7 @@ fn convolved(pass: Pass, images: Images, weights: Weights, Windows { stride, pad
 /// Weights in the order and the type in which convolutions read them.
 fn pack(engine: &Engine, weight: &Tensor, weights: Weights, element: Element) -> Result<Tensor> {
     require([weight], DType::F32)?;
-    make(engine, weights.values(), element, |to| {
+    make(engine, weights.widened(element).values(), element, |to| {
         // SAFETY: both have as many values as the weights.
         with_pointers(engine, [weight], |[from]| unsafe { weights.pack(engine, from, element, to) })
     })

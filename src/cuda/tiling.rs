@@ -11,8 +11,9 @@ const LANES: usize = 32;
 const PIXELS: usize = 8;
 /// Blocks that sum at most: enough to fill a GPU, few enough to be added quickly.
 const SUMMING: usize = 512;
-/// Blocks that map at most.
-const MAPPING: usize = 1 << 14;
+/// Blocks that map at most: some for each multiprocessor. What a thread reads of its channels first is then shared by many
+/// pixels.
+const MAPPING: usize = 1 << 10;
 
 /// Feature maps \[pixel, channel\].
 #[derive(Clone, Copy, Debug)]

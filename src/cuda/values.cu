@@ -21,6 +21,23 @@ __device__ inline unsigned short float_to_half(float x) {
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
     return bits;
 }
+#if __CUDA_ARCH__ >= 800
+#define FLOAT_TO_BF16
+__device__ inline unsigned short float_to_bf16(float x) {
+    unsigned short bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bits;
+}
+#endif
+#endif
+
+#ifndef FLOAT_TO_BF16
+// To the nearest, of two to the even one; adding could turn what is not a number into one.
+__device__ inline unsigned short float_to_bf16(float x) {
+    unsigned bits = float_to_bits(x);
+    bits = x != x ? 0x7fffffffu : bits + 0x7fffu + (bits >> 16 & 1u);
+    return (unsigned short)(bits >> 16);
+}
 #endif
 
 typedef unsigned long long Offset;
@@ -37,12 +54,7 @@ __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(Bf16 x) { return bits_to_float((unsigned)x.bits << 16); }
 
 __device__ inline void set(float *out, float x) { *out = x; }
-__device__ inline void set(Bf16 *out, float x) {
-    unsigned bits = float_to_bits(x);
-    // To the nearest, of two to the even one; adding could turn what is not a number into one.
-    bits = x != x ? 0x7fffffffu : bits + 0x7fffu + (bits >> 16 & 1u);
-    out->bits = (unsigned short)(bits >> 16);
-}
+__device__ inline void set(Bf16 *out, float x) { out->bits = float_to_bf16(x); }
 
 // N values side by side, which a thread reads and writes at once.
 template <class T, int N> struct alignas(sizeof(T) * N) Vector {

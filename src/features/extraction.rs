@@ -5,14 +5,16 @@ use super::draw::Draw;
 use super::encoding::encode_sample;
 use super::form::Form;
 use super::loader::{Batch, Loader};
+use super::on_device::form;
+use super::scale::unfit;
 use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::Frozen;
-use crate::ops::on_host;
+use crate::ops::{Downloaded, Downloads, on_host};
 use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Processor, Shape};
 use crate::progress::{Progress, Task};
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 use std::path::Path;
 
@@ -68,6 +70,9 @@ impl Extraction<'_> {
     ) -> Result<()> {
         let at_once = at_once(input.device(), input.shape(draw), layout.shape);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
+        if !input.device().is_cpu() {
+            return self.fill_from_device(shard, input, (draw, layout), (&samples, at_once), task);
+        }
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
         input.for_each_batch(&samples, at_once, draw, |batch| {
             self.progress.check()?;
@@ -79,6 +84,45 @@ impl Extraction<'_> {
             Ok(())
         })?;
         shard.append(&ready)
+    }
+
+    /// The same where the device encodes the features: the host takes the bytes of a batch while the next is computed.
+    fn fill_from_device(
+        &self,
+        shard: &mut ShardWriter,
+        input: &Loader,
+        (draw, layout): (Draw, &Layout),
+        (samples, at_once): (&[u32], usize),
+        task: &dyn Task,
+    ) -> Result<()> {
+        let (device, form, one) = (input.device(), form(layout), layout.sample_bytes());
+        let slots = Tensor::arange(0, at_once as u32, device)?;
+        let fault = Tensor::zeros(1, DType::U8, device)?;
+        let (downloads, mut ready) = (Downloads::new(device)?, StoredSamples::new(layout));
+        let mut write = |sent: Downloaded| {
+            let bytes = sent.wait()?;
+            ready.fill(bytes.len() / one.max(1), |at, out| {
+                out.copy_from_slice(&bytes[at * one..][..one]);
+                Ok(())
+            })?;
+            shard.append(&ready)
+        };
+        let mut before: Option<Downloaded> = None;
+        input.for_each_batch(samples, at_once, draw, |batch| {
+            self.progress.check()?;
+            let stored = Tensor::zeros((batch.len(), one), DType::U8, device)?;
+            form.encode(&self.block.forward(&batch.x)?, (&stored, &slots.narrow(0, 0, batch.len())?), &fault)?;
+            if let Some(sent) = before.replace(downloads.begin(&stored)?) {
+                write(sent)?;
+            }
+            task.advance(batch.len() as u64);
+            Ok(())
+        })?;
+        before.map_or(Ok(()), write)?;
+        match fault.to_vec1::<u8>()?.as_slice() {
+            [0] => Ok(()),
+            _ => Err(unfit(layout.dtype)),
+        }
     }
 
     /// The metadata file of a subset's array, in every form that it may have had where nothing is left that tells.

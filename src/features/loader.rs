@@ -6,7 +6,7 @@
 use super::array::{Layout, Subset};
 use super::draw::{Draw, Rotation, Shown, entropy, order};
 use super::kept::Kept;
-use super::renewal::Renewal;
+use super::renewal::{Made, Renewal};
 use super::samples::{LateCrops, Samples};
 use super::small::read_labels;
 use super::source::{self, Source};
@@ -67,6 +67,19 @@ struct Course<'a> {
     read: source::Course,
     /// First row and column of late crops \[sample, 2\].
     crops: Option<Tensor>,
+}
+
+/// A batch that was read, and the views for it that are being made.
+struct Begun {
+    range: Range<usize>,
+    made: Option<Made>,
+    read: source::Begun,
+}
+
+/// A batch, or what it will be made of.
+enum Ready {
+    Ended(Batch),
+    Begun(Begun),
 }
 
 impl Loader {
@@ -221,10 +234,12 @@ impl Loader {
     /// # Errors
     /// When a sample is missing or damaged, or a view is wanted that is not stored and cannot be made.
     pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<Batch> {
-        self.read(&self.course(samples, samples.len(), draw)?, 0..samples.len())
+        let course = self.course(samples, samples.len(), draw)?;
+        self.end(&course, self.begin(&course, 0..samples.len())?)
     }
 
-    /// Calls `f` with batches of at most `size` of the given samples, in order; others are read meanwhile.
+    /// Calls `f` with batches of at most `size` of the given samples, in order; others are read meanwhile. A GPU is asked
+    /// for them on this thread, just before `f` asks for more: what it still waits for then was sent to it long ago.
     ///
     /// # Errors
     /// When reading fails, or with the first error of `f`.
@@ -235,18 +250,29 @@ impl Loader {
         draw: Draw,
         mut f: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
+        if samples.is_empty() {
+            return self.source.check();
+        }
         let course = &self.course(samples, size, draw)?;
         std::thread::scope(|scope| {
             let (send, receive) = sync_channel(AHEAD);
+            let here = self.device().is_cpu();
             scope.spawn(move || {
                 for first in (0..samples.len()).step_by(size) {
+                    let begun = self.begin(course, first..samples.len().min(first + size));
+                    let ready = begun.and_then(|begun| {
+                        if here { Ok(Ready::Ended(self.end(course, begun)?)) } else { Ok(Ready::Begun(begun)) }
+                    });
                     // The receiver is gone once `f` has failed: nothing more is wanted then.
-                    if send.send(self.read(course, first..samples.len().min(first + size))).is_err() {
+                    if send.send(ready).is_err() {
                         break;
                     }
                 }
             });
-            receive.into_iter().try_for_each(|batch| f(batch?))
+            receive.into_iter().try_for_each(|ready| match ready? {
+                Ready::Ended(batch) => f(batch),
+                Ready::Begun(begun) => f(self.end(course, begun)?),
+            })
         })?;
         self.source.check()
     }
@@ -273,10 +299,19 @@ impl Loader {
     }
 
     /// Reads a range of the samples of a course.
-    fn read(&self, course: &Course<'_>, range: Range<usize>) -> Result<Batch> {
+    fn begin(&self, course: &Course<'_>, range: Range<usize>) -> Result<Begun> {
         let shown = self.shown(&course.samples[range.clone()], course.draw);
-        self.renew(&shown)?;
-        let mut x = self.chain.run(self.source.read(&course.read, range.clone(), &shown)?)?;
+        let made = self.renew(&shown)?;
+        Ok(Begun { read: self.source.begin(&course.read, &shown)?, range, made })
+    }
+
+    /// The batch of what was read.
+    fn end(&self, course: &Course<'_>, Begun { range, made, read }: Begun) -> Result<Batch> {
+        if let (Some(made), Some(renewal)) = (made, &self.renewal) {
+            let (shown, x) = renewal.end(made)?;
+            self.source.keep(&shown, &x)?;
+        }
+        let mut x = self.chain.run(self.source.end(&course.read, range.clone(), read)?)?;
         if let (Some(crops), Some(late)) = (&course.crops, &self.late) {
             x = cut(&x, &crops.narrow(0, range.start, range.len())?, late.shape().size)?;
         }
@@ -296,12 +331,16 @@ impl Loader {
         samples.iter().map(|&sample| (sample as usize, shown(sample as usize))).collect()
     }
 
-    /// Makes the views that are not there.
-    fn renew(&self, shown: &[(usize, Shown)]) -> Result<()> {
+    /// Makes the views that are not there. Where they stay on the device, that need not be done now.
+    fn renew(&self, shown: &[(usize, Shown)]) -> Result<Option<Made>> {
         let missing: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| self.source.lacks(shown)).collect();
         match &self.renewal {
-            _ if missing.is_empty() => Ok(()),
-            Some(renewal) => self.source.keep(&missing, &renewal.make(&missing)?),
+            _ if missing.is_empty() => Ok(None),
+            Some(renewal) if self.source.is_resident() => Ok(Some(renewal.begin(missing)?)),
+            Some(renewal) => {
+                let (shown, x) = renewal.end(renewal.begin(missing)?)?;
+                self.source.keep(&shown, &x).map(|()| None)
+            }
             None => {
                 let views = self.layout().views;
                 Err(Error::failed(format!("the features that are read have {views} views, fewer than wanted"))

@@ -6,7 +6,7 @@ use super::samples::Samples;
 use super::scale::Scale;
 use crate::error::{Error, Result};
 use crate::images::Window;
-use crate::ops::{Crops, Form, Uploads, Values, put};
+use crate::ops::{Crops, Form, Uploaded, Uploads, Values, put};
 use crate::pipeline::{Dtype, Shape};
 use candle_core::{DType, Device, Tensor};
 
@@ -58,10 +58,9 @@ impl OnDevice {
         })
     }
 
-    /// Brings stored samples, which `fill` writes, into resident slots \[sample\].
-    pub fn bring(&self, resident: &Resident, slots: &Tensor, fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
-        let size = [slots.dim(0)?, resident.stored.dim(1)?];
-        self.uploads.through(size, fill, |rows| Ok(put(rows, (&resident.stored, slots))?))
+    /// Puts stored samples into resident slots \[sample\].
+    pub fn put(&self, resident: &Resident, sent: Uploaded, slots: &Tensor) -> Result<()> {
+        sent.with(|rows| Ok(put(rows, (&resident.stored, slots))?))
     }
 
     /// Puts feature maps \[sample, y, x, channel\] into resident slots, rounded as if they were stored. Whether they fit
@@ -100,7 +99,7 @@ impl Resident {
 }
 
 /// How features of a layout are stored.
-fn form(layout: &Layout) -> Form {
+pub(super) fn form(layout: &Layout) -> Form {
     let values = match layout.dtype {
         Dtype::U8 => Values::U8 { scale: layout.scale.map_or(1.0, Scale::factor) },
         Dtype::F16 => Values::F16,

@@ -3,7 +3,7 @@
 use super::array::{Layout, Subset};
 use super::draw::{Draw, Shown};
 use super::samples::Samples;
-use super::source::Source;
+use super::source::{Begun, Course, Source};
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::pipeline::Recipe;
@@ -47,9 +47,24 @@ impl Renewal {
         Ok(Self { images: self.images.resident(most)?, ..self })
     }
 
-    /// The views that some samples are to be shown by: \[sample, y, x, channel\].
-    pub(super) fn make(&self, shown: &[(usize, Shown)]) -> Result<Tensor> {
-        let course = self.images.course(shown, shown.len(), Draw::View(0))?;
-        Ok(self.chain.run(self.images.read(&course, 0..shown.len(), shown)?)?)
+    /// Reads the images of some samples, for the views that they are to be shown by.
+    pub(super) fn begin(&self, shown: Vec<(usize, Shown)>) -> Result<Made> {
+        let course = self.images.course(&shown, shown.len(), Draw::View(0))?;
+        let begun = self.images.begin(&course, &shown)?;
+        Ok(Made { shown, course, begun })
     }
+
+    /// The views: \[sample, y, x, channel\].
+    pub(super) fn end(&self, made: Made) -> Result<(Vec<(usize, Shown)>, Tensor)> {
+        let Made { shown, course, begun } = made;
+        let x = self.chain.run(self.images.end(&course, 0..shown.len(), begun)?)?;
+        Ok((shown, x))
+    }
+}
+
+/// Views that are being made.
+pub(super) struct Made {
+    shown: Vec<(usize, Shown)>,
+    course: Course,
+    begun: Begun,
 }

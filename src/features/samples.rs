@@ -114,14 +114,27 @@ impl Samples {
         self.images.as_ref().is_some_and(|images| images.augmenter.scales())
     }
 
-    /// The windows of images that are shown of some samples; nothing where one is scaled.
-    pub fn windows(&self, samples: &[(usize, Shown)]) -> Option<Vec<Window>> {
+    /// The windows that are shown of some samples, of stored images or of [scaled](Self::scale) ones, and whether they
+    /// are of scaled ones; nothing where there are both.
+    pub fn windows(&self, samples: &[(usize, Shown)]) -> Option<(Vec<Window>, bool)> {
         let images = self.images.as_ref()?;
         let window = |&(sample, shown): &(usize, Shown)| match images.part(sample, shown) {
-            Part::Window(window) => Some(window),
-            Part::Scaled { .. } => None,
+            Part::Window(window) => (window, false),
+            Part::Scaled { mirrored, .. } => (Window { top: 0, left: 0, size: images.shape.size, mirrored }, true),
         };
-        samples.par_iter().map(window).collect()
+        let (windows, scaled): (Vec<Window>, Vec<bool>) = samples.par_iter().map(window).unzip();
+        let first = scaled.first().copied().unwrap_or(false);
+        scaled.iter().all(|&scaled| scaled == first).then_some((windows, first))
+    }
+
+    /// Scales what is shown of a stored image to \[channel, y, x\]; what is not scaled stays black.
+    pub fn scale(&self, stored: &[u8], (sample, shown): (usize, Shown), out: &mut [u8]) {
+        match self.images.as_ref().map(|images| (images, images.part(sample, shown))) {
+            Some((images, Part::Scaled { rows, columns, .. })) => {
+                out.copy_from_slice(&images.augmenter.scale(stored, rows, columns));
+            }
+            _ => out.fill(0),
+        }
     }
 }
 

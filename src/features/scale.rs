@@ -1,6 +1,7 @@
 //! The scale on which features are stored as whole numbers.
 
 use crate::error::{Error, Result};
+use crate::pipeline::Dtype;
 
 /// What a stored 1 stands for, where features are stored as whole numbers from 0 to 255: positive and finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,4 +65,10 @@ pub(super) fn largest(values: &[f32]) -> Result<f32> {
 pub(super) fn diverged() -> Error {
     Error::failed("features are not finite: the block has diverged")
         .hint("train the stage with a smaller `training.learning_rate`")
+}
+
+/// What is found by a device that does not say which value it was.
+pub(super) fn unfit(dtype: Dtype) -> Error {
+    Error::failed(format!("a feature is not finite or does not fit into {}", dtype.word()))
+        .hint("set `features.dtype = \"f32\"`, or train the stage with a smaller `training.learning_rate`")
 }

@@ -11,7 +11,7 @@ use super::kept::{Kept, Slots};
 use super::on_device::{OnDevice, Resident, places};
 use super::samples::Samples;
 use crate::error::{Error, Result};
-use crate::ops::on_host;
+use crate::ops::{Uploaded, cast, on_host};
 use crate::pipeline::Shape;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
@@ -38,6 +38,18 @@ pub(super) struct Course {
     slots: Option<Tensor>,
     /// The places of the windows of images \[sample, 3\].
     windows: Option<Tensor>,
+    /// Whether the host scales the images first.
+    scaled: bool,
+}
+
+/// Samples on their way to the device.
+pub(super) enum Begun {
+    /// There, as feature maps.
+    Decoded(Tensor),
+    /// As they are stored, or scaled.
+    Sent(Uploaded),
+    /// Those that are not resident yet, if there are any.
+    Resident(Vec<(usize, Shown)>, Option<Uploaded>),
 }
 
 thread_local! {
@@ -154,32 +166,71 @@ impl Source {
         let shape = self.samples.shape(draw);
         let windows = if self.bytes.is_some() { self.samples.windows(shown) } else { None };
         if self.bytes.is_none() || (windows.is_none() && self.samples.are_images()) {
-            return Ok(Course { shape, slots: None, windows: None });
+            return Ok(Course { shape, slots: None, windows: None, scaled: false });
         }
+        let (windows, scaled) = windows.unzip();
         let slots = match self.on_device() {
             Some((_, resident)) => self.slots(&resident.slots, shown)?,
             None => Tensor::arange(0, at_once.min(shown.len()) as u32, &self.device)?,
         };
         let windows = windows.map(|windows| places(&windows, &self.device)).transpose()?;
-        Ok(Course { shape, slots: Some(slots), windows })
+        Ok(Course { shape, slots: Some(slots), windows, scaled: scaled.unwrap_or(false) })
     }
 
-    /// Reads a range of the samples of a course, which are shown so: \[sample, y, x, channel\].
+    /// Reads a range of the samples of a course, which are shown so, and sends them to the device, which need not have come
+    /// so far.
     ///
     /// # Errors
     /// When a sample is missing or damaged.
-    pub fn read(&self, course: &Course, range: Range<usize>, shown: &[(usize, Shown)]) -> Result<Tensor> {
-        let Course { shape, slots: Some(slots), windows } = course else { return self.on_host(course.shape, shown) };
-        let Some(bytes) = &self.bytes else { return self.on_host(course.shape, shown) };
-        let windows = windows.as_ref().map(|windows| windows.narrow(0, range.start, range.len())).transpose()?;
+    pub fn begin(&self, course: &Course, shown: &[(usize, Shown)]) -> Result<Begun> {
+        let (Some(bytes), Some(_)) = (&self.bytes, &course.slots) else {
+            return Ok(Begun::Decoded(self.on_host(course.shape, shown)?));
+        };
+        let stored = self.samples.layout().sample_bytes();
         if let Some(resident) = &bytes.resident {
-            self.bring(bytes, resident, shown)?;
-            let slots = slots.narrow(0, range.start, range.len())?;
-            return bytes.decode(&resident.stored, &slots, windows.as_ref(), *shape);
+            // Views that are not stored are made, not read.
+            let absent = |&(sample, shown): &(usize, Shown)| {
+                let view = self.samples.view(shown);
+                view < self.samples.layout().views && !resident.slots.hold(view, sample)
+            };
+            let absent: Vec<(usize, Shown)> = shown.iter().copied().filter(absent).collect();
+            let send = || bytes.uploads.begin([absent.len(), stored], |out| self.fill(&absent, out));
+            let sent = (!absent.is_empty()).then(send).transpose()?;
+            return Ok(Begun::Resident(absent, sent));
         }
-        let (size, slots) = ([range.len(), self.samples.layout().sample_bytes()], slots.narrow(0, 0, range.len())?);
-        let fill = |out: &mut [u8]| self.fill(shown, out);
-        bytes.uploads.through(size, fill, |stored| bytes.decode(stored, &slots, windows.as_ref(), *shape))
+        let row = if course.scaled { course.shape.values() } else { stored };
+        let fill = |out: &mut [u8]| if course.scaled { self.scale(shown, out) } else { self.fill(shown, out) };
+        Ok(Begun::Sent(bytes.uploads.begin([shown.len(), row], fill)?))
+    }
+
+    /// The feature maps of a range of the samples of a course that was begun: \[sample, y, x, channel\].
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn end(&self, course: &Course, range: Range<usize>, begun: Begun) -> Result<Tensor> {
+        let (Some(bytes), Some(slots)) = (&self.bytes, &course.slots) else {
+            return match begun {
+                Begun::Decoded(x) => Ok(x),
+                _ => Err(Error::failed("samples were read that nothing decodes")),
+            };
+        };
+        let windows = course.windows.as_ref().map(|windows| windows.narrow(0, range.start, range.len())).transpose()?;
+        match (begun, &bytes.resident) {
+            (Begun::Resident(absent, sent), Some(resident)) => {
+                if let Some(sent) = sent {
+                    bytes.put(resident, sent, &self.slots(&resident.slots, &absent)?)?;
+                    self.note(&resident.slots, &absent);
+                }
+                let slots = slots.narrow(0, range.start, range.len())?;
+                bytes.decode(&resident.stored, &slots, windows.as_ref(), course.shape)
+            }
+            (Begun::Sent(sent), _) => {
+                let slots = slots.narrow(0, 0, range.len())?;
+                sent.with(|stored| bytes.decode(stored, &slots, windows.as_ref(), course.shape))
+            }
+            (Begun::Decoded(x), _) => Ok(x),
+            (Begun::Resident(..), None) => Err(Error::failed("samples were read for memory that is gone")),
+        }
     }
 
     /// Fails where a view that was made anew did not fit the type of the others. This waits for the device, if it has
@@ -189,17 +240,6 @@ impl Source {
     /// Then, or when the device fails.
     pub fn check(&self) -> Result<()> {
         self.on_device().map_or(Ok(()), |(_, resident)| resident.check(self.samples.layout().dtype))
-    }
-
-    /// Brings samples into their slots that are not there yet.
-    fn bring(&self, bytes: &OnDevice, resident: &Resident, shown: &[(usize, Shown)]) -> Result<()> {
-        let there = |&(sample, shown): &(usize, Shown)| resident.slots.hold(self.samples.view(shown), sample);
-        let absent: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| !there(shown)).collect();
-        if !absent.is_empty() {
-            bytes.bring(resident, &self.slots(&resident.slots, &absent)?, |out| self.fill(&absent, out))?;
-            self.note(&resident.slots, &absent);
-        }
-        Ok(())
     }
 
     /// Where samples lie among all slots \[sample\].
@@ -221,13 +261,20 @@ impl Source {
             .zip(shown)
             .try_for_each(|(out, &shown)| self.with_stored(shown, |stored| self.samples.show(stored, shown, out)))?;
         let x = Tensor::from_vec(values, (shown.len(), shape.size, shape.size, shape.channels), &self.device)?;
-        Ok(x.to_dtype(self.dtype)?)
+        Ok(cast(&x, self.dtype)?)
     }
 
     /// Reads samples as they are stored, in parallel.
     fn fill(&self, shown: &[(usize, Shown)], out: &mut [u8]) -> Result<()> {
         let rows = out.par_chunks_exact_mut(self.samples.layout().sample_bytes()).zip(shown);
         rows.try_for_each(|(out, &shown)| self.with_stored(shown, |stored| out.copy_from_slice(stored)))
+    }
+
+    /// Reads images and scales what is shown of them, in parallel.
+    fn scale(&self, shown: &[(usize, Shown)], out: &mut [u8]) -> Result<()> {
+        let row = (out.len() / shown.len().max(1)).max(1);
+        let rows = out.par_chunks_exact_mut(row).zip(shown);
+        rows.try_for_each(|(out, &shown)| self.with_stored(shown, |stored| self.samples.scale(stored, shown, out)))
     }
 
     /// Calls a function with a sample as it is stored, or kept.

@@ -144,7 +144,7 @@ impl Augmenter {
     }
 
     /// Scales a region of a stored image to [channels, size, size].
-    fn scale(&self, stored: &[u8], rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
+    pub fn scale(&self, stored: &[u8], rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
         let axis = |region| Axis::new(region, self.augmentation.size, 0..self.augmentation.size);
         let (rows, columns) = (axis(rows), axis(columns));
         let planes = stored.chunks_exact(self.stored * self.stored);

@@ -52,11 +52,16 @@ impl BatchNorm {
         Ok(gradients.x)
     }
 
-    /// Scale and shift of each channel in evaluation mode.
+    /// Scale and shift of each channel in evaluation mode, computed on the host, as they are few.
     pub fn affine(&self) -> Result<(Tensor, Tensor)> {
-        let scale = (self.gamma.as_detached_tensor() / (self.variance.as_detached_tensor() + EPSILON)?.sqrt()?)?;
-        let shift = (self.beta.as_detached_tensor() - (self.mean.as_detached_tensor() * &scale)?)?;
+        let host = |variable: &Var| variable.as_detached_tensor().to_device(&Device::Cpu);
+        let scale = (host(&self.gamma)? / (host(&self.variance)? + EPSILON)?.sqrt()?)?;
+        let shift = (host(&self.beta)? - (host(&self.mean)? * &scale)?)?;
         Ok((scale, shift))
+    }
+
+    pub fn device(&self) -> &Device {
+        self.gamma.device()
     }
 
     pub fn variables(&self, name: &str, out: &mut Variables) {

@@ -3,7 +3,7 @@
 use super::convolution::FrozenConvolution;
 use super::linear::FrozenLinear;
 use super::shapes::{averaged, flattened, rows, samples};
-use crate::ops::{Window, max_pool, relu, space_to_depth};
+use crate::ops::{Window, affine, max_pool, relu, space_to_depth};
 use crate::pipeline::{Layers, Shape};
 use candle_core::{Result, Tensor};
 
@@ -66,7 +66,7 @@ impl FrozenUnit {
             Self::SpaceToDepth => space_to_depth(x),
             Self::Convolution(own) => own.forward(x),
             Self::Affine { scale, shift, relu: rectified } => {
-                let y = x.to_dtype(scale.dtype())?.broadcast_mul(scale)?.broadcast_add(shift)?.to_dtype(x.dtype())?;
+                let y = affine(x, scale, shift)?;
                 if *rectified { relu(&y) } else { Ok(y) }
             }
             Self::Relu => relu(x),

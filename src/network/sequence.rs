@@ -15,7 +15,7 @@ use super::noise::Noise;
 use super::shapes::{averaged, flattened, rows, samples};
 use super::variables::Variables;
 use crate::ops::{
-    Activation, Window, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu, relu_gradient,
+    Activation, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu, relu_gradient,
     space_to_depth, to_nhwc,
 };
 use crate::pipeline::{Layer, Layers, Role};
@@ -239,13 +239,13 @@ impl Unit {
             (Self::Relu, UnitPass::Relu(y)) => relu_gradient(&y, &grad)?,
             (Self::MaxPool(window), UnitPass::MaxPool(x)) => max_pool_gradient(&x, &grad, *window)?,
             (Self::AvgPool(_, convolved), UnitPass::AvgPool(size, dtype)) => {
-                let grad = if *convolved { grad.to_dtype(DType::F32)? } else { grad };
+                let grad = if *convolved { cast(&grad, DType::F32)? } else { grad };
                 pool_gradient(&grad, size, dtype)?
             }
             (Self::Dropout(rate, _), UnitPass::Dropout(seeds)) => dropout(&grad, *rate, &seeds)?,
             (Self::Flatten, UnitPass::Flatten((height, width, channels), dtype)) => {
                 let planes = grad.reshape((grad.dim(0)?, channels, height, width))?;
-                to_nhwc(&planes)?.to_dtype(dtype)?
+                cast(&to_nhwc(&planes)?, dtype)?
             }
             (Self::Linear(own), UnitPass::Linear(pass)) => samples(&own.gradients(pass, rows(&grad)?, out)?)?,
             _ => bail!("the pass is not one of these layers"),
@@ -259,6 +259,7 @@ impl Unit {
             Self::Convolution(own) => FrozenUnit::Convolution(own.frozen()?),
             Self::BatchNorm(own, activation) => {
                 let (scale, shift) = own.affine()?;
+                let (scale, shift) = (scale.to_device(own.device())?, shift.to_device(own.device())?);
                 FrozenUnit::Affine { scale, shift, relu: *activation == Activation::Relu }
             }
             Self::Relu => FrozenUnit::Relu,

@@ -9,6 +9,7 @@ use super::{
 use super::{dropout, relu};
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
 use crate::cuda::dropout::Mask;
+use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPlaces, Step, Weights};
@@ -250,19 +251,59 @@ fn moved_values_agree() {
             assert_close(&found, &to_nhwc(&planes).unwrap(), Element::F32, 0.0, "order of values");
             let weights = Weights { outputs: batch, inputs: height * width, kernel: 3 };
             let weight = noise(&[batch, height * width, 3, 3], 5, element);
-            let [packed, back] =
-                run([(&[weights.values()], element), (weight.dims(), Element::F32)], |gpu, [to, back]| {
-                    let (_memory, [from]) = put(gpu, [(&weight, Element::F32)]);
-                    // SAFETY: memory of the sizes that are said.
-                    unsafe {
-                        weights.pack(gpu, from, element, to)?;
-                        weights.unpack(gpu, to, element, back)
-                    }
-                });
-            assert_close(&packed, &to_nhwc(&weight).unwrap(), Element::F32, 0.0, "packed weights");
+            let wide = weights.widened(element);
+            let packed = [wide.outputs, 3, 3, wide.inputs];
+            let [packed, back] = run([(&packed, element), (weight.dims(), Element::F32)], |gpu, [to, back]| {
+                let (_memory, [from]) = put(gpu, [(&weight, Element::F32)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe {
+                    weights.pack(gpu, from, element, to)?;
+                    weights.unpack(gpu, to, element, back)
+                }
+            });
+            let expected = to_nhwc(&weight).unwrap().pad_with_zeros(0, 0, wide.outputs - weights.outputs).unwrap();
+            let expected = expected.pad_with_zeros(3, 0, wide.inputs - weights.inputs).unwrap();
+            assert_close(&packed, &expected, Element::F32, 0.0, "packed weights");
             assert_close(&back, &weight, Element::F32, 0.0, "weights packed and back");
         }
     }
+}
+
+#[test]
+fn pixels_get_and_lose_channels() {
+    for element in ELEMENTS {
+        for (channels, wide) in [(3, 8), (12, 16), (5, 5), (1, 2)] {
+            let x = noise(&[2, 3, 2, channels], 1, element);
+            let maps = |channels| Maps { pixels: 12, channels, element };
+            let dims = [2, 3, 2, wide];
+            let [found, back] = run([(&dims, element), (x.dims(), element)], |gpu, [y, back]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe {
+                    maps(channels).widen(gpu, x, wide, y)?;
+                    maps(wide).widen(gpu, y, channels, back)
+                }
+            });
+            assert_close(&found, &x.pad_with_zeros(3, 0, wide - channels).unwrap(), Element::F32, 0.0, "wider pixels");
+            assert_close(&back, &x, Element::F32, 0.0, "pixels as they were");
+        }
+    }
+}
+
+#[test]
+fn types_are_changed_to_the_nearest() {
+    let x = floats(&[3, 7], 1);
+    let [rounded, back] = run([(&[3, 7], Element::Bf16), (&[3, 7], Element::F32)], |gpu, [y, back]| {
+        let (_memory, [x]) = put(gpu, [(&x, Element::F32)]);
+        // SAFETY: memory of the sizes that are said.
+        unsafe {
+            elementwise::cast(gpu, (x, Element::F32), (y, Element::Bf16), 21)?;
+            elementwise::cast(gpu, (y, Element::Bf16), (back, Element::F32), 21)
+        }
+    });
+    let expected = noise(&[3, 7], 1, Element::Bf16);
+    assert_close(&rounded, &expected, Element::F32, 0.0, "rounded values");
+    assert_close(&back, &expected, Element::F32, 0.0, "rounded values in the wider type");
 }
 
 #[test]

@@ -29,6 +29,7 @@ mod descent;
 mod direct;
 mod direct_gradient;
 mod dropout;
+mod elementwise;
 #[cfg(test)]
 mod emulated;
 mod geometry;
@@ -50,13 +51,14 @@ pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
+pub use elementwise::{accumulate, affine, cast, concat};
 pub use linear::{LinearGradients, linear, linear_gradients, linear_input_gradient, linear_weight_gradient};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
 pub use stored::{Form, Values, on_host, put};
-pub use uploads::{Uploads, free_memory};
+pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};
 pub use window::Window;
 
 use candle_core::{Device, Result, Tensor};
@@ -72,6 +74,33 @@ pub fn open_gpu(number: usize, fast: bool) -> Result<Device> {
     return crate::cuda::open(number, fast);
     #[cfg(not(feature = "cuda"))]
     Device::new_cuda(number)
+}
+
+/// Whether there is a GPU and its driver, whatever else may be missing.
+pub fn gpu_is_there() -> bool {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::is_there();
+    #[cfg(not(feature = "cuda"))]
+    false
+}
+
+/// Runs operations on a device from where that is fastest: for the CPU on a thread of the pool, since one outside would
+/// have to be woken after each of them; a GPU is asked from the thread at hand.
+pub fn compute<T: Send>(device: &Device, f: impl FnOnce() -> T + Send) -> T {
+    if device.is_cpu() { rayon::scope(|_| f()) } else { f() }
+}
+
+/// Fills memory of a GPU with what is no number in any type, and gives it back: what is reserved next may be a part of it.
+///
+/// # Errors
+/// When it has no such memory.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn spoil(device: &Device, bytes: usize) -> Result<()> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::spoil(device, bytes);
+    }
+    Ok(())
 }
 
 /// Whether a device was opened so that gradients may have other bits at every run.

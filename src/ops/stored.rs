@@ -187,7 +187,7 @@ pub fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<()> {
 /// # Errors
 /// When the device fails.
 pub fn on_host<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    with_values([&x.to_dtype(DType::F32)?.to_device(&Device::Cpu)?], |[x]| f(x))
+    with_values([&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?], |[x]| f(x))
 }
 
 /// The samples of a batch, where slots and bytes are as they should be.

@@ -22,8 +22,9 @@ const EXTRACTED: usize = 256;
 /// thread, which go to the disk while the next are made, and 64 MiB on a GPU.
 const THREAD_VALUES: usize = 1 << 21;
 const GPU_VALUES: usize = 1 << 24;
-/// Values that go through frozen blocks at once at most: 64 MiB of f32.
+/// Values that go through frozen blocks at once at most: 64 MiB of f32, and on a GPU half a GiB.
 const CHAIN_VALUES: usize = 1 << 24;
+const GPU_CHAIN_VALUES: usize = 1 << 27;
 
 /// What computes, as far as sizes depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +54,9 @@ impl Processor {
     }
 }
 
-/// Samples whose largest feature map has so many values that frozen blocks take at once. Results do not depend on it.
-pub fn chain_batch(values: usize) -> usize {
-    (CHAIN_VALUES / values.max(1)).max(1)
+/// Samples whose largest feature map has so many values that frozen blocks take at once, on a CPU or a GPU.
+pub fn chain_batch(values: usize, on_cpu: bool) -> usize {
+    (if on_cpu { CHAIN_VALUES } else { GPU_CHAIN_VALUES } / values.max(1)).max(1)
 }
 
 /// Bytes of stored samples, without labels; compressed ones at their least, as nobody knows yet what they take: hardly
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(two.extraction_batch(shape(3, 32), shape(8, 16)), 256);
         assert_eq!(two.extraction_batch(shape(64, 32), shape(64, 32)), 64);
         assert_eq!(Processor::Gpu.extraction_batch(shape(256, 224), shape(1, 1)), 1);
-        assert_eq!((chain_batch(1 << 20), chain_batch(1 << 30)), (16, 1));
+        assert_eq!((chain_batch(1 << 20, true), chain_batch(1 << 30, true), chain_batch(1 << 20, false)), (16, 1, 128));
     }
 
     #[test]

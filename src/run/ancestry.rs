@@ -153,7 +153,10 @@ impl Ancestry {
             return Ok(None);
         }
         let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
-        let renewal = Renewal::open(images, self.chain(1..nearest + 1, stage, device)?, pipeline)?;
+        // As many samples of a batch want a new view, more or less.
+        let wanted = (pipeline.features.refresh * stage.training.batch as f64).ceil() as usize;
+        let chain = self.chain(1..nearest + 1, stage, device)?.in_groups_of(wanted.next_power_of_two());
+        let renewal = Renewal::open(images, chain, pipeline)?;
         if !renewal.makes(train.layout()) {
             let (images, features) = (images.display(), features.display());
             return Err(Error::failed(format!("`{images}` does not hold the images that `{features}` was made of"))

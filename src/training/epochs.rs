@@ -8,10 +8,11 @@ use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::features::{Draw, Loader};
 use crate::network::{Network, Noise, Sequence, Variables};
+use crate::ops::{compute, concat};
 use crate::pipeline::{Init, Layers, Manifest, Training};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -238,11 +239,11 @@ pub fn classify(network: &Network, samples: &Loader, at_once: usize, progress: &
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        logits.push(rayon::scope(|_| {
+        logits.push(compute(samples.device(), || {
             let features = blocks.iter().try_fold(batch.x, |x, block| block.forward(&x))?;
             head.logits(&features)
         })?);
         Ok(())
     })?;
-    Ok(Tensor::cat(&logits, 0)?.flatten_all()?.to_vec1()?)
+    Ok(concat(&logits)?.flatten_all()?.to_vec1()?)
 }

@@ -2,7 +2,7 @@
 
 use super::sgd::Sgd;
 use crate::network::{Network, Noise};
-use crate::ops::cross_entropy;
+use crate::ops::{compute, cross_entropy};
 use candle_core::{Result, Tensor};
 
 /// What a batch came to before the weights moved.
@@ -23,8 +23,7 @@ pub fn step(
     (x, labels, noise): (&Tensor, &Tensor, &Noise<'_>),
     rate: f64,
 ) -> Result<Outcome> {
-    // All of it runs on a thread of the pool: a thread outside would have to be woken after each operation.
-    rayon::scope(|_| {
+    compute(x.device(), || {
         let (logits, pass) = network.train(x, noise)?;
         let loss = cross_entropy(&logits, labels)?;
         sgd.step(&network.gradients(pass, &loss.gradient)?, rate)?;

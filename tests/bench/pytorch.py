@@ -9,7 +9,9 @@ and their ratio. Run it while nothing else runs:
   ~/torch/bin/python tests/bench/pytorch.py target/release/greedy --device cuda --dtype bf16 --compile
 
 In bf16 PyTorch trains with autocast, on inputs in bf16 as greedy does; in f32 neither uses TF32. `--compile` compiles
-training steps and frozen blocks with torch.compile.
+training steps and frozen blocks with torch.compile, in the mode of `--mode`. PyTorch tries all algorithms of cuDNN and
+takes the fastest, whether or not it gives the same bits at every run: with `--fast` greedy may do so too, with
+`--deterministic` PyTorch may not either.
 """
 
 import argparse
@@ -39,6 +41,9 @@ def main():
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", choices=DTYPES, default="f32", help="how feature maps are stored")
     parser.add_argument("--compile", action="store_true", help="compile what is compared with")
+    parser.add_argument("--mode", choices=["default", "reduce-overhead", "max-autotune"], default="default")
+    parser.add_argument("--fast", action="store_true", help="greedy may take ways that give other bits at every run")
+    parser.add_argument("--deterministic", action="store_true", help="PyTorch may not take such ways")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.3, help="the least time of each measurement")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -48,6 +53,7 @@ def main():
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = args.deterministic
 
     compared = 0
     for part in ["operations", "steps"]:
@@ -80,7 +86,8 @@ def compare(args, part, on, names):
         unit = ours[name][0]["unit"]
         other = statistics.median(theirs[name]) / {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "GB/s": 1e9, "images/s": 1}[unit]
         yield {"what": name, "on": on, "precision": args.dtype, "unit": unit, "greedy": own, "pytorch": other,
-               "ratio": own / other, "compiled": args.compile and part == "steps", "torch": torch.__version__}
+               "ratio": own / other, "compiled": args.mode if args.compile and part == "steps" else None,
+               "fast": args.fast, "deterministic": args.deterministic, "torch": torch.__version__}
 
 
 def text(row):
@@ -92,6 +99,7 @@ def greedy(args, part, only, least):
     """The measurements of a part of `greedy bench` whose name or sizes hold a text."""
     command = [args.greedy, "bench", part, "--json", "--quiet", "--threads", str(args.threads), "--seconds", str(least)]
     command += ["--device", args.device, "--precision", args.dtype] + (["--only", only] if only else [])
+    command += ["--fast"] if args.fast else []
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode == 2 and only:
         return []  # This part has nothing of that text.
@@ -193,7 +201,7 @@ def images(args, batch, channels, size):
 
 
 def compiled(args, model):
-    return torch.compile(model) if args.compile else model
+    return torch.compile(model, mode=args.mode) if args.compile else model
 
 
 def unit(inputs, channels):

@@ -1,0 +1,1 @@
+// Libraries that others open, and of which nothing is called here.
