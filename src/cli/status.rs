@@ -8,6 +8,7 @@ use super::wording;
 use crate::error::Result;
 use crate::pipeline::Verdict;
 use crate::run::Look;
+use crate::text::shown;
 use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`: a stage in trouble has its row like the others.
@@ -16,7 +17,7 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let first = project.first();
     if args.json {
         let stages: Vec<Value> = project.stages().map(|look| look_json(&look, first)).collect();
-        return output.json(&json!({ "pipeline": project.pipeline().name, "cache": cache, "stages": stages }));
+        return output.json(&json!({ "pipeline": project.pipeline().name, "cache": shown(&cache), "stages": stages }));
     }
     let mut table = Table::new(&["stage", "state", "accuracy", "on disk"]);
     let mut explained = Vec::new();
@@ -46,7 +47,7 @@ fn look_json(look: &Look<'_>, first: usize) -> Value {
     let (word, reasons) = state(look, first);
     json!({
         "stage": look.number,
-        "folder": look.folder.path(),
+        "folder": shown(look.folder.path()),
         "state": word,
         "why": reasons,
         "record": look.found.map(|found| stage_json(&found.record)),

@@ -1,6 +1,6 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
-use super::{Augmentation, BadImage, Codec, Crop, Data, Pipeline, Precision, Shuffle, Stage};
+use super::{Augmentation, BadImage, Codec, Crop, Data, Orientation, Pipeline, Precision, Shuffle, Stage};
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,8 +60,18 @@ impl Manifest {
 
     /// What stage 0 depends on: the files (`files` is their fingerprint as observed) and how they are decoded.
     pub fn of_images(pipeline: &Pipeline, files: &str) -> Self {
-        let Data { source, size, channels, train_images, val_images, on_bad_image, max_pixels, mean: _, std: _ } =
-            &pipeline.data;
+        let Data {
+            source,
+            size,
+            channels,
+            train_images,
+            val_images,
+            on_bad_image,
+            max_pixels,
+            orientation,
+            mean: _,
+            std: _,
+        } = &pipeline.data;
         let limit = |count: &Option<usize>| count.map_or("all".into(), |count| count.to_string());
         let mut manifest = Self::default();
         // To be raised when a new version of the program would decode the same files to other pixels.
@@ -74,6 +84,9 @@ impl Manifest {
         manifest.add("data.val_images", limit(val_images));
         manifest.add("data.on_bad_image", if *on_bad_image == BadImage::Fail { "fail" } else { "skip" });
         manifest.add("data.max_pixels", max_pixels);
+        if *orientation == Orientation::Ignore {
+            manifest.add("data.orientation", "ignore");
+        }
         if train_images.is_some() || val_images.is_some() {
             manifest.add("seed", pipeline.seed);
         }

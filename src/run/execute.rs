@@ -42,6 +42,7 @@ impl Work<'_> {
     pub fn execute(&self, verdict: &Verdict) -> Result<()> {
         let Some(source) = &self.source else {
             let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+            images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
             let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
             let stored = Shape { channels: data.channels, size: data.size };
             room::require(self.folder.path(), forecast::images(stored, count))?;
@@ -112,7 +113,11 @@ impl Work<'_> {
             .into(),
             threads: rayon::current_num_threads(),
         };
-        Ok(Record::begin(self.pipeline, self.number, self.manifest, links, made_on))
+        let words = match &self.source {
+            None => Vec::new(),
+            Some(source) => source.ancestry.parent()?.1.words.clone(),
+        };
+        Ok(Record { words, ..Record::begin(self.pipeline, self.number, self.manifest, links, made_on) })
     }
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
@@ -128,14 +133,35 @@ impl Work<'_> {
         }
         self.write_arrays(record, |record| {
             record.skipped.clear();
+            let mut census = images.census.clone();
+            let mut hindrances = features::Hindrances::default();
+            let folder = self.folder.path();
             for (subset, split) in splits {
-                let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
+                let known = (&mut hindrances, self.progress);
+                let Some(decoded) = features::decode_noting(folder, subset, split, self.pipeline, known)? else {
+                    continue;
+                };
                 record.arrays.insert(array_name(subset), ArrayRecord::new(&decoded.written));
+                if let Some(note) = split.empty_classes(&images.classes, decoded.kept.iter().copied()) {
+                    let note = format!("{note} among the {} good {} images", decoded.kept.len(), subset.name());
+                    if !decoded.skipped.is_empty() {
+                        self.progress.say(&format!("  {note}"));
+                        census.notes.push(note);
+                    }
+                }
                 record.skipped.extend(decoded.skipped);
+                // What an earlier run has decoded is not looked at again.
+                record.warned.extend(decoded.warned);
             }
-            Ok(())
+            record.warned.sort();
+            record.warned.dedup();
+            record.census = Some(census);
+            hindrances.refuse()
         })?;
         record.classes = images.classes.clone();
+        if images.words.iter().any(|words| !words.is_empty()) {
+            record.words = images.words.clone();
+        }
         record.spend("decode", started.elapsed());
         Ok(())
     }

@@ -18,7 +18,7 @@ pub(super) fn is_ours(name: &str) -> bool {
             ["features", "c", view, shard, "0", "0", "0"] => is_number(view) && is_number(shard),
             _ => false,
         },
-        ["checkpoint", file] => is_checkpoint(file) || *file == KEPT,
+        ["checkpoint", file] => is_checkpoint(file) || [KEPT, "warned-train.json", "warned-val.json"].contains(file),
         _ => [record::NAME, record::SPARE, LOCK, BLOCK, AUXILIARY, PROBE, "zarr.json"].contains(&name),
     }
 }
