@@ -1,6 +1,7 @@
 //! The one error type of the program: what failed, and the way out where there is one.
 
 use crate::size;
+use crate::text::shown;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -46,7 +47,7 @@ impl Error {
     /// An operation on a file failed: `cannot read `path`: no such file or directory`. Where the disk is at fault
     /// there is a hint.
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
-        let failed = Self::failed(format!("cannot {verb} `{}`: {}", path.display(), reason(error)));
+        let failed = Self::failed(format!("cannot {verb} `{}`: {}", shown(path), reason(error)));
         match way_out(path, error) {
             Some(hint) => failed.hint(hint),
             None => failed,
@@ -57,6 +58,11 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Adds a way out where there is none yet.
+    pub fn or_hint(self, hint: impl Into<String>) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
     }
 
     /// Puts what was being done in front of the message.
@@ -96,6 +102,12 @@ fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
         ErrorKind::NotADirectory => "a file lies where a folder should be; move it away or name another place".into(),
         _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             "a link lies where a file of greedy's own should be; remove it".into()
+        }
+        _ if [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
+            .map(|e| Some(e.raw_os_error()))
+            .contains(&error.raw_os_error()) =>
+        {
+            "allow the process more open files: `ulimit -n 4096`".into()
         }
         _ => return None,
     })

@@ -5,6 +5,7 @@ use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};
 use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
+use crate::text::shown;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -70,7 +71,7 @@ fn agreed(total: &str) -> Result<bool> {
 }
 
 fn unwanted_json(one: &Unwanted) -> Value {
-    json!({ "path": one.path, "bytes": one.bytes, "why": why(&one.why) })
+    json!({ "path": shown(&one.path), "bytes": one.bytes, "why": why(&one.why) })
 }
 
 fn why(why: &Unneeded) -> String {

@@ -45,13 +45,15 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
             "made_on": record.made_on,
             "arrays": arrays_json(folder.path(), &arrays, args.values)?,
             "classes": record.classes,
+            "words": (0..record.classes.len()).map(|class| record.words(class)).collect::<Vec<_>>(),
+            "data": record.census,
             "labels": { "train": labels[0], "val": labels[1] },
             "channels": { "samples": samples, "of": channels.iter().map(channel_json).collect::<Vec<_>>() },
         }));
     }
     output.text(&provenance(&record))?;
     output.text(&format!("\n{}", array_text(&arrays)))?;
-    output.text(&format!("\n{}", label_table(&record.classes, &labels).text()))?;
+    output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
     if channels.is_empty() {
         return output.line("\nits features are not kept: they are computed where they are needed");
     }
@@ -105,10 +107,11 @@ fn array_text(arrays: &[ArraySummary]) -> String {
     text
 }
 
-fn label_table(classes: &[String], labels: &[Vec<usize>; 2]) -> Table {
+fn label_table(record: &Record, labels: &[Vec<usize>; 2]) -> Table {
     let mut table = Table::new(&["class", "train", "val"]);
-    for (class, (train, val)) in classes.iter().zip(labels[0].iter().zip(&labels[1])) {
-        table.row([class.clone(), train.to_string(), val.to_string()]);
+    for (at, (train, val)) in labels[0].iter().zip(&labels[1]).enumerate() {
+        let class = record.classes.get(at).map(String::as_str).unwrap_or_default();
+        table.row([wording::class(class, record.words(at)), train.to_string(), val.to_string()]);
     }
     table
 }

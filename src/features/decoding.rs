@@ -6,7 +6,7 @@ use super::small::label_files;
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::images::Split;
+use crate::images::{Fault, Split};
 use crate::pipeline::{BadImage, Codec, Dtype, Recipe, Shape};
 use crate::progress::{Progress, Task};
 use crate::room;
@@ -25,15 +25,62 @@ pub struct Decoded {
     pub written: Written,
     /// Images that were left out: place in the source, and fault.
     pub skipped: Vec<(String, String)>,
+    /// Images that were read although something was odd about them: place, and what.
+    pub warned: Vec<(String, String)>,
+    /// The images that were taken.
+    pub kept: Vec<usize>,
+}
+
+/// Images that hinder stage 0, of all subsets.
+#[derive(Default)]
+pub struct Hindrances {
+    /// What is wrong with bad images that may not be left out.
+    bad: Vec<Error>,
+    /// Why images could not be read, which says nothing about them.
+    unreadable: Vec<Error>,
+}
+
+/// So many images that cannot be read are a fault of something else: looking on is of no use.
+const MOST_UNREADABLE: usize = 1000;
+
+impl Hindrances {
+    fn is_empty(&self) -> bool {
+        self.bad.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Fails with all of them where there are any.
+    ///
+    /// # Errors
+    /// The error names each image.
+    pub fn refuse(self) -> Result<()> {
+        let Self { mut bad, mut unreadable } = self;
+        let skip = "`data.on_bad_image = \"skip\"` leaves bad images out";
+        let list = |errors: &[Error]| errors.iter().map(|error| format!("\n  {error}")).collect::<String>();
+        let count = |count: usize| format!("{count} {}", if count == 1 { "image" } else { "images" });
+        match (&bad[..], &unreadable[..]) {
+            ([], []) => Ok(()),
+            ([_], []) => Err(bad.remove(0).or_hint(skip)),
+            ([], [_]) => Err(unreadable.remove(0).or_hint("nothing is wrong with an image because it cannot be read")),
+            (bad, []) => Err(Error::failed(format!("{} are bad:{}", count(bad.len()), list(bad))).hint(skip)),
+            (bad, unreadable) => {
+                let first = unreadable.first().and_then(Error::way_out);
+                let hint = first.unwrap_or("nothing is wrong with an image because it cannot be read").to_string();
+                let also = if bad.is_empty() {
+                    String::new()
+                } else {
+                    format!("\n{} are bad:{}", count(bad.len()), list(bad))
+                };
+                let fault = format!("{} could not be read:{}{also}", count(unreadable.len()), list(unreadable));
+                Err(Error::failed(fault).hint(hint))
+            }
+        }
+    }
 }
 
 /// Decodes one subset into a stage's folder; shards that are there are kept.
 ///
-/// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
-/// after them, so that a run which goes on finds every image at the same place.
-///
 /// # Errors
-/// When an image is bad and none may be left out, no image is good, the disk refuses or the user interrupts.
+/// Those of [`decode_noting`], and when an image hinders it.
 pub fn decode(
     stage: &Path,
     subset: Subset,
@@ -41,19 +88,47 @@ pub fn decode(
     pipeline: &Recipe,
     progress: &dyn Progress,
 ) -> Result<Decoded> {
+    let mut hindrances = Hindrances::default();
+    let decoded = decode_noting(stage, subset, images, pipeline, (&mut hindrances, progress))?;
+    hindrances.refuse()?;
+    decoded.ok_or_else(|| Error::failed(format!("no {} image could be decoded", subset.name())))
+}
+
+/// Decodes one subset into a stage's folder, and notes what hinders that; shards that are there are kept.
+///
+/// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
+/// after them, so that a run which goes on finds every image at the same place. Once an image hinders the stage, those
+/// after it are looked at all the same, but nothing is written any more and nothing given.
+///
+/// # Errors
+/// When no image is good, the disk refuses or the user interrupts.
+pub fn decode_noting(
+    stage: &Path,
+    subset: Subset,
+    images: &Split,
+    pipeline: &Recipe,
+    (hindrances, progress): (&mut Hindrances, &dyn Progress),
+) -> Result<Option<Decoded>> {
     let layout = layout(images, pipeline);
     let samples_in_shard = layout.samples_in_shard;
     let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
     let list = skipped_list(stage, subset);
     disk::create_folder(&stage.join(subset.name()))?;
-    let decoder = Decoder { images, layout, on_bad_image: pipeline.data.on_bad_image, task: &*task, progress };
     let array = subset.array(stage, "features");
-
-    let mut skipped: Vec<(usize, String)> = read_list(&list)?;
+    let mut decoder = Decoder {
+        images,
+        layout,
+        on_bad_image: pipeline.data.on_bad_image,
+        task: &*task,
+        progress,
+        skipped: read_list(&list)?,
+        warned: read_list(&warned_list(stage, subset))?,
+        hindrances,
+    };
     let mut shards = Vec::new();
     for at in 0.. {
         let first = at * samples_in_shard;
-        let good = candidates(images, &skipped);
+        let good = candidates(images, &decoder.skipped);
         let Some(candidates) = good.get(first..).filter(|rest| !rest.is_empty()) else { break };
         let count = candidates.len().min(samples_in_shard);
         if let Some(shard) = whole_shard(&array, &layout, (0, at), count)? {
@@ -61,23 +136,42 @@ pub fn decode(
             shards.push(shard);
             continue;
         }
+        if !decoder.hindrances.is_empty() {
+            decoder.look(candidates)?;
+            return Ok(None);
+        }
         let mut writer = begin_shard(&array, &layout, (0, at))?;
-        decoder.fill(&mut writer, candidates, &mut skipped)?;
-        write_list(&list, &skipped)?;
+        let (known, warned) = (decoder.skipped.len(), decoder.warned.len());
+        let left = decoder.fill(&mut writer, candidates)?;
+        if !decoder.hindrances.is_empty() {
+            drop(writer);
+            decoder.look(left)?;
+            return Ok(None);
+        }
+        if decoder.skipped.len() > known {
+            write_list(&list, &decoder.skipped)?;
+        }
+        if decoder.warned.len() > warned {
+            let warned = warned_list(stage, subset);
+            warned.parent().map_or(Ok(()), disk::create_folder)?;
+            write_list(&warned, &decoder.warned)?;
+        }
         if writer.room() == samples_in_shard {
             // All images that were left are bad.
             break;
         }
         shards.push(finish_shard(writer, (0, at))?);
     }
+    let Decoder { skipped, warned, .. } = decoder;
     let kept = candidates(images, &skipped);
     if kept.is_empty() {
         return Err(Error::failed(format!("no {} image could be decoded", subset.name())));
     }
     let layout = Layout { samples: kept.len(), ..layout };
     write_files(stage, &decoded_files(subset, images, &layout, &kept)?)?;
-    let skipped = skipped.into_iter().map(|(index, fault)| (images.place(index), fault)).collect();
-    Ok(Decoded { written: Written { layout, shards }, skipped })
+    let placed = |list: Vec<(usize, String)>| list.into_iter().map(|(at, text)| (images.place(at), text)).collect();
+    let (skipped, warned) = (placed(skipped), placed(warned));
+    Ok(Some(Decoded { written: Written { layout, shards }, skipped, warned, kept }))
 }
 
 /// What all images of a split would take, were all of them good.
@@ -135,9 +229,20 @@ impl<'a> Redecoding<'a> {
         let Self { stage, subset, images, layout, kept } = self;
         let count = samples_in(layout, shards);
         let task = progress.start(&format!("decode {}", subset.name()), count as u64);
-        let decoder = Decoder { images, layout: *layout, on_bad_image: BadImage::Fail, task: &*task, progress };
         rewrite_shards(&subset.array(stage, "features"), layout, shards, |_, samples, shard| {
-            decoder.fill(shard, &kept[samples], &mut Vec::new())
+            let mut hindrances = Hindrances::default();
+            let mut decoder = Decoder {
+                images,
+                layout: *layout,
+                on_bad_image: BadImage::Fail,
+                task: &*task,
+                progress,
+                skipped: Vec::new(),
+                warned: Vec::new(),
+                hindrances: &mut hindrances,
+            };
+            decoder.fill(shard, &kept[samples])?;
+            hindrances.refuse()
         })
     }
 }
@@ -148,52 +253,75 @@ struct Decoder<'a> {
     on_bad_image: BadImage,
     task: &'a dyn Task,
     progress: &'a dyn Progress,
+    /// Images that are left out, and why.
+    skipped: Vec<(usize, String)>,
+    /// Images that were read, and what is odd about them.
+    warned: Vec<(usize, String)>,
+    hindrances: &'a mut Hindrances,
 }
 
 impl Decoder<'_> {
-    /// Decodes candidates until the shard is full or none is left; the bad ones go to `skipped`.
-    fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
+    /// Decodes candidates until the shard is full, none is left or one hinders; gives those that are left.
+    fn fill<'c>(&mut self, shard: &mut ShardWriter, candidates: &'c [usize]) -> Result<&'c [usize]> {
         let sample_bytes = self.layout.sample_bytes();
-        let at_once = BATCH.min(BATCH_BYTES / sample_bytes).max(1);
         let (mut rest, mut stored) = (candidates, StoredSamples::new(&self.layout));
-        while shard.room() > 0 && !rest.is_empty() {
-            self.progress.check()?;
-            let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
+        let mut pixels = Vec::new();
+        while shard.room() > 0 && !rest.is_empty() && self.hindrances.is_empty() {
+            let (batch, after) = rest.split_at(rest.len().min(self.at_once()).min(shard.room()));
             rest = after;
-            let mut pixels = Vec::new();
-            room::resize(&mut pixels, batch.len() * sample_bytes)?;
-            let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-            // A batch of large images takes seconds: a wish to stop is granted between any two of them.
-            let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
-                true => Err(Error::interrupted()),
-                false => self.images.decode(index, out),
-            };
-            let results: Vec<Result<()>> = slots.map(decode).collect();
-            self.progress.check()?;
-            let mut good = 0;
-            for (at, result) in results.into_iter().enumerate() {
-                match result {
-                    Ok(()) => {
-                        pixels.copy_within(at * sample_bytes..(at + 1) * sample_bytes, good * sample_bytes);
-                        good += 1;
-                    }
-                    Err(e) if self.on_bad_image == BadImage::Skip => skipped.push((batch[at], e.to_string())),
-                    Err(e) => return Err(self.bad_image(e)),
-                }
-            }
+            let good = self.decode(batch, &mut pixels)?;
             stored.copy(&pixels[..good * sample_bytes])?;
             shard.append(&stored)?;
-            self.task.advance(batch.len() as u64);
+        }
+        Ok(rest)
+    }
+
+    /// Decodes candidates only to know what is wrong with them.
+    fn look(&mut self, candidates: &[usize]) -> Result<()> {
+        let mut pixels = Vec::new();
+        for batch in candidates.chunks(self.at_once()) {
+            if self.hindrances.unreadable.len() < MOST_UNREADABLE {
+                self.decode(batch, &mut pixels)?;
+            }
         }
         Ok(())
     }
 
-    fn bad_image(&self, error: Error) -> Error {
-        if error.way_out().is_some() {
-            error
-        } else {
-            error.hint("`data.on_bad_image = \"skip\"` leaves bad images out")
+    fn at_once(&self) -> usize {
+        BATCH.min(BATCH_BYTES / self.layout.sample_bytes()).max(1)
+    }
+
+    /// Decodes a batch: the good ones one behind the other, whose number is given.
+    fn decode(&mut self, batch: &[usize], pixels: &mut Vec<u8>) -> Result<usize> {
+        self.progress.check()?;
+        let sample_bytes = self.layout.sample_bytes();
+        pixels.clear();
+        room::resize(pixels, batch.len() * sample_bytes)?;
+        let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
+        // A batch of large images takes seconds: a wish to stop is granted between any two of them.
+        let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
+            true => Err(Fault::Unreadable(Error::interrupted())),
+            false => self.images.decode(index, out),
+        };
+        let results: Vec<Result<Option<String>, Fault>> = slots.map(decode).collect();
+        self.progress.check()?;
+        let mut good = 0;
+        for (at, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(warning) => {
+                    self.warned.extend(warning.map(|warning| (batch[at], warning)));
+                    pixels.copy_within(at * sample_bytes..(at + 1) * sample_bytes, good * sample_bytes);
+                    good += 1;
+                }
+                Err(Fault::Bad(e)) if self.on_bad_image == BadImage::Skip => {
+                    self.skipped.push((batch[at], e.to_string()));
+                }
+                Err(Fault::Bad(e)) => self.hindrances.bad.push(e),
+                Err(Fault::Unreadable(e)) => self.hindrances.unreadable.push(e),
+            }
         }
+        self.task.advance(batch.len() as u64);
+        Ok(good)
     }
 }
 
@@ -219,6 +347,11 @@ pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(St
 /// The file that lists the images of a subset that were left out.
 fn skipped_list(stage: &Path, subset: Subset) -> PathBuf {
     stage.join(subset.name()).join("skipped.json")
+}
+
+/// The file that lists, while a subset is decoded, the images that were read although something was odd about them.
+fn warned_list(stage: &Path, subset: Subset) -> PathBuf {
+    stage.join("checkpoint").join(format!("warned-{}.json", subset.name()))
 }
 
 fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {

@@ -26,7 +26,7 @@ mod source;
 mod writer;
 
 pub use array::{Files, Layout, Order, Subset, group_files, write_files};
-pub use decoding::{Decoded, Redecoding, decode, note_skipped};
+pub use decoding::{Decoded, Hindrances, Redecoding, decode, decode_noting, note_skipped};
 pub use draw::Draw;
 pub use encoding::{decode_sample, encode_sample};
 pub use extraction::Extraction;

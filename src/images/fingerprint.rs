@@ -1,8 +1,8 @@
 //! What the files of a source look like from outside, so that a change of the data is noticed without reading them.
 
-use super::folder::{self, Outside};
+use super::folder::{self, Outside, Survey};
 use super::memory::Memory;
-use super::{builtin, cifar, idx};
+use super::{builtin, cifar, idx, imagenet, parquet, webdataset};
 use crate::error::{Error, Result};
 use crate::pipeline::Source;
 use std::fs;
@@ -25,18 +25,21 @@ pub struct Sight {
 pub fn look(source: &Source) -> Result<Sight> {
     let mut files = match source {
         Source::Builtin => return Ok(Sight { fingerprint: builtin::VERSION.into(), memory: None }),
-        Source::Folder(path) => return look_at_folder(path),
+        Source::Folder(path) => return look_at_folder(path, folder::survey),
+        Source::Imagenet(path) => return look_at_folder(path, imagenet::survey),
         Source::Tar(path) => look_at(vec![path.clone()])?,
         Source::Cifar10(path) => look_at(cifar::files(path, &cifar::CIFAR10)?)?,
         Source::Cifar100(path) => look_at(cifar::files(path, &cifar::CIFAR100)?)?,
         Source::Idx(path) => look_at(idx::files(path)?)?,
+        Source::WebDataset(place) => look_at(webdataset::shards(place)?.all())?,
+        Source::Parquet(place) => look_at(parquet::files(place)?.all())?,
     };
     Ok(Sight { fingerprint: summary(&mut files), memory: None })
 }
 
-fn look_at_folder(root: &Path) -> Result<Sight> {
+fn look_at_folder(root: &Path, survey: fn(&Path) -> Result<Survey>) -> Result<Sight> {
     let began = SystemTime::now();
-    let mut survey = folder::survey(root)?;
+    let mut survey = survey(root)?;
     let fingerprint = summary(&mut survey.images);
     Ok(Sight { memory: Memory::of(root, &survey, &fingerprint, began), fingerprint })
 }

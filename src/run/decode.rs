@@ -12,6 +12,7 @@ use std::time::Instant;
 impl Work<'_> {
     pub(super) fn decode(&self, verdict: &Verdict) -> Result<()> {
         let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+        images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
         let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
         let stored = Shape { channels: data.channels, size: data.size };
         room::require(self.folder.path(), footprint::images_on_disk(stored, count))?;
@@ -33,14 +34,35 @@ impl Work<'_> {
         }
         self.write_arrays(record, |record| {
             record.skipped.clear();
+            let mut census = images.census.clone();
+            let mut hindrances = features::Hindrances::default();
             for (subset, split) in splits {
-                let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
+                let known = (&mut hindrances, self.progress);
+                let Some(decoded) = features::decode_noting(self.folder.path(), subset, split, self.pipeline, known)?
+                else {
+                    continue;
+                };
                 note_array(record, subset, &decoded.written);
+                if let Some(note) = split.empty_classes(&images.classes, decoded.kept.iter().copied()) {
+                    let note = format!("{note} among the {} good {} images", decoded.kept.len(), subset.name());
+                    if !decoded.skipped.is_empty() {
+                        self.progress.say(&format!("  {note}"));
+                        census.notes.push(note);
+                    }
+                }
                 record.skipped.extend(decoded.skipped);
+                // What an earlier run has decoded is not looked at again.
+                record.warned.extend(decoded.warned);
             }
-            Ok(())
+            record.warned.sort();
+            record.warned.dedup();
+            record.census = Some(census);
+            hindrances.refuse()
         })?;
         record.classes = images.classes.clone();
+        if images.words.iter().any(|words| !words.is_empty()) {
+            record.words = images.words.clone();
+        }
         record.spend("decode", started.elapsed());
         Ok(())
     }

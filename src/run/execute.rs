@@ -41,7 +41,9 @@ impl Work<'_> {
 
     /// Makes the folder agree with the verdict: what is of no use is removed, then the record says what begins.
     pub(super) fn prepare(&self, verdict: &Verdict) -> Result<Record> {
-        let fresh = Record::begin(self.pipeline, self.node, self.inputs.clone(), self.made_on());
+        let words = self.ancestry.parent().map_or_else(|_| Vec::new(), |(_, parent)| parent.words.clone());
+        let begun = Record::begin(self.pipeline, self.node, self.inputs.clone(), self.made_on());
+        let fresh = Record { words, ..begun };
         let record = match verdict {
             Verdict::Partial(_) => {
                 let old = self.folder.record()?;

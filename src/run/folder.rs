@@ -5,6 +5,7 @@ use super::record::{Input, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
+use crate::images::is_litter;
 use crate::pipeline::{Kind, Node};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -169,7 +170,8 @@ impl StageFolder {
     }
 }
 
-/// The paths below a folder of all that is no folder; links are not followed.
+/// The paths below a folder of all that is no folder; links are not followed. What systems and file managers leave
+/// wherever they look is nobody's.
 pub(super) fn files(root: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     list(root, Path::new(""), &mut all);
@@ -180,6 +182,9 @@ pub(super) fn files(root: &Path) -> Vec<PathBuf> {
 fn list(root: &Path, below: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
         let name = below.join(entry.file_name());
+        if is_litter(&entry.file_name()) {
+            continue;
+        }
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => list(root, &name, out),
             _ => out.push(name),

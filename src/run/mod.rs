@@ -38,6 +38,7 @@ pub use verify::{Finding, Flaw, Verified, verify};
 use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Recipe, Settings};
 use crate::room;
+use crate::text::shown;
 use std::path::Path;
 
 impl From<Fault> for Error {
@@ -55,9 +56,17 @@ impl From<Fault> for Error {
 /// # Errors
 /// When there is no such file or something in it is wrong.
 pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let bytes = std::fs::read(path).map_err(|e| {
         let error = Error::usage(Error::io("read", path, &e).to_string());
         error.hint("name a pipeline file, such as `pipelines/demo.toml`")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let found = match e.as_bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "UTF-16".to_string(),
+            _ => format!("in another encoding (byte {} is no UTF-8)", e.utf8_error().valid_up_to()),
+        };
+        let error = Error::usage(format!("`{}` is {found}, but pipeline files are UTF-8", shown(path)));
+        error.hint("save it as UTF-8; editors call that the encoding of the file")
     })?;
     let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
     Ok(Settings::parse(&path.display().to_string(), &default_name, &text, overrides)?)

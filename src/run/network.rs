@@ -6,12 +6,13 @@ use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Subset, planes_to_pixels};
-use crate::images::{Augmenter, decode_file};
+use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
+use crate::text::shown;
 use crate::training::{Score, ensemble, score};
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -23,6 +24,8 @@ pub struct TrainedNetwork {
     pub pipeline: Recipe,
     /// The names of the classes.
     pub classes: Vec<String>,
+    /// What people call each of them, where that is known.
+    pub words: Vec<Option<String>>,
     /// The folder of the decoded images.
     images: StageFolder,
     stages: Vec<(Frozen, Option<Frozen>)>,
@@ -77,7 +80,8 @@ impl TrainedNetwork {
             ))
             .hint("blocks that were trained together have one behind the last: name that stage"));
         }
-        Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
+        let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
+        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone() })
     }
 
     /// The numbers of the stages that classify, from 1.
@@ -162,8 +166,8 @@ impl TrainedNetwork {
     pub fn predict(&self, path: &Path, by_ensemble: bool) -> Result<Vec<f64>> {
         let data = &self.pipeline.data;
         let mut stored = vec![0; data.channels * data.size * data.size];
-        let bytes = disk::read(path)?;
-        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
+        let bytes = read_image(path, most_bytes(data))?;
+        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
         let image = self.input();
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();

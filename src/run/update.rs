@@ -55,7 +55,7 @@ impl Project {
     /// folders and of some of its files are the same; with `again` every file is looked at.
     pub fn open(pipeline: Recipe, cache: &Path, again: bool) -> Self {
         let known = match &pipeline.data.source {
-            Images::Folder(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
+            Images::Folder(root) | Images::Imagenet(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
             _ => None,
         };
         let recalled = known.is_some();

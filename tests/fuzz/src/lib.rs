@@ -2,7 +2,7 @@
 
 use greedy::error::Result;
 use greedy::images::{ImageSet, Split};
-use greedy::pipeline::{BadImage, Data, Source};
+use greedy::pipeline::{BadImage, Data, Orientation, Source};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -48,6 +48,7 @@ pub fn data(source: Source) -> Data {
         val_images: None,
         on_bad_image: BadImage::Skip,
         max_pixels: 1 << 16,
+        orientation: Orientation::Upright,
         mean: vec![0.5; 3],
         std: vec![0.25; 3],
     }
