@@ -1,7 +1,7 @@
 //! Stored bytes on the device of the network, where they become feature maps: brought batch by batch, or resident.
 
 use super::array::{Layout, Order};
-use super::kept::Slots;
+use super::view_cache::Slots;
 use super::samples::Samples;
 use super::scale::Scale;
 use crate::error::{Error, Result};

@@ -39,7 +39,7 @@ mod max_pooling;
 mod panels;
 mod pooling;
 mod relu;
-mod stored;
+mod encoded;
 mod tiles;
 mod transforms;
 mod uploads;
@@ -57,7 +57,7 @@ pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
-pub use stored::{Form, Values, on_host, put};
+pub use encoded::{Form, Values, on_host, put};
 pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};
 pub use window::Window;
 
