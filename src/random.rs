@@ -20,6 +20,8 @@ pub enum Purpose {
     Window = 8,
     /// What is only measured, never learned from; the counters are free.
     Bench = 7,
+    /// Values that dropout sets to zero; the counters are (part and layer of the network, stage and epoch; sample).
+    Dropout = 9,
 }
 
 /// A stream of random numbers (SplitMix64; Steele, Lea & Flood 2014) that starts at a hash of its counters.

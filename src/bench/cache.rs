@@ -9,9 +9,9 @@ use crate::features::{
     write_files,
 };
 use crate::images::ImageSet;
-use crate::network::{Block, Chain, FrozenBlock};
+use crate::network::{Chain, Frozen, Network, Noise};
 use crate::ops::compute;
-use crate::pipeline::Pipeline;
+use crate::pipeline::Recipe;
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
@@ -43,7 +43,7 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
              blocks = 2\nspace_to_depth = [1]\n[features]\nshard_mib = {SHARD_MIB}\n",
             2 * size
         );
-        let pipeline = Pipeline::parse("bench", "bench", &text, &[])?;
+        let pipeline = Recipe::parse("bench", "bench", &text, &[])?;
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
         decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
@@ -132,7 +132,8 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
     let train = |input: &Loader| {
         input.for_each_batch(&order, TRAINED, draw, |batch| {
             // So slow that weights stay as they are, and with them the time that a step takes.
-            Ok(step(&network, &mut sgd.borrow_mut(), (&batch.x, &batch.labels), 1e-9).map(drop)?)
+            let noise = Noise::new(0, (2, 0), &batch.samples);
+            Ok(step(&network, &mut sgd.borrow_mut(), (&batch.x, &batch.labels, &noise), 1e-9).map(drop)?)
         })
     };
     let case = format!("k = 1, {} channels, {} x {}, batch {TRAINED}", shape.channels, shape.size, shape.size);
@@ -146,7 +147,7 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
 }
 
 /// Extraction from cached features, beside the bare forward pass.
-fn extraction(bench: &mut Bench<'_>, pipeline: &Pipeline, input: &Loader, to: &Path) -> Result<()> {
+fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape(Draw::View(0));
     let batch = at_once(&bench.device, shape, shape);
@@ -201,22 +202,22 @@ impl Bench<'_> {
     }
 }
 
-fn extract(bench: &Bench<'_>, pipeline: &Pipeline, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
+fn extract(bench: &Bench<'_>, pipeline: &Recipe, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
     write_files(to, &label_files(Subset::Train, input.labels())?)?;
     write(bench.progress, pipeline, &block(bench, pipeline, number)?, (input, to))
 }
 
 /// The block of a stage, with random weights.
-pub(super) fn block(bench: &Bench<'_>, pipeline: &Pipeline, number: usize) -> Result<FrozenBlock> {
+pub(super) fn block(bench: &Bench<'_>, pipeline: &Recipe, number: usize) -> Result<Frozen> {
     let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    Ok(Block::new(&pipeline.stages[number - 1].block, &mut draw, &bench.device)?.frozen()?)
+    Ok(Network::block(&pipeline.stages[number - 1].block, (pipeline.init, &mut draw, &bench.device))?.frozen()?)
 }
 
 /// Writes the features of a stage's training samples.
 pub(super) fn write(
     progress: &dyn Progress,
-    pipeline: &Pipeline,
-    block: &FrozenBlock,
+    pipeline: &Recipe,
+    block: &Frozen,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
     Extraction { stage, block, features: &pipeline.features, progress }.write(Subset::Train, input).map(drop)

@@ -4,9 +4,9 @@ use super::Bench;
 use super::agreement::{Agreement, Comparison, is_spoilt};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Activation, BatchNorm, Crops, Descent, Form, Values, Window, bias_relu_gradients, cast, convolution, cross_entropy,
-    cut, descend, input_gradient, max_pool, max_pool_gradient, pool, pool_gradient, put, space_to_depth, to_nchw,
-    to_nhwc, weight_gradient,
+    Activation, BatchNorm, Crops, Descent, Form, Values, Window, bias_gradient, bias_relu_gradients, cast, convolution,
+    cross_entropy, cut, descend, dropout, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
+    max_pool, max_pool_gradient, pool, pool_gradient, put, relu, space_to_depth, to_nchw, to_nhwc, weight_gradient,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -26,8 +26,16 @@ const USUAL: [(Sizes, usize); 6] = [
 const USUAL_WINDOW: Window = Window::new(3, 1, 1);
 /// Feature maps of odd sizes that are drawn.
 const ODD: usize = 4;
-/// Windows that no network of ours has.
-const OTHER_WINDOWS: [Window; 3] = [Window::new(1, 1, 0), Window::new(3, 1, 0), Window::new(5, 1, 2)];
+/// Windows that SimCNN has not.
+const OTHER_WINDOWS: [Window; 7] = [
+    Window::new(1, 1, 0),
+    Window::new(3, 1, 0),
+    Window::new(5, 1, 2),
+    Window::new(3, 2, 1),
+    Window::new(7, 2, 3),
+    Window::new(11, 4, 5),
+    Window::new(1, 2, 0),
+];
 /// Distances of results from zero within which it is left open on which side they are: their gradients are not looked at.
 const OPEN: f64 = 1e-3;
 
@@ -62,6 +70,13 @@ pub fn agreement(
         for window in OTHER_WINDOWS {
             let (sizes, outputs) = odd(&mut on);
             convolutions(&mut on, sizes, outputs, window)?;
+        }
+        // The first layers of AlexNet and VGG.
+        convolutions(&mut on, [2, 224, 224, 3], 64, Window::new(11, 4, 2))?;
+        convolutions(&mut on, [4, 27, 27, 64], 192, Window::new(5, 1, 2))?;
+        convolutions(&mut on, [1, 224, 224, 3], 64, USUAL_WINDOW)?;
+        for sizes in [(16, 9216, 512), (128, 512, 1000), (3, 7, 5)] {
+            linear_layers(&mut on, sizes)?;
         }
         for (batch, classes) in [(128, 10), (64, 1000), (3, 2), (1, 7)] {
             losses(&mut on, batch, classes)?;
@@ -127,8 +142,8 @@ fn maps(on: &mut Comparison<'_, '_>, sizes: Sizes) -> Result<()> {
     on.compare(["average pooling, gradient"], &case, ([], [&pooled]), |[], [grad]| {
         Ok([pool_gradient(grad, (height, width), grad.dtype())?])
     })?;
-    for (kernel, stride) in [(2, 2), (3, 2)] {
-        max_pooling(on, sizes, &x, Window::new(kernel, stride, 0))?;
+    for (kernel, stride, padding) in [(2, 2, 0), (3, 2, 0), (3, 2, 1), (3, 1, 1)] {
+        max_pooling(on, sizes, &x, Window::new(kernel, stride, padding))?;
     }
     on.compare(["channels first"], &case, ([&x], []), |[x], []| Ok([to_nchw(x)?]))?;
     on.compare(["channels last"], &case, ([&x], []), |[x], []| Ok([to_nhwc(x)?]))?;
@@ -175,8 +190,10 @@ fn batch_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation:
 
 fn max_pooling(on: &mut Comparison<'_, '_>, sizes: Sizes, x: &Tensor, window: Window) -> Result<()> {
     let [batch, height, width, channels] = sizes;
-    let Window { kernel, stride, .. } = window;
-    let case = format!("{channels} channels, {height} x {width}, batch {batch}, {kernel} x {kernel} every {stride}");
+    let Window { kernel, stride, padding } = window;
+    let case = format!(
+        "{channels} channels, {height} x {width}, batch {batch}, {kernel} x {kernel} every {stride}, padding {padding}"
+    );
     on.compare(["max pooling"], &case, ([x], []), |[x], []| Ok([max_pool(x, window)?]))?;
     let grad = on.maps(&[batch, window.output(height).unwrap_or(0), window.output(width).unwrap_or(0), channels])?;
     on.compare(["max pooling, gradient"], &case, ([x, &grad], []), |[x, grad], []| {
@@ -248,6 +265,25 @@ fn crops(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: u
             Ok([Crops { places, size: side, table }.show(images, slots, wanted.dtype())?])
         },
     )
+}
+
+/// Linear layers of so many samples, inputs and outputs, and dropout.
+fn linear_layers(on: &mut Comparison<'_, '_>, (batch, inputs, outputs): (usize, usize, usize)) -> Result<()> {
+    let case = format!("{inputs} -> {outputs} features, batch {batch}");
+    let (x, grad) = (on.maps(&[batch, inputs])?, on.maps(&[batch, outputs])?);
+    let w = on.noise(&[outputs, inputs])? * (1.0 / (inputs as f64).sqrt());
+    let (w, bias) = (on.rounded(&w?)?, on.noise(&[outputs])?);
+    on.compare(["linear"], &case, ([&x], [&w, &bias]), |[x], [w, bias]| Ok([linear(x, w, bias)?]))?;
+    on.compare(["linear, weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
+        Ok([cast(&linear_weight_gradient(x, grad)?, x.dtype())?])
+    })?;
+    on.compare(["linear, input gradient"], &case, ([&grad], [&w]), |[grad], [w]| {
+        Ok([linear_input_gradient(w, grad)?])
+    })?;
+    on.compare(["gradient of a bias"], &case, ([&grad], []), |[grad], []| Ok([bias_gradient(grad)?]))?;
+    let seeds: Vec<u64> = (0..batch as u64).map(|at| at << 33 | at).collect();
+    on.compare(["ReLU"], &case, ([&x], []), |[x], []| Ok([relu(x)?]))?;
+    on.compare(["dropout"], &case, ([&x], []), |[x], []| Ok([dropout(x, 0.5, &seeds)?]))
 }
 
 fn losses(on: &mut Comparison<'_, '_>, batch: usize, classes: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::Bench;
 use crate::error::{Error, Result};
 use crate::images::{ImageSet, Split, decode_file};
-use crate::pipeline::{Data, Pipeline};
+use crate::pipeline::{Data, Recipe};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use rayon::prelude::*;
@@ -51,7 +51,7 @@ fn decode_spread(images: &Split, count: usize, data: &Data) -> Result<()> {
 
 fn data(source: &str) -> Result<Data> {
     let text = format!("[data]\n{source}\nsize = 224\n");
-    Ok(Pipeline::parse("bench", "bench", &text, &[])?.data)
+    Ok(Recipe::parse("bench", "bench", &text, &[])?.data)
 }
 
 fn planes(data: &Data) -> usize {

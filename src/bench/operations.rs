@@ -2,7 +2,10 @@
 
 use super::Bench;
 use crate::error::Result;
-use crate::ops::{Activation, BatchNorm, Window, convolution, input_gradient, pool, space_to_depth, weight_gradient};
+use crate::ops::{
+    Activation, BatchNorm, Window, convolution, dropout, input_gradient, linear, linear_input_gradient,
+    linear_weight_gradient, max_pool, max_pool_gradient, pool, space_to_depth, weight_gradient,
+};
 use candle_core::Tensor;
 
 /// Channels in, channels out, and height and width of the feature maps.
@@ -37,6 +40,22 @@ const GPU_SHAPES: [Shape; 11] = [
 ];
 const GPU_MAPS: [Shape; 4] = [GPU_SHAPES[1], GPU_SHAPES[3], GPU_SHAPES[5], GPU_SHAPES[10]];
 
+/// Convolutions of AlexNet, VGG and ResNet that SimCNN has not, with their batch on a CPU.
+const OTHERS: [(Shape, Window, usize); 6] = [
+    ((3, 64, 224), Window::new(11, 4, 2), 32),
+    ((64, 192, 27), Window::new(5, 1, 2), 32),
+    ((3, 64, 224), Window::new(3, 1, 1), 8),
+    ((3, 64, 224), Window::new(7, 2, 3), 16),
+    ((128, 256, 28), Window::new(3, 2, 1), 32),
+    ((256, 256, 14), Window::new(3, 1, 0), 32),
+];
+/// Channels, height and width, window and batch on a CPU of max pooling in VGG, AlexNet and ResNet.
+const POOLINGS: [(usize, usize, Window, usize); 3] =
+    [(64, 224, Window::new(2, 2, 0), 8), (64, 55, Window::new(3, 2, 0), 32), (64, 112, Window::new(3, 2, 1), 16)];
+/// Inputs and outputs of the linear layers of AlexNet and VGG, and their batch.
+const LINEAR: [(usize, usize); 3] = [(9216, 4096), (4096, 4096), (4096, 1000)];
+const LINEAR_BATCH: usize = 128;
+
 /// What depends on where it runs.
 struct Scale {
     shapes: &'static [Shape],
@@ -65,6 +84,8 @@ const GPU: Scale = Scale {
 type Peak = Option<(f64, &'static str)>;
 
 const WINDOW: Window = Window::new(3, 1, 1);
+const LINEAR_LAYERS: [&str; 4] = ["linear", "linear weight gradient", "linear input gradient", "dropout"];
+const MAX_POOLING: [&str; 2] = ["max pooling", "max pooling gradient"];
 const CONVOLUTIONS: [&str; 3] = ["convolution", "weight gradient", "input gradient"];
 const MEMORY_BOUND: [&str; 4] = ["batch norm + ReLU", "batch norm gradients", "average pooling", "space-to-depth"];
 
@@ -79,11 +100,22 @@ pub fn operations(bench: &mut Bench<'_>) -> Result<()> {
     let scale = if bench.device.is_cpu() { CPU } else { GPU };
     let peak = matrix_product(bench, &scale)?;
     for &shape in scale.shapes {
-        convolutions(bench, &scale, shape, peak)?;
+        convolutions(bench, &scale, (shape, WINDOW, scale.batch), peak)?;
+    }
+    for (shape, window, batch) in OTHERS {
+        let batch = if bench.device.is_cpu() { batch } else { scale.batch };
+        convolutions(bench, &scale, (shape, window, batch), peak)?;
+    }
+    for sizes in LINEAR {
+        linear_layer(bench, &scale, sizes, peak)?;
     }
     let peak = copy(bench, &scale)?;
     for &(_, channels, size) in scale.maps {
         memory_bound(bench, [scale.batch, size, size, channels], peak)?;
+    }
+    for (channels, size, window, batch) in POOLINGS {
+        let batch = if bench.device.is_cpu() { batch } else { scale.batch };
+        max_pooling(bench, [batch, size, size, channels], window, peak)?;
     }
     Ok(())
 }
@@ -110,23 +142,69 @@ fn copy(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {
     Ok(Some((peak, "of a copy")))
 }
 
-fn convolutions(bench: &mut Bench<'_>, scale: &Scale, (inputs, outputs, size): Shape, peak: Peak) -> Result<()> {
-    let batch = scale.batch;
-    let case = format!("{inputs} -> {outputs} channels, {size} x {size}, batch {batch}");
+fn convolutions(
+    bench: &mut Bench<'_>,
+    scale: &Scale,
+    ((inputs, outputs, size), window, batch): (Shape, Window, usize),
+    peak: Peak,
+) -> Result<()> {
+    let case = format!("{inputs} -> {outputs} channels, {size} x {size}, batch {batch}{}", told(window));
     if !bench.wants_any(&CONVOLUTIONS, &case) {
         return Ok(());
     }
     let x = bench.maps(&[batch, size, size, inputs], 1)?;
-    let w = bench.noise(&[outputs, inputs, 3, 3], 2)?;
-    let grad = bench.maps(&[batch, size, size, outputs], 3)?;
+    let w = bench.noise(&[outputs, inputs, window.kernel, window.kernel], 2)?;
+    let result = window.output(size).unwrap_or(0);
+    let grad = bench.maps(&[batch, result, result, outputs], 3)?;
     let (unit, name) = scale.operations;
-    let work = ((2 * batch * size * size * inputs * outputs * 9) as f64 / unit, name);
+    let work = (2.0 * (grad.elem_count() * inputs * window.kernel * window.kernel) as f64 / unit, name);
     let [convolution_name, weight_name, input_name] = CONVOLUTIONS;
-    let forward = || Ok(convolution(&x, &w, None, WINDOW, Activation::Identity).map(drop)?);
+    let forward = || Ok(convolution(&x, &w, None, window, Activation::Identity).map(drop)?);
     bench.measure((convolution_name, &case), work, peak, forward)?;
-    let gradient = || Ok(weight_gradient(&x, &grad, WINDOW).map(drop)?);
+    let gradient = || Ok(weight_gradient(&x, &grad, window).map(drop)?);
     bench.measure((weight_name, &case), work, peak, gradient)?;
-    bench.measure((input_name, &case), work, peak, || Ok(input_gradient(&w, &grad, WINDOW, (size, size)).map(drop)?))
+    bench.measure((input_name, &case), work, peak, || Ok(input_gradient(&w, &grad, window, (size, size)).map(drop)?))
+}
+
+/// What is said of a window that is not the usual one.
+fn told(window: Window) -> String {
+    let Window { kernel, stride, padding } = window;
+    if window == WINDOW { String::new() } else { format!(", kernel {kernel}, stride {stride}, padding {padding}") }
+}
+
+fn linear_layer(bench: &mut Bench<'_>, scale: &Scale, (inputs, outputs): (usize, usize), peak: Peak) -> Result<()> {
+    let case = format!("{inputs} -> {outputs} features, batch {LINEAR_BATCH}");
+    if !bench.wants_any(&LINEAR_LAYERS, &case) {
+        return Ok(());
+    }
+    let (x, grad) = (bench.maps(&[LINEAR_BATCH, inputs], 1)?, bench.maps(&[LINEAR_BATCH, outputs], 2)?);
+    let (w, bias) = (bench.noise(&[outputs, inputs], 3)?, bench.noise(&[outputs], 4)?);
+    let (unit, name) = scale.operations;
+    let work = (2.0 * (LINEAR_BATCH * inputs * outputs) as f64 / unit, name);
+    let [forward, weight_gradient, input_gradient, dropping] = LINEAR_LAYERS;
+    bench.measure((forward, &case), work, peak, || Ok(linear(&x, &w, &bias).map(drop)?))?;
+    bench.measure((weight_gradient, &case), work, peak, || Ok(linear_weight_gradient(&x, &grad).map(drop)?))?;
+    bench.measure((input_gradient, &case), work, peak, || Ok(linear_input_gradient(&w, &grad).map(drop)?))?;
+    let seeds: Vec<u64> = (0..LINEAR_BATCH as u64).collect();
+    let moved = ((2 * x.elem_count() * x.dtype().size_in_bytes()) as f64 / 1e9, "GB/s");
+    bench.measure((dropping, &case), moved, None, || Ok(dropout(&x, 0.5, &seeds).map(drop)?))
+}
+
+/// Max pooling: GB/s of the maps that it must read and write.
+fn max_pooling(bench: &mut Bench<'_>, sizes: [usize; 4], window: Window, peak: Peak) -> Result<()> {
+    let [batch, size, _, channels] = sizes;
+    let case = format!("{channels} channels, {size} x {size}, batch {batch}{}", told(window));
+    if !bench.wants_any(&MAX_POOLING, &case) {
+        return Ok(());
+    }
+    let x = bench.maps(&sizes, 1)?;
+    let grad = max_pool(&x, window)?;
+    let moved = |maps: usize| {
+        ((maps * x.elem_count() + grad.elem_count()) as f64 * x.dtype().size_in_bytes() as f64 / 1e9, "GB/s")
+    };
+    let [forward, gradient] = MAX_POOLING;
+    bench.measure((forward, &case), moved(1), peak, || Ok(max_pool(&x, window).map(drop)?))?;
+    bench.measure((gradient, &case), moved(2), peak, || Ok(max_pool_gradient(&x, &grad, window).map(drop)?))
 }
 
 /// Operations that read and write more than they compute: GB/s of the feature maps that they must touch.

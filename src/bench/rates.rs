@@ -9,9 +9,9 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, write_files};
 use crate::images::ImageSet;
-use crate::network::{Chain, StageNetwork, map_type};
+use crate::network::{Chain, Network, Noise, map_type};
 use crate::ops::{cast, compute};
-use crate::pipeline::{self, Cost, Estimate, Features, Machine, Materialize, Parts, Pipeline, Source, Stage};
+use crate::pipeline::{self, Cost, Estimate, Features, Machine, Parts, Recipe, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -45,7 +45,7 @@ const FILE: usize = 128 << 20;
 /// interrupts.
 pub fn rates(
     bench: &Bench<'_>,
-    pipeline: &Pipeline,
+    pipeline: &Recipe,
     (images, classes): (Option<usize>, usize),
     folder: &Path,
 ) -> Result<Machine> {
@@ -68,7 +68,7 @@ pub fn rates(
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| draw.bits().to_le_bytes()).collect();
     let write = FILE as f64 / bench.seconds(|| disk::write(&file, &noise))?;
     let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
-    let memory = pipeline.features.memory.unwrap_or_else(|| room::free_memory() / 2) as f64;
+    let memory = pipeline.features.memory as f64;
     let overlaps = !bench.device.is_cpu();
     Ok(Machine { name: "this machine, as measured".into(), overlaps, stages, read, write, memory })
 }
@@ -79,7 +79,7 @@ pub fn rates(
 /// # Errors
 /// As [`rates`].
 pub fn worth_keeping(
-    pipeline: &Pipeline,
+    pipeline: &Recipe,
     (images, classes): ([usize; 2], usize),
     folder: &Path,
     device: &Device,
@@ -103,7 +103,7 @@ pub fn budget(estimate: &Estimate<'_>, folder: &Path) -> Option<u64> {
 /// A few samples of the data set as they go through the stages.
 struct Sample<'a, 'b> {
     bench: &'a Bench<'b>,
-    pipeline: Pipeline,
+    pipeline: Recipe,
     count: usize,
     classes: usize,
     folder: &'a Path,
@@ -112,7 +112,7 @@ struct Sample<'a, 'b> {
 impl<'a, 'b> Sample<'a, 'b> {
     fn new(
         bench: &'a Bench<'b>,
-        pipeline: &Pipeline,
+        pipeline: &Recipe,
         (images, mut classes): (Option<usize>, usize),
         folder: &'a Path,
     ) -> Self {
@@ -125,9 +125,10 @@ impl<'a, 'b> Sample<'a, 'b> {
             classes = classes.max(BUILTIN_CLASSES);
         }
         (pipeline.data.train_images, pipeline.data.val_images) = (Some(count), Some(1));
-        let materialize = Materialize::All;
-        let kept = Features { views: 1, late_crops: false, refresh: Some(0.0), materialize, ..pipeline.features };
-        pipeline.features = Features { shard_mib: SHARD_MIB.min(kept.shard_mib), ..kept };
+        let kept = (1..=pipeline.stages.len()).collect();
+        let shard_mib = SHARD_MIB.min(pipeline.features.shard_mib);
+        pipeline.features =
+            Features { views: 1, late_crops: false, refresh: 0.0, kept, shard_mib, ..pipeline.features };
         Self { bench, pipeline, count, classes, folder }
     }
 
@@ -189,10 +190,13 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn training(&self, stage: &Stage, (input, order): (&Loader, &[u32]), load: f64) -> Result<f64> {
         let (bench, device) = (self.bench, &self.bench.device);
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let network = StageNetwork::new(stage, self.classes, &mut draw, device)?;
+        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, device))?;
         let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
         // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
-        let mut train = |batch: &Batch| Ok(step(&network, sgd, (&batch.x, &batch.labels), 1e-6).map(drop)?);
+        let mut train = |batch: &Batch| {
+            let noise = Noise::new(0, (stage.number, 0), &batch.samples);
+            Ok(step(&network, sgd, (&batch.x, &batch.labels, &noise), 1e-6).map(drop)?)
+        };
         let (batch, draw) = (self.batch(stage), Draw::Epoch { stage: stage.number, epoch: 0 });
         let order = &order[..order.len().min(STEPS * batch)];
         if device.is_cpu() {
@@ -209,9 +213,9 @@ impl<'a, 'b> Sample<'a, 'b> {
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
         let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let network = StageNetwork::new(stage, self.classes, &mut draw, &bench.device)?;
-        let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
-        let classify = || Ok(compute(x.device(), || auxiliary.forward(&block.forward(&x)?)).map(drop)?);
+        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, &bench.device))?;
+        let (block, head) = (network.blocks[0].frozen()?, network.head.frozen()?);
+        let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         Ok([bench.seconds(classify)?, bench.seconds(frozen)?].map(|seconds| seconds / batch as f64))
     }
@@ -264,7 +268,7 @@ mod tests {
                     [auxiliary]\nwidth = 4\n[training]\nbatch = 16\n[features]\ndisk = ";
         let folder = tempfile::tempdir().unwrap();
         let kept = |disk: &str| {
-            let pipeline = Pipeline::parse("p", "p", &format!("{text}{disk:?}"), &[]).unwrap();
+            let pipeline = Recipe::parse("p", "p", &format!("{text}{disk:?}"), &[]).unwrap();
             worth_keeping(&pipeline, ([200, 50], 10), &folder.path().join("cache"), &Device::Cpu, &Silent).unwrap()
         };
         assert_eq!(kept("0"), [0; 0]);

@@ -1,10 +1,10 @@
 //! Whole training steps, and passes of a frozen block, of SimCNN's stages.
 
 use super::Bench;
-use crate::error::Result;
-use crate::network::StageNetwork;
+use crate::error::{Error, Result};
+use crate::network::{Network, Noise};
 use crate::ops::compute;
-use crate::pipeline::{Auxiliary, Block, Pipeline, Shape, Stage};
+use crate::pipeline::{Init, Layer, Layers, Outputs, Shape};
 use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
 use candle_core::Tensor;
@@ -51,32 +51,30 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
         let x = bench.maps(&[BATCH, size, size, inputs], 1)?;
         let labels: Vec<u32> = (0..BATCH).map(|at| (at % CLASSES) as u32).collect();
         let labels = Tensor::from_vec(labels, BATCH, &bench.device)?;
+        let samples: Vec<u32> = (0..BATCH as u32).collect();
+        let noise = Noise::new(0, (1, 0), &samples);
         for (hidden, name) in STEPS.into_iter().enumerate() {
             let network = network(bench, hidden + 1, (inputs, channels), size)?;
             let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
-            bench.measure((name, &case), images, None, || Ok(step(&network, sgd, (&x, &labels), 0.01).map(drop)?))?;
+            bench.measure((name, &case), images, None, || {
+                Ok(step(&network, sgd, (&x, &labels, &noise), 0.01).map(drop)?)
+            })?;
         }
-        let block = network(bench, 1, (inputs, channels), size)?.block.frozen()?;
+        let block = network(bench, 1, (inputs, channels), size)?.blocks[0].frozen()?;
         bench.measure((FROZEN, &case), images, None, || Ok(compute(x.device(), || block.forward(&x)).map(drop)?))?;
     }
     Ok(())
 }
 
 /// A stage with an auxiliary classifier as wide as its block.
-pub(super) fn network(
-    bench: &Bench<'_>,
-    k: usize,
-    (inputs, channels): (usize, usize),
-    size: usize,
-) -> Result<StageNetwork> {
-    let shape = Shape { channels, size };
-    let input = Shape { channels: inputs, size };
-    let stage = Stage {
-        number: 2,
-        block: Block { input, output: shape, space_to_depth: false, batch_norm: true },
-        auxiliary: Auxiliary { input: shape, convolutions: k - 1, width: channels, batch_norm: true },
-        training: Pipeline::parse("bench", "bench", "[data]\nsource = \"builtin\"\n", &[])?.stages[0].training,
-    };
+pub(super) fn network(bench: &Bench<'_>, k: usize, (inputs, channels): (usize, usize), size: usize) -> Result<Network> {
+    let unit = [Layer::conv3x3(channels, false), Layer::BatchNorm, Layer::Relu];
+    let fitted = |input, layers: Vec<Layer>| Layers::new(input, layers).map_err(|misfit| Error::failed(misfit.message));
+    let block = fitted(Shape { channels: inputs, size }, unit.to_vec())?;
+    let mut head = unit.repeat(k - 1);
+    head.extend([Layer::AvgPool { size: 2 }, Layer::BatchNorm, Layer::Flatten]);
+    head.push(Layer::Linear { outputs: Outputs::Classes });
+    let head = fitted(block.output, head)?;
     let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    Ok(StageNetwork::new(&stage, CLASSES, &mut draw, &bench.device)?)
+    Ok(Network::new(&[&block], &head, CLASSES, (Init::Uniform, &mut draw, &bench.device))?)
 }

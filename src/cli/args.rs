@@ -28,9 +28,9 @@ pub(super) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Bring every stage of a pipeline up to date, then print the table of stages
+    /// Bring a pipeline up to date, or what some of its nodes need, then print the table of stages
     #[command(
-        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8"
+        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8"
     )]
     Run(RunArgs),
     /// Train one stage from the features of the stage before it
@@ -123,6 +123,9 @@ pub(super) struct WorkArgs {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
+    /// Bring only these nodes up to date, and what they need: stage2 (or 2), images, network [default: all]
+    #[arg(value_name = "NODE")]
+    pub nodes: Vec<String>,
     #[command(flatten)]
     pub work: WorkArgs,
 }

@@ -4,7 +4,7 @@ use super::args::CleanArgs;
 use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline, recall_choice};
+use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -12,13 +12,14 @@ use std::path::PathBuf;
 /// `greedy clean PIPELINE…`
 pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
     let project = |file: &PathBuf| {
-        let mut pipeline = open_pipeline(file, &args.set)?;
-        let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
-        if !recall_choice(&cache, &mut pipeline) {
-            let fault = format!("it is not planned which features of `{}` are worth keeping", pipeline.name);
+        let settings = open_pipeline(file, &args.set)?;
+        let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&settings.as_written().cache));
+        if settings.leaves_plan_open() && recall_choice(&cache, &settings).is_none() {
+            let name = &settings.as_written().name;
+            let fault = format!("it is not planned which features of `{name}` are worth keeping");
             return Err(Error::failed(fault).hint("`greedy run` plans it; until then nothing is removed"));
         }
-        Ok(Project::open(pipeline, &cache, false))
+        Ok(Project::open(resolve(settings, &cache), &cache, false))
     };
     let projects = args.pipelines.iter().map(project).collect::<Result<Vec<_>>>()?;
     let rubbish = Rubbish::of(&projects)?;
@@ -77,10 +78,6 @@ fn why(why: &Unneeded) -> String {
         Unneeded::Unnamed => "no pipeline named here has this stage".into(),
         Unneeded::Of(other) => format!("of pipeline `{other}`"),
         Unneeded::Leftover => "left over".into(),
-        // The graph of a whole pipeline begins with stage 0.
-        Unneeded::Stale(reasons) => {
-            let reasons: Vec<String> = reasons.iter().map(|reason| wording::reason(reason, 0)).collect();
-            format!("stale: {}", reasons.join("; "))
-        }
+        Unneeded::Stale(reasons) => format!("stale: {}", reasons.join("; ")),
     }
 }

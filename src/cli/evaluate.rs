@@ -18,7 +18,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Ou
     let subset = if args.train { Subset::Train } else { Subset::Val };
     let images = network.images(subset)?;
     let found = network.evaluate(&images, terminal)?;
-    let rows = (1..).zip(found.stages.iter().zip(&found.ensembles));
+    let rows = found.numbers.iter().copied().zip(found.stages.iter().zip(&found.ensembles));
     if args.json {
         let stages: Vec<Value> = rows.map(|(stage, scores)| row_json(stage, scores)).collect();
         return output.json(&json!({ "subset": subset.name(), "samples": found.samples, "stages": stages }));

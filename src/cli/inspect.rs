@@ -22,7 +22,7 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
     let record = folder.record()?;
     if record.state != State::Finished {
         let progress = observe(&folder)?.map_or_else(String::new, |found| found.seen.progress);
-        return Err(Error::failed(format!("stage {} is not finished: {progress}", record.stage))
+        return Err(Error::failed(format!("{} is not finished: {progress}", record.title()))
             .hint("`greedy run` goes on with it"));
     }
     let arrays = arrays(folder.path())?;
@@ -34,12 +34,13 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
     let labels = [labels(Subset::Train)?, labels(Subset::Val)?];
     if args.json {
         return output.json(&json!({
+            "kind": record.kind.word(),
             "stage": record.stage,
             "pipeline": record.pipeline,
             "state": record.state,
             "key": record.key,
             "output": record.output,
-            "parent": record.parent,
+            "inputs": record.inputs,
             "manifest": record.manifest,
             "made_on": record.made_on,
             "arrays": arrays_json(folder.path(), &arrays, args.values)?,
@@ -59,14 +60,18 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
 
 fn provenance(record: &Record) -> String {
     let parent = record
-        .parent
-        .as_ref()
+        .parent()
         .map_or_else(String::new, |parent| format!("made from  `{}`, output {:.12}\n", parent.folder, parent.output));
     let output = record.output.as_deref().unwrap_or("not finished");
     let made = &record.made_on;
     let mut text = format!(
-        "stage {} of pipeline `{}`\nkey        {:.12}\noutput     {output:.12}\n{parent}made on    {}, {} threads, greedy {}\n",
-        record.stage, record.pipeline, record.key, made.device, made.threads, made.version
+        "{} of pipeline `{}`\nkey        {:.12}\noutput     {output:.12}\n{parent}made on    {}, {} threads, greedy {}\n",
+        record.title(),
+        record.pipeline,
+        record.key,
+        made.device,
+        made.threads,
+        made.version
     );
     if let Some(figures) = &record.figures {
         let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(Some(figures.top5)));

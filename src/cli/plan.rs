@@ -4,11 +4,11 @@ use super::args::PlanArgs;
 use super::output::Output;
 use super::plan_table::Plan;
 use super::progress::Terminal;
-use super::run::project;
+use super::run::{Opened, project};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{self, Cost, Estimate, Figures, Machine, Materialize, Pipeline, Verdict};
+use crate::pipeline::{self, Cost, Estimate, Figures, Kind, Machine, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
 use candle_core::DType;
@@ -22,7 +22,7 @@ const CLASSES: usize = 1000;
 
 /// `greedy plan PIPELINE`
 pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let (project, cache) = project(&args.pipeline, &args.set)?;
+    let Opened { project, cache, unplanned } = project(&args.pipeline, &args.set)?;
     let pipeline = project.pipeline();
     let data = DataSet::find(args, &project)?;
     let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, data.classes)).collect();
@@ -48,20 +48,17 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
         None => bench::budget(&estimate, &cache),
     });
     let chosen = pipeline::choose(&estimate, disk);
-    let follows = args.disk.is_some() || pipeline.features.materialize == Materialize::Auto;
-    let kept = if follows { chosen.clone() } else { as_it_is(pipeline) };
+    let follows = args.disk.is_some() || unplanned;
+    let kept = if follows { chosen.clone() } else { pipeline.features.kept.clone() };
     let plan = Plan { estimate, costs: &costs, records: &records, disk, chosen, kept };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 
-/// The stages that the pipeline itself keeps.
-fn as_it_is(pipeline: &Pipeline) -> Vec<usize> {
-    (1..=pipeline.stages.len()).filter(|&stage| pipeline.features.keeps(stage)).collect()
-}
-
 /// The record of a stage that is as the pipeline would make it.
 fn current(project: &Project, number: usize) -> Option<&Record> {
-    let look = project.stages().find(|look| look.number == number && *look.verdict == Verdict::Current)?;
+    let look = project.nodes().find(|look| {
+        look.node.stage == number && look.node.kind != Kind::EndToEnd && *look.verdict == Verdict::Current
+    })?;
     look.found.map(|found| &found.record)
 }
 
@@ -112,7 +109,7 @@ impl DataSet {
 }
 
 /// This machine, as it is now.
-fn measure(args: &PlanArgs, pipeline: &Pipeline, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
+fn measure(args: &PlanArgs, pipeline: &Recipe, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
     let device = run::device(&args.device.device, false, terminal)?;
     terminal.say("measuring this machine at every stage; what else runs now counts against it");
     let precision = DType::F32;

@@ -245,7 +245,7 @@ impl Plan<'_> {
             "stage": row.number,
             "shape": [row.output.channels, row.output.size, row.output.size],
             "block_parameters": row.cost.block_parameters,
-            "auxiliary_parameters": row.cost.auxiliary_parameters,
+            "auxiliary_parameters": row.cost.head_parameters,
             "forward_flops": row.cost.forward,
             "step_flops": row.cost.training,
             "sample_bytes": self.estimate.sample_bytes(row.number),

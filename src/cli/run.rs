@@ -8,48 +8,60 @@ use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{Materialize, Pipeline, Verdict};
+use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Reads the pipeline and looks at its stages.
-pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<(Project, PathBuf)> {
-    let mut pipeline = open_pipeline(&args.pipeline, overrides)?;
-    let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&pipeline.cache));
-    run::recall_choice(&cache, &mut pipeline);
-    Ok((Project::open(pipeline, &cache, args.look_again), cache))
+/// A pipeline as its file and the disk have it.
+pub(super) struct Opened {
+    pub project: Project,
+    pub cache: PathBuf,
+    /// Whether it has still to be planned which features are kept.
+    pub unplanned: bool,
+}
+
+/// Reads the pipeline and looks at its nodes.
+pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<Opened> {
+    let settings = open_pipeline(&args.pipeline, overrides)?;
+    let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&settings.as_written().cache));
+    let unplanned = settings.leaves_plan_open() && run::recall_choice(&cache, &settings).is_none();
+    let project = Project::open(run::resolve(settings, &cache), &cache, args.look_again);
+    Ok(Opened { project, cache, unplanned })
 }
 
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let (mut project, cache) = project(&args.pipeline, &args.work.set)?;
+    let Opened { mut project, cache, unplanned } = project(&args.pipeline, &args.work.set)?;
     if args.work.dry_run {
-        return dry_run(&project, args.work.json, output);
+        return dry_run(&project, &args.nodes, args.work.json, output);
     }
-    if project.pipeline().features.materialize == Materialize::Auto {
+    if unplanned {
         project = planned(&project, &cache, args, terminal)?;
     }
     // Where nothing is to be computed, no device has to be woken.
     let device =
         run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
-    let first = project.first();
-    let update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
+    let wanted = project.find(&args.nodes)?;
+    let update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
+        announce(terminal, node, verdict, graph);
+    })?;
     let pipeline = project.pipeline();
     if args.work.json {
         return output.json(&json!({
             "pipeline": pipeline.name,
             "cache": cache,
-            "done": update.done,
+            "done": done_json(&update),
             "elapsed_seconds": terminal.elapsed().as_secs_f64(),
-            "images": update.records.first().map(stage_json),
-            "stages": update.records.iter().skip(1).map(stage_json).collect::<Vec<_>>(),
+            "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
+            "network": update.records.iter().find(|record| record.kind == Kind::EndToEnd).map(stage_json),
+            "stages": update.records.iter().filter(|record| record.stage > 0).map(stage_json).collect::<Vec<_>>(),
         }));
     }
     if update.done.is_empty() {
         let (stages, time) = (update.records.len(), 1e3 * terminal.elapsed().as_secs_f64());
-        terminal.say(&format!("nothing to be done: all {stages} stages are current (looked at in {time:.1} ms)"));
+        terminal.say(&format!("nothing to be done: all {stages} nodes are current (looked at in {time:.1} ms)"));
     }
     output.text(&stage_table(pipeline, &update))?;
     list_skipped(&update, terminal);
@@ -65,8 +77,8 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
-    run::remember_choice(cache, &mut pipeline, stages)?;
-    let kept: Vec<usize> = (1..=pipeline.stages.len()).filter(|&stage| pipeline.features.keeps(stage)).collect();
+    let kept = run::remember_choice(cache, &pipeline, stages)?;
+    pipeline.features.kept.clone_from(&kept);
     terminal
         .say(&format!("features of stages {kept:?} are kept (`{}` remembers it)", cache.join("plan.json").display()));
     Ok(Project::open(pipeline, cache, args.pipeline.look_again))
@@ -75,27 +87,33 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
 /// `greedy stage N --from DIR`
 pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let from = StageFolder::new(&args.from);
-    let mut pipeline = match &args.pipeline {
+    let settings = match &args.pipeline {
         Some(file) => open_pipeline(file, &args.work.set)?,
-        None => run::settings(&from, &from.record()?, &args.work.set)?,
+        None => {
+            // A stage by itself is trained by itself, also on features of a network that was trained as a whole.
+            let layerwise = format!("training.method={}", Method::Layerwise.word());
+            let overrides: Vec<String> = std::iter::once(layerwise).chain(args.work.set.iter().cloned()).collect();
+            run::settings(&from, &from.record()?, &overrides)?
+        }
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
-    run::recall_choice(&beside(&from, 0)?.path().with_file_name(""), &mut pipeline);
-    let renews = pipeline.refresh() > 0.0;
-    let mut project = Project::single(pipeline, args.number, &from, to)?;
-    if renews && project.pipeline().refresh() == 0.0 {
+    let renews = settings.as_written().features.refresh > 0.0;
+    let mut project = Project::single(settings, args.number, &from, to)?;
+    if renews && project.pipeline().features.refresh == 0.0 {
         terminal.say("the images are not within reach: no views are made anew");
     }
     if args.work.dry_run {
-        return dry_run(&project, args.work.json, output);
+        return dry_run(&project, &[], args.work.json, output);
     }
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
-    let first = project.first();
-    let mut update = project.update(&device, terminal, |number, verdict| announce(terminal, first, number, verdict))?;
+    let wanted = project.find(&[])?;
+    let mut update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
+        announce(terminal, node, verdict, graph);
+    })?;
     update.records.drain(..update.records.len() - 1);
     if args.work.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
-        return output.json(&json!({ "done": update.done, "stages": stages }));
+        return output.json(&json!({ "done": done_json(&update), "stages": stages }));
     }
     if update.done.is_empty() {
         terminal.say(&format!("nothing to be done: stage {} is current", args.number));
@@ -109,44 +127,52 @@ fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
     Ok(StageFolder::new(path.with_file_name(format!("stage{number}"))))
 }
 
-fn announce(terminal: &Terminal, first: usize, number: usize, verdict: &Verdict) {
-    let title = if number == 0 { "stage 0: images".to_string() } else { format!("stage {number}") };
-    match wording::verdict(verdict, first) {
+/// The nodes that were done, by their names.
+fn done_json(update: &Update) -> Vec<&str> {
+    update.done.iter().map(|node| node.id.as_str()).collect()
+}
+
+fn announce(terminal: &Terminal, node: &Node, verdict: &Verdict, graph: &Graph) {
+    let title = node.title();
+    match wording::verdict(verdict, graph) {
         ("missing", _) => terminal.say(&title),
         (word, reasons) => terminal.say(&format!("{title} ({word}: {})", reasons.join("; "))),
     }
 }
 
 /// What would be done, without doing it.
-fn dry_run(project: &Project, json: bool, output: &mut Output) -> Result<()> {
+fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output) -> Result<()> {
     project.check()?;
-    let undone: Vec<_> = project.stages().filter(|look| *look.verdict != Verdict::Current).collect();
+    let needed = &project.graph().needed(&project.find(names)?);
+    let graph = project.graph();
+    let undone = project.nodes().zip(needed).filter(|(look, needed)| **needed && *look.verdict != Verdict::Current);
+    let undone: Vec<Look<'_>> = undone.map(|(look, _)| look).collect();
     if json {
         let stages = undone.iter().map(|look| {
-            let (word, reasons) = wording::verdict(look.verdict, project.first());
-            json!({ "stage": look.number, "folder": look.folder.path(), "state": word, "why": reasons })
+            let (word, reasons) = wording::verdict(look.verdict, graph);
+            json!({ "node": look.node.id, "stage": look.node.stage, "folder": look.folder.path(), "state": word, "why": reasons })
         });
         return output.json(&json!({ "would_do": stages.collect::<Vec<_>>() }));
     }
     if undone.is_empty() {
-        return output.line("nothing to be done: all stages are current");
+        return output.line("nothing to be done: all nodes are current");
     }
-    for Look { number, folder, verdict, .. } in undone {
-        let (word, reasons) = wording::verdict(verdict, project.first());
+    for Look { node, folder, verdict, .. } in undone {
+        let (word, reasons) = wording::verdict(verdict, graph);
         let reasons = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
-        output.line(&format!("would make stage {number} in `{}` ({word}{reasons})", folder.path().display()))?;
+        output.line(&format!("would make {} in `{}` ({word}{reasons})", node.title(), folder.path().display()))?;
     }
     Ok(())
 }
 
 /// The table of stages.
-fn stage_table(pipeline: &Pipeline, update: &Update) -> String {
+fn stage_table(pipeline: &Recipe, update: &Update) -> String {
     let mut table = Table::new(&["stage", "features", "accuracy", "top-5", "ensemble", "time", "on disk", "images/s"]);
     for record in &update.records {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
         let features = shape.map_or("-".into(), |[_, _, channels, y, x]| format!("{channels} x {y} x {x}"));
         let figures = record.figures.as_ref();
-        let name = if record.stage == 0 { "images".to_string() } else { record.stage.to_string() };
+        let name = if record.stage == 0 { record.title() } else { record.stage.to_string() };
         table.row([
             name,
             features,
@@ -166,6 +192,7 @@ fn stage_table(pipeline: &Pipeline, update: &Update) -> String {
 pub(super) fn stage_json(record: &Record) -> Value {
     let figures = record.figures.as_ref();
     json!({
+        "kind": record.kind.word(),
         "stage": record.stage,
         "accuracy": figures.map(|figures| figures.accuracy),
         "top5": figures.map(|figures| figures.top5),

@@ -2,50 +2,52 @@
 
 use super::args::StatusArgs;
 use super::output::Output;
-use super::run::{project, stage_json};
+use super::run::{Opened, project, stage_json};
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
-use crate::pipeline::Verdict;
+use crate::pipeline::{Graph, Verdict};
 use crate::run::Look;
 use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`: a stage in trouble has its row like the others.
 pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
-    let (project, cache) = project(&args.pipeline, &args.set)?;
-    let first = project.first();
+    let Opened { project, cache, .. } = project(&args.pipeline, &args.set)?;
+    let graph = project.graph();
     if args.json {
-        let stages: Vec<Value> = project.stages().map(|look| look_json(&look, first)).collect();
+        let stages: Vec<Value> = project.nodes().map(|look| look_json(&look, graph)).collect();
         return output.json(&json!({ "pipeline": project.pipeline().name, "cache": cache, "stages": stages }));
     }
     let mut table = Table::new(&["stage", "state", "accuracy", "on disk"]);
     let mut explained = Vec::new();
-    for look in project.stages() {
+    for look in project.nodes() {
         let record = look.found.map(|found| &found.record);
         let figures = record.and_then(|record| record.figures.as_ref());
-        let (word, reasons) = state(&look, first);
+        let (word, reasons) = state(&look, graph);
         table.row([
-            look.number.to_string(),
+            look.node.title(),
             word.to_string(),
             wording::percent(figures.map(|figures| figures.accuracy)),
             record.map_or("-".into(), |record| wording::bytes(record.stored_bytes())),
         ]);
         if args.why {
-            explained.push(format!("stage {}: {word}\n", look.number));
+            explained.push(format!("{}: {word}\n", look.node.title()));
             let lines = reasons.into_iter().chain(background(&look));
             explained.extend(lines.map(|line| format!("  {line}\n")));
         } else {
-            explained.extend(reasons.into_iter().map(|reason| format!("stage {}: {reason}\n", look.number)));
+            explained.extend(reasons.into_iter().map(|reason| format!("{}: {reason}\n", look.node.title())));
         }
     }
     output.text(&table.text())?;
     if explained.is_empty() { Ok(()) } else { output.text(&format!("\n{}", explained.concat())) }
 }
 
-fn look_json(look: &Look<'_>, first: usize) -> Value {
-    let (word, reasons) = state(look, first);
+fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
+    let (word, reasons) = state(look, graph);
     json!({
-        "stage": look.number,
+        "node": look.node.id,
+        "kind": look.node.kind.word(),
+        "stage": look.node.stage,
         "folder": look.folder.path(),
         "state": word,
         "why": reasons,
@@ -54,13 +56,13 @@ fn look_json(look: &Look<'_>, first: usize) -> Value {
 }
 
 /// The state of a stage in one word, and the reasons behind it.
-fn state(look: &Look<'_>, first: usize) -> (&'static str, Vec<String>) {
+fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
     match look.trouble {
         Some(trouble) => {
             let hint = trouble.way_out().map(|hint| format!("hint: {hint}"));
             ("trouble", std::iter::once(trouble.to_string()).chain(hint).collect())
         }
-        None => wording::verdict(look.verdict, first),
+        None => wording::verdict(look.verdict, graph),
     }
 }
 
@@ -82,7 +84,7 @@ fn background(look: &Look<'_>) -> Vec<String> {
         Verdict::Waiting(_) => vec!["whether it then is current depends on what comes out there".into()],
         _ => Vec::new(),
     };
-    if let Some(parent) = &record.parent {
+    if let Some(parent) = record.parent() {
         lines.push(format!("made of the output {:.12} of `{}`", parent.output, parent.folder));
     }
     if let Some(output) = &record.output {

@@ -127,6 +127,7 @@ impl Checked<'_> {
         });
         json!({
             "folder": self.verified.folder.path(),
+            "kind": self.verified.record.as_ref().map(|record| record.kind.word()),
             "stage": self.verified.record.as_ref().map(|record| record.stage),
             "state": self.state(),
             "files": self.verified.files,

@@ -1,6 +1,6 @@
 //! How numbers and verdicts are said.
 
-use crate::pipeline::{Reason, Verdict};
+use crate::pipeline::{Graph, Verdict};
 pub(super) use crate::room::words as bytes;
 
 /// Seconds as a person would say them, such as `3 min 20 s`.
@@ -33,31 +33,22 @@ pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
 }
 
-/// A verdict in one word and the reasons behind it; `first` is the number of the graph's first stage.
-pub(super) fn verdict(verdict: &Verdict, first: usize) -> (&'static str, Vec<String>) {
-    let reason = |one: &Reason| reason(one, first);
+/// A verdict in one word and the reasons behind it; `graph` is the one that was planned.
+pub(super) fn verdict(verdict: &Verdict, graph: &Graph) -> (&'static str, Vec<String>) {
     match verdict {
         Verdict::Current => ("current", Vec::new()),
         Verdict::Missing => ("missing", Vec::new()),
         Verdict::Partial(progress) => ("partial", vec![progress.clone()]),
-        Verdict::Restore(reasons) => ("restore", reasons.iter().map(reason).collect()),
-        Verdict::Stale(reasons) => ("stale", reasons.iter().map(reason).collect()),
-        Verdict::Waiting(parent) => ("waiting", vec![format!("stage {} comes first", first + parent)]),
-    }
-}
-
-pub(super) fn reason(reason: &Reason, first: usize) -> String {
-    match reason {
-        Reason::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
-        Reason::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),
-        Reason::Changed { name, old, new: None } => format!("{name}: gone, was {}", old.as_deref().unwrap_or_default()),
-        Reason::Input(parent) => format!("the features of stage {} are not those it was made of", first + parent),
+        Verdict::ReExtract(reasons) => ("re-extract", reasons.iter().map(|reason| reason.say(graph)).collect()),
+        Verdict::Stale(reasons) => ("stale", reasons.iter().map(|reason| reason.say(graph)).collect()),
+        Verdict::Waiting(input) => ("waiting", vec![format!("{} comes first", graph.nodes()[*input].title())]),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pipeline::Reason;
 
     #[test]
     fn says_times_as_people_do() {
@@ -74,6 +65,6 @@ mod tests {
     #[test]
     fn a_changed_setting_is_given_with_both_values() {
         let change = Reason::Changed { name: "training.epochs".into(), old: Some("5".into()), new: Some("6".into()) };
-        assert_eq!(verdict(&Verdict::Stale(vec![change]), 0).1, ["training.epochs: 5 -> 6"]);
+        assert_eq!(verdict(&Verdict::Stale(vec![change]), &Graph::default()).1, ["training.epochs: 5 -> 6"]);
     }
 }

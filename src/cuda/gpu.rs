@@ -11,6 +11,7 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("elementwise.cu"),
     include_str!("learning.cu"),
     include_str!("samples.cu"),
+    include_str!("dropout.cu"),
 );
 
 /// An address in the memory of the GPU.

@@ -1,8 +1,9 @@
 //! What `ops` does to tensors on a GPU value by value, or to whole ones.
 
-use super::elementwise::{self, Kept};
+use super::elementwise;
 use super::engine::engine;
 use super::gpu::{Element, Gpu, Pointer};
+use super::memory;
 use super::normalise::{self, Line};
 use super::places::{element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
@@ -23,29 +24,6 @@ pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
         // SAFETY: both have as many values.
         with_pointers(&engine, [x], |[x_at]| unsafe {
             elementwise::cast(&*engine, (x_at, from), (y, to), x.elem_count())
-        })
-    })
-}
-
-/// As [`ops::relu`].
-pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
-    let (engine, element) = (engine(x.device())?, element(x)?);
-    make(&engine, x.shape(), element, |y| {
-        // SAFETY: both have as many values.
-        with_pointers(&engine, [x], |[x_at]| unsafe { elementwise::relu(&*engine, element, x_at, y, x.elem_count()) })
-    })
-}
-
-/// As [`ops::dropout`].
-pub(crate) fn dropout(x: &Tensor, seeds: &[u64], kept: Kept) -> Result<Tensor> {
-    let (engine, element, batch) = (engine(x.device())?, element(x)?, seeds.len());
-    let halves: Vec<u32> = seeds.iter().flat_map(|&seed| [seed as u32, (seed >> 32) as u32]).collect();
-    let seeds = Tensor::from_vec(halves, (batch, 2), x.device())?;
-    let sizes = (batch, x.elem_count() / batch.max(1));
-    make(&engine, x.shape(), element, |y| {
-        with_pointers(&engine, [x, &seeds], |[x, seeds]| {
-            // SAFETY: as many values on both sides, and a seed for each sample.
-            unsafe { elementwise::dropout(&*engine, element, [x, seeds, y], sizes, kept) }
         })
     })
 }
@@ -107,8 +85,13 @@ pub(crate) fn concat(parts: &[Tensor]) -> Result<Tensor> {
 /// As [`ops::spoil`].
 pub(crate) fn spoil(device: &Device, bytes: usize) -> Result<()> {
     let engine = engine(device)?;
-    let memory = engine.reserve(bytes)?;
+    // Else what is reserved next would be what others gave back before.
+    memory::give_back();
+    let spoilt = engine.reserve(bytes)?;
     let stream = engine.device.cuda_stream();
     // SAFETY: as many bytes were reserved, on the same stream.
-    unsafe { result::memset_d8_async(engine.pointer(&memory).0, 0xff, bytes, stream.cu_stream()) }.w()
+    unsafe { result::memset_d8_async(engine.pointer(&spoilt).0, 0xff, bytes, stream.cu_stream()) }.w()?;
+    drop(spoilt);
+    memory::give_back();
+    Ok(())
 }

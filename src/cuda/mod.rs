@@ -12,6 +12,7 @@ mod compiler;
 mod convolution;
 #[cfg(feature = "cuda")]
 mod download;
+pub(crate) mod dropout;
 pub(crate) mod elementwise;
 #[cfg(test)]
 pub(crate) mod emulator;
@@ -23,6 +24,8 @@ pub(crate) mod learning;
 mod libraries;
 #[cfg(feature = "cuda")]
 mod mapped;
+#[cfg(feature = "cuda")]
+mod memory;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
@@ -39,20 +42,21 @@ pub(crate) use batches::{cut, decode, encode, put, show};
 #[cfg(feature = "cuda")]
 pub(crate) use download::{Download, Downloaded};
 #[cfg(feature = "cuda")]
-pub(crate) use elementwise::Kept;
+pub(crate) use dropout::Mask;
 #[cfg(feature = "cuda")]
 pub(crate) use engine::{free_memory, is_fast, is_there, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
 #[cfg(feature = "cuda")]
-pub(crate) use mapped::{accumulate, affine, cast, concat, dropout, relu, spoil};
+pub(crate) use mapped::{accumulate, affine, cast, concat, spoil};
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
-    Norm, blend, channel_sums, convolution, cross_entropy, descend, exchange, input_gradient, linear, max_pool,
-    max_pool_gradient, pool, pool_gradient, relu_gradient, space_to_depth, weight_gradient,
+    Norm, blend, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
+    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, relu,
+    relu_gradient, space_to_depth, weight_gradient,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use upload::{Upload, Uploaded};

@@ -150,6 +150,17 @@ __device__ inline void add_bias(T *x, const float *bias, unsigned pixels, unsign
     });
 }
 
+template <class T, int N>
+__device__ inline void relu(const T *x, T *out, unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part) {
+    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at, unsigned, unsigned) {
+        float values[N];
+        load<T, N>(x + at, values);
+#pragma unroll
+        for (int n = 0; n < N; n++) values[n] = relu(values[n]);
+        store<T, N>(out + at, values);
+    });
+}
+
 // The gradient where y is positive.
 template <class T, int N>
 __device__ inline void relu_gradient(const T *y, const T *grad, T *out, unsigned pixels, unsigned channels, unsigned lanes,
@@ -201,6 +212,9 @@ __device__ inline void end_channel_sums(const float *sums, unsigned parts, unsig
     KERNEL(add_bias_##type##_##N, \
            (T *x, const float *bias, unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part, unsigned rectified), \
            (add_bias<T, N>(x, bias, pixels, channels, lanes, in_part, rectified))) \
+    KERNEL(relu_##type##_##N, \
+           (const T *x, T *out, unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part), \
+           (relu<T, N>(x, out, pixels, channels, lanes, in_part))) \
     KERNEL(relu_gradient_##type##_##N, \
            (const T *y, const T *grad, T *out, unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part), \
            (relu_gradient<T, N>(y, grad, out, pixels, channels, lanes, in_part))) \

@@ -1,4 +1,4 @@
-//! Launches of batch norm with a ReLU, of its gradients, and of biases.
+//! Launches of batch norm with a ReLU, of its gradients, of ReLUs by themselves, and of biases.
 
 use super::gpu::{Argument, Gpu, Pointer};
 use super::tiling::{Maps, at, count, launch_blocks, launch_each, value};
@@ -124,6 +124,18 @@ impl Maps {
         let arguments = [at(x), at(bias), pixels, channels, lanes, in_part, Argument::Count(u32::from(relu))];
         // SAFETY: the caller's promise.
         unsafe { tiles.launch(gpu, "add_bias", &parts, &arguments) }
+    }
+
+    /// The ReLU of every value.
+    ///
+    /// # Safety
+    /// See the `impl`.
+    pub unsafe fn relu(self, gpu: &impl Gpu, x: Pointer, to: Pointer) -> Result<()> {
+        let tiles = self.tiles()?;
+        let parts = tiles.mapped();
+        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
+        // SAFETY: the caller's promise.
+        unsafe { tiles.launch(gpu, "relu", &parts, &[at(x), at(to), pixels, channels, lanes, in_part]) }
     }
 
     /// The gradient of what went into a ReLU, from its result `y` and the gradient of that.

@@ -3,9 +3,11 @@
 //! Shapes were checked there; types and places are checked here.
 
 use super::convolution::{Pass, Shape};
+use super::dropout::Mask;
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
 use super::learning::{self, LossPlaces, Step, Weights};
+use super::mapped::cast;
 use super::normalise::{self, Line, NormGradients};
 use super::pixels::{self, Images, Windows};
 use super::places::{Unset, element, in_place, make, require, with_pointers};
@@ -195,6 +197,29 @@ impl Norm<'_> {
     }
 }
 
+/// As [`ops::relu`].
+pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let maps = maps(x)?;
+    make(&engine, x.shape(), maps.element, |to| {
+        // SAFETY: both have as many values as the maps.
+        with_pointers(&engine, [x], |[x]| unsafe { maps.relu(&*engine, x, to) })
+    })
+}
+
+/// As [`ops::dropout`], for values \[sample, …\] and one seed for each.
+pub(crate) fn dropout(x: &Tensor, mask: Mask, seeds: &[u64]) -> Result<Tensor> {
+    let engine = engine(x.device())?;
+    let samples = seeds.len();
+    let maps = Maps { pixels: samples, channels: x.elem_count() / samples.max(1), element: element(x)? };
+    let halves: Vec<u32> = seeds.iter().flat_map(|&seed| [seed as u32, (seed >> 32) as u32]).collect();
+    let seeds = Tensor::from_vec(halves, (samples, 2), x.device())?;
+    make(&engine, x.shape(), maps.element, |to| {
+        // SAFETY: as many values as the samples have, and two halves of a seed for each.
+        with_pointers(&engine, [x, &seeds], |from| unsafe { maps.dropout(&*engine, from, mask, to) })
+    })
+}
+
 /// As [`ops::relu_gradient`].
 pub(crate) fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let engine = engine(y.device())?;
@@ -216,11 +241,24 @@ pub(crate) fn channel_sums(x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// As [`ops::linear`].
+/// As [`ops::linear`]. The matrix product is made in the type of the input, from which the weights are rounded to it.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    let y = x.matmul(&weight.t()?)?;
+    require([weight], DType::F32)?;
+    let y = x.matmul(&cast(weight, x.dtype())?.t()?)?;
     finish(&*engine(x.device())?, &y, bias, false)?;
     Ok(y)
+}
+
+/// As [`ops::linear_weight_gradient`].
+pub(crate) fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    require([grad], x.dtype())?;
+    cast(&grad.t()?.matmul(x)?, DType::F32)
+}
+
+/// As [`ops::linear_input_gradient`].
+pub(crate) fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    require([weight], DType::F32)?;
+    grad.matmul(&cast(weight, grad.dtype())?)
 }
 
 /// As [`ops::pool`]; the result is f32.

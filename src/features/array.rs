@@ -69,7 +69,7 @@ pub struct Layout {
     pub dtype: Dtype,
     /// The order of the values of a sample.
     pub order: Order,
-    /// How samples are compressed; never [`Codec::Auto`].
+    /// How samples are compressed.
     pub codec: Codec,
     /// What a stored 1 stands for, where features are stored as whole numbers.
     pub scale: Option<Scale>,

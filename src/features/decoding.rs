@@ -7,7 +7,7 @@ use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::Split;
-use crate::pipeline::{BadImage, Codec, Dtype, Pipeline, Shape};
+use crate::pipeline::{BadImage, Codec, Dtype, Recipe, Shape};
 use crate::progress::{Progress, Task};
 use crate::room;
 use rayon::prelude::*;
@@ -38,7 +38,7 @@ pub fn decode(
     stage: &Path,
     subset: Subset,
     images: &Split,
-    pipeline: &Pipeline,
+    pipeline: &Recipe,
     progress: &dyn Progress,
 ) -> Result<Decoded> {
     let layout = layout(images, pipeline);
@@ -81,7 +81,7 @@ pub fn decode(
 }
 
 /// What all images of a split would take, were all of them good.
-fn layout(images: &Split, pipeline: &Pipeline) -> Layout {
+fn layout(images: &Split, pipeline: &Recipe) -> Layout {
     let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
     let (dtype, order, codec) = (Dtype::U8, Order::Planes, Codec::None);
@@ -111,7 +111,7 @@ impl<'a> Redecoding<'a> {
     ///
     /// # Errors
     /// When the list is damaged.
-    pub fn open(stage: &'a Path, subset: Subset, images: &'a Split, pipeline: &Pipeline) -> Result<Self> {
+    pub fn open(stage: &'a Path, subset: Subset, images: &'a Split, pipeline: &Recipe) -> Result<Self> {
         let skipped = read_list(&skipped_list(stage, subset))?;
         let kept = candidates(images, &skipped);
         let layout = Layout { samples: kept.len(), ..layout(images, pipeline) };
@@ -254,7 +254,7 @@ mod tests {
         // A sample takes more than a shard is meant to: the bad image has one of its own.
         let text = "[data]\nsource = \"folder\"\nsize = 600\non_bad_image = \"skip\"\n[features]\nshard_mib = 1\n";
         let path = format!("data.path={:?}", images.display().to_string());
-        let pipeline = Pipeline::parse("p.toml", "p", text, &[path]).unwrap();
+        let pipeline = Recipe::parse("p.toml", "p", text, &[path]).unwrap();
         let train = ImageSet::open(&pipeline.data, 0).unwrap().train;
         let decoded = decode(&stage, Subset::Train, &train, &pipeline, &Silent).unwrap();
         assert_eq!((decoded.written.shards.len(), decoded.skipped.len()), (2, 1));

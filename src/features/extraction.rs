@@ -9,9 +9,9 @@ use super::on_device::form;
 use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
-use crate::network::FrozenBlock;
+use crate::network::Frozen;
 use crate::ops::{Downloaded, Downloads, on_host};
-use crate::pipeline::{Codec, Dtype, Features, Shape};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub struct Extraction<'a> {
     /// The folder of the stage.
     pub stage: &'a Path,
     /// Its block.
-    pub block: &'a FrozenBlock,
+    pub block: &'a Frozen,
     /// How features are stored.
     pub features: &'a Features,
     /// Who is told.
@@ -140,7 +140,7 @@ impl Extraction<'_> {
             (Some(form), _) => vec![form],
             (None, Subset::Val) => Vec::new(),
             (None, Subset::Train) => {
-                let plain = Features { codec: Codec::None, ..self.features.clone() };
+                let plain = Features { codec: CodecChoice::Fixed(Codec::None), ..self.features.clone() };
                 Form::possible(self.features, self.find(input, &plain)?.scale)
             }
         };
@@ -174,8 +174,12 @@ impl Extraction<'_> {
 
     /// Chooses a form by the first training samples, where there is a choice.
     fn find(&self, input: &Loader, features: &Features) -> Result<Form> {
-        let plain = Form { order: Order::Pixels, codec: features.codec, scale: None };
-        if features.dtype != Dtype::U8 && features.codec != Codec::Auto {
+        let codec = match features.codec {
+            CodecChoice::Fixed(codec) => codec,
+            CodecChoice::Fastest => Codec::None,
+        };
+        let plain = Form { order: Order::Pixels, codec, scale: None };
+        if features.dtype != Dtype::U8 && features.codec != CodecChoice::Fastest {
             return Ok(plain);
         }
         let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));

@@ -7,7 +7,7 @@ use super::packing::unpack;
 use super::shard::StoredSamples;
 use crate::disk::{self, NO_LINK, UNFINISHED};
 use crate::error::{Error, Result};
-use crate::pipeline::{Codec, Dtype, Features};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Features};
 use crate::room;
 use rayon::prelude::*;
 use rustix::fs::{Advice, fadvise};
@@ -49,7 +49,7 @@ impl Form {
             }
             let fits = |found: &Layout| {
                 found.dtype == features.dtype
-                    && [found.codec, Codec::Auto].contains(&features.codec)
+                    && [CodecChoice::Fixed(found.codec), CodecChoice::Fastest].contains(&features.codec)
                     && !found.holds_images()
             };
             if let Some(found) = Layout::open(&array).ok().filter(fits) {
@@ -61,7 +61,10 @@ impl Form {
 
     /// All forms that arrays of these settings may have.
     pub fn possible(features: &Features, scale: Option<Scale>) -> Vec<Self> {
-        let codecs = if features.codec == Codec::Auto { TRIED.to_vec() } else { vec![features.codec] };
+        let codecs = match features.codec {
+            CodecChoice::Fixed(codec) => vec![codec],
+            CodecChoice::Fastest => TRIED.to_vec(),
+        };
         let orders =
             [Order::Pixels, Order::Planes].into_iter().filter(|&order| scale.is_none() || order == Order::Pixels);
         orders.flat_map(|order| codecs.iter().map(move |&codec| Self { order, codec, scale })).collect()
@@ -78,8 +81,8 @@ impl Form {
         };
         let layout = Layout { order: Order::Pixels, codec: Codec::None, scale, ..*layout };
         let codec = match features.codec {
-            Codec::Auto => fastest(stage, features, &layout, values)?,
-            codec => codec,
+            CodecChoice::Fastest => fastest(stage, features, &layout, values)?,
+            CodecChoice::Fixed(codec) => codec,
         };
         Ok(Self { order: Order::Pixels, codec, scale })
     }

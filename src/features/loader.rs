@@ -13,7 +13,7 @@ use super::source::{self, Source};
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::ops::cut;
-use crate::pipeline::{Codec, Pipeline, Shape, Shuffle};
+use crate::pipeline::{Codec, Recipe, Shape, Shuffle};
 use crate::random::Stream;
 use crate::room;
 use candle_core::{Device, Tensor};
@@ -27,6 +27,8 @@ pub struct Batch {
     pub x: Tensor,
     /// The label of each sample \[sample\] (u32).
     pub labels: Tensor,
+    /// The number of each sample.
+    pub samples: Vec<u32>,
 }
 
 impl Batch {
@@ -85,7 +87,7 @@ impl Loader {
     ///
     /// # Errors
     /// When its arrays are missing or do not fit each other, the pipeline or the classes.
-    pub fn open(stage: &Path, subset: Subset, pipeline: &Pipeline, classes: usize, chain: Chain) -> Result<Self> {
+    pub fn open(stage: &Path, subset: Subset, pipeline: &Recipe, classes: usize, chain: Chain) -> Result<Self> {
         let samples = Samples::open(stage, subset, pipeline)?;
         let labels = read_labels(stage, subset)?;
         let (layout, array) = (samples.layout(), subset.array(stage, "features"));
@@ -313,7 +315,8 @@ impl Loader {
         if let (Some(crops), Some(late)) = (&course.crops, &self.late) {
             x = cut(&x, &crops.narrow(0, range.start, range.len())?, late.shape().size)?;
         }
-        Ok(Batch { x, labels: course.labels.narrow(0, range.start, range.len())? })
+        let samples = course.samples[range.clone()].to_vec();
+        Ok(Batch { x, labels: course.labels.narrow(0, range.start, range.len())?, samples })
     }
 
     fn shown(&self, samples: &[u32], draw: Draw) -> Vec<(usize, Shown)> {

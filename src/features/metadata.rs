@@ -63,7 +63,6 @@ impl Layout {
             Codec::None => vec![Arc::new(Crc32cCodec::new())],
             Codec::Lz4 => vec![Arc::new(blosc(self.dtype)?), Arc::new(Crc32cCodec::new())],
             Codec::Zstd(level) => vec![Arc::new(ZstdCodec::new(level, true))],
-            Codec::Auto => return Err(Error::failed("the codec of a feature array has not been chosen")),
         })
     }
 
@@ -212,7 +211,6 @@ mod tests {
                 }
             }
         }
-        assert!(Layout { codec: Codec::Auto, ..layout(Dtype::F16) }.metadata().is_err());
         let other = Layout { codec: Codec::Zstd(1), ..layout(Dtype::F16) }.metadata().unwrap();
         for (from, to) in [("\"level\": 1", "\"level\": 23"), ("\"checksum\": true", "\"checksum\": false")] {
             assert!(other.contains(from) && open(&other.replace(from, to)).is_err(), "{from} -> {to}");

@@ -46,7 +46,7 @@ fn blosc_level() -> Result<BloscCompressionLevel> {
 pub(super) fn stored_bytes(layout: &Layout) -> (usize, usize) {
     let bytes = layout.sample_bytes();
     match layout.codec {
-        Codec::None | Codec::Auto => (bytes + CHECKSUM, bytes + CHECKSUM),
+        Codec::None => (bytes + CHECKSUM, bytes + CHECKSUM),
         Codec::Lz4 => (CHECKSUM + 1, bytes + BLOSC_HEADER + CHECKSUM),
         Codec::Zstd(_) => (CHECKSUM + 1, zstd_safe::compress_bound(bytes) + CHECKSUM),
     }
@@ -68,7 +68,7 @@ pub(super) fn pack(layout: &Layout, sample: &[u8], out: &mut [u8]) -> Result<usi
             out[..packed.len()].copy_from_slice(&packed);
             packed.len()
         }
-        Codec::None | Codec::Auto => {
+        Codec::None => {
             out[..sample.len()].copy_from_slice(sample);
             sample.len()
         }
@@ -122,7 +122,7 @@ pub(super) fn unpack(layout: &Layout, stored: &[u8], out: &mut Vec<u8>) -> Resul
                 .map_err(|e| Error::failed(format!("it cannot be decompressed: {e}")))?;
             if out.len() == layout.sample_bytes() { Ok(()) } else { Err(wrong()) }
         }
-        Codec::None | Codec::Auto => {
+        Codec::None => {
             out.clear();
             out.extend_from_slice(unseal(stored)?);
             Ok(())

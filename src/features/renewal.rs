@@ -6,7 +6,7 @@ use super::samples::Samples;
 use super::source::{Begun, Course, Source};
 use crate::error::{Error, Result};
 use crate::network::Chain;
-use crate::pipeline::Pipeline;
+use crate::pipeline::Recipe;
 use candle_core::Tensor;
 use std::path::Path;
 
@@ -23,13 +23,13 @@ impl Renewal {
     ///
     /// # Errors
     /// When the images are missing or do not fit the pipeline.
-    pub fn open(images: &Path, chain: Chain, pipeline: &Pipeline) -> Result<Self> {
+    pub fn open(images: &Path, chain: Chain, pipeline: &Recipe) -> Result<Self> {
         let samples = Samples::open(images, Subset::Train, pipeline)?;
         if !samples.are_images() {
             return Err(Error::failed(format!("`{}` does not hold images", images.display())));
         }
         let images = Source::new(samples, chain.device(), chain.dtype())?;
-        Ok(Self { images, chain, share: pipeline.refresh() })
+        Ok(Self { images, chain, share: pipeline.features.refresh })
     }
 
     /// Whether what it makes has the form of what is stored.

@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::images::ImageSet;
-use crate::network::{Block, Chain};
-use crate::pipeline::Pipeline;
+use crate::network::{Chain, Frozen, Network};
+use crate::pipeline::Recipe;
 use crate::progress::Silent;
 use crate::random::{Purpose, Stream};
 use candle_core::{DType, Device};
@@ -27,7 +27,7 @@ enum Road {
 /// Images, and what a random block makes of them.
 struct Stages {
     folder: TempDir,
-    pipeline: Pipeline,
+    pipeline: Recipe,
 }
 
 impl Stages {
@@ -52,9 +52,10 @@ impl Stages {
         self
     }
 
-    fn block(&self) -> crate::network::FrozenBlock {
+    fn block(&self) -> Frozen {
         let mut draw = Stream::new(Purpose::Weights, 3, (1, 0));
-        Block::new(&self.pipeline.stages[0].block, &mut draw, &Device::Cpu).unwrap().frozen().unwrap()
+        let start = (self.pipeline.init, &mut draw, &Device::Cpu);
+        Network::block(&self.pipeline.stages[0].block, start).unwrap().frozen().unwrap()
     }
 
     fn open(&self, number: usize, road: Road) -> Loader {
@@ -68,7 +69,7 @@ impl Stages {
     }
 
     /// The features, of which views are made anew as a pipeline says.
-    fn renewed(&self, road: Road, pipeline: &Pipeline) -> Loader {
+    fn renewed(&self, road: Road, pipeline: &Recipe) -> Loader {
         let chain = Chain::new(vec![self.block()], &Device::Cpu, DType::F32);
         let renewal = Renewal::open(&self.stage(0), chain, pipeline).unwrap();
         let renewal = if road == Road::Resident { renewal.resident(u64::MAX).unwrap() } else { renewal };
@@ -76,14 +77,14 @@ impl Stages {
     }
 }
 
-fn pipeline(settings: &[&str]) -> Pipeline {
+fn pipeline(settings: &[&str]) -> Recipe {
     let text = format!(
         "[data]\nsource = \"builtin\"\nsize = 12\ntrain_images = {SAMPLES}\nval_images = 4\n\
          [augmentation]\nflip = true\n\
          [network]\nblocks = 2\nwidth = 5\nspace_to_depth = [1]\n[features]\nshard_mib = 1\n"
     );
     let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
-    Pipeline::parse("p", "p", &text, &settings).unwrap()
+    Recipe::parse("p", "p", &text, &settings).unwrap()
 }
 
 /// The bits of all values, and the labels, of a few epochs and other draws.

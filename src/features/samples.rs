@@ -7,7 +7,7 @@ use super::order::planes_to_pixels;
 use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::images::{Augmenter, Canvas, Part, Window};
-use crate::pipeline::{Pipeline, Shape};
+use crate::pipeline::{Recipe, Shape};
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -35,7 +35,7 @@ impl Samples {
     ///
     /// # Errors
     /// When its array is missing, or does not hold the images of the pipeline.
-    pub fn open(stage: &Path, subset: Subset, pipeline: &Pipeline) -> Result<Self> {
+    pub fn open(stage: &Path, subset: Subset, pipeline: &Recipe) -> Result<Self> {
         let array = subset.array(stage, "features");
         let reader = Reader::open(&array)?;
         let layout = reader.layout();
@@ -179,7 +179,7 @@ struct Canvases {
 }
 
 impl Canvases {
-    fn new(pipeline: &Pipeline) -> Self {
+    fn new(pipeline: &Recipe) -> Self {
         Self { seed: pipeline.seed, views: pipeline.features.views, step: pipeline.widest_step() }
     }
 
@@ -211,7 +211,7 @@ pub(super) struct LateCrops {
 
 impl LateCrops {
     /// Crops of features of whole canvases of this shape.
-    pub fn new(pipeline: &Pipeline, canvas: Shape) -> Self {
+    pub fn new(pipeline: &Recipe, canvas: Shape) -> Self {
         let crop = pipeline.crop(canvas);
         Self {
             augmenter: Augmenter::new(&pipeline.augmentation, &pipeline.data),
@@ -257,7 +257,7 @@ mod tests {
         for views in 1..=4 {
             let text = "[data]\nsource = \"builtin\"\n[augmentation]\ncrop = \"padded\"\nflip = true\n";
             let set = [format!("features.views={views}"), "features.crop=late".into()];
-            let pipeline = Pipeline::parse("p", "p", text, &set).unwrap();
+            let pipeline = Recipe::parse("p", "p", text, &set).unwrap();
             let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
             let canvases = Canvases::new(&pipeline);
             for refresh in [0.0, 0.25] {

@@ -1,6 +1,6 @@
 //! Frozen blocks that are run one after the other, on the fly.
 
-use super::frozen::FrozenBlock;
+use super::frozen::Frozen;
 use crate::ops::{compute, concat};
 use crate::pipeline::Shape;
 use candle_core::{DType, Device, Result, Tensor};
@@ -11,7 +11,7 @@ const AT_ONCE_ON_GPU: usize = 1 << 27;
 
 /// Frozen blocks between what is stored and what a network takes.
 pub struct Chain {
-    blocks: Vec<FrozenBlock>,
+    blocks: Vec<Frozen>,
     device: Device,
     dtype: DType,
     group: Option<usize>,
@@ -19,7 +19,7 @@ pub struct Chain {
 
 impl Chain {
     /// Blocks in the order in which they are run, where, and on feature maps of which type.
-    pub fn new(blocks: Vec<FrozenBlock>, device: &Device, dtype: DType) -> Self {
+    pub fn new(blocks: Vec<Frozen>, device: &Device, dtype: DType) -> Self {
         Self { blocks, device: device.clone(), dtype, group: None }
     }
 

@@ -1,78 +1,79 @@
-//! Blocks and classifiers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
+//! Layers in evaluation mode, as they are when they are frozen, with batch norm folded into convolutions.
 
-use super::layer::WINDOW;
-use crate::ops::{Activation, affine, convolution, linear, pool, space_to_depth, to_nchw};
-use crate::pipeline::{POOLED, Shape};
+use super::convolution::FrozenConvolution;
+use super::linear::FrozenLinear;
+use super::sequence::{averaged, flattened, rows, samples};
+use crate::ops::{Window, affine, max_pool, relu, space_to_depth};
+use crate::pipeline::{Layers, Shape};
 use candle_core::{Result, Tensor};
 
-/// 3x3 convolution + bias + ReLU in one pass.
-pub(super) struct FrozenUnit {
-    weight: Tensor,
-    bias: Tensor,
+/// A block or a head that only runs forward.
+pub struct Frozen {
+    layers: Layers,
+    units: Vec<FrozenUnit>,
 }
 
-impl FrozenUnit {
-    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
-        Ok(Self { weight: weight.contiguous()?, bias: bias.contiguous()? })
+pub(super) enum FrozenUnit {
+    SpaceToDepth,
+    Convolution(FrozenConvolution),
+    /// A batch norm that no convolution took over.
+    Affine {
+        scale: Tensor,
+        shift: Tensor,
+        relu: bool,
+    },
+    Relu,
+    MaxPool(Window),
+    AvgPool(usize, bool),
+    Flatten,
+    Linear(FrozenLinear),
+}
+
+impl Frozen {
+    pub(super) fn new(layers: Layers, units: Vec<FrozenUnit>) -> Self {
+        Self { layers, units }
     }
 
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        convolution(x, &self.weight, Some(&self.bias), WINDOW, Activation::Relu)
-    }
-}
-
-/// A block that only runs forward: \[space-to-depth\] → convolution + bias + ReLU.
-pub struct FrozenBlock {
-    pub(super) space_to_depth: bool,
-    pub(super) unit: FrozenUnit,
-}
-
-impl FrozenBlock {
     /// The shape of what it makes of an input.
     pub fn output(&self, input: Shape) -> Shape {
-        Shape {
-            channels: self.unit.weight.dims().first().copied().unwrap_or(0),
-            size: if self.space_to_depth { input.size / 2 } else { input.size },
-        }
+        self.layers.output_of(input)
     }
 
-    /// \[batch, height, width, channels\] → the block's features \[batch, height', width', channels'\].
-    ///
-    /// # Errors
-    /// When the shape does not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if self.space_to_depth { self.unit.forward(&space_to_depth(x)?) } else { self.unit.forward(x) }
-    }
-}
-
-/// An auxiliary classifier that only runs forward.
-pub struct FrozenAuxiliary {
-    pub(super) hidden: Vec<FrozenUnit>,
-    /// Scale and shift of each channel after pooling, where there is a batch norm.
-    pub(super) affine: Option<(Tensor, Tensor)>,
-    /// Weights \[classes, inputs\] and bias.
-    pub(super) linear: (Tensor, Tensor),
-}
-
-impl FrozenAuxiliary {
-    /// \[batch, height, width, channels\] → logits \[batch, classes\].
+    /// \[batch, height, width, channels\] → the result of the last layer: features \[batch, height', width', channels'\].
     ///
     /// # Errors
     /// When the shape does not fit.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = x.clone();
-        for unit in &self.hidden {
+        for unit in &self.units {
             x = unit.forward(&x)?;
         }
-        x = pool(&x, POOLED)?;
-        if let Some((scale, shift)) = &self.affine {
-            x = affine(&x, scale, shift)?;
-        }
-        linear(&flattened(&x)?, &self.linear.0, &self.linear.1)
+        Ok(x)
+    }
+
+    /// The same of a head: logits \[batch, classes\].
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        rows(&self.forward(x)?)
     }
 }
 
-/// \[batch, height, width, channels\] → \[batch, channels * height * width\], in the order of PyTorch's features.
-pub(super) fn flattened(x: &Tensor) -> Result<Tensor> {
-    to_nchw(x)?.flatten_from(1)
+impl FrozenUnit {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::SpaceToDepth => space_to_depth(x),
+            Self::Convolution(own) => own.forward(x),
+            Self::Affine { scale, shift, relu: rectified } => {
+                let y = affine(x, scale, shift)?;
+                if *rectified { relu(&y) } else { Ok(y) }
+            }
+            Self::Relu => relu(x),
+            Self::MaxPool(window) => max_pool(x, *window),
+            Self::AvgPool(side, convolved) => averaged(x, *side, *convolved),
+            Self::Flatten => flattened(x),
+            Self::Linear(own) => samples(&own.forward(&rows(x)?)?),
+        }
+    }
 }

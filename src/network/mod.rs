@@ -1,16 +1,23 @@
-//! Blocks, auxiliary classifiers, and their weights in and out.
+//! A list of layers as a trainable and as a frozen network, and weights in and out.
 
+mod batch_norm;
 mod chain;
+mod convolution;
 mod frozen;
 mod gradients;
-mod layer;
+mod initial;
+mod joint;
+mod linear;
+mod noise;
 mod precision;
-mod stage;
-mod weights;
+mod sequence;
+mod variables;
 
 pub use chain::Chain;
-pub use frozen::{FrozenAuxiliary, FrozenBlock};
+pub use frozen::Frozen;
 pub use gradients::Gradients;
+pub use joint::{Network, NetworkPass};
+pub use noise::Noise;
 pub use precision::map_type;
-pub use stage::{Auxiliary, Block, Pass, StageNetwork};
-pub use weights::{Role, Variables, load, save_bytes};
+pub use sequence::Sequence;
+pub use variables::{Role, Variables, load, save_bytes};

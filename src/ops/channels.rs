@@ -172,6 +172,13 @@ pub(super) fn load<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
     }
 }
 
+/// The same as [`store`] over values that are there.
+#[inline(always)]
+pub(super) fn store_over<S: Simd>(simd: S, out: &mut [f32], values: S::f32s) {
+    // SAFETY: what is written is a value.
+    store(simd, unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }, values);
+}
+
 /// Writes the first values of a vector into a slice that is no longer.
 #[inline(always)]
 pub(super) fn store<S: Simd>(simd: S, out: &mut [MaybeUninit<f32>], values: S::f32s) {

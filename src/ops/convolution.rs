@@ -1,10 +1,11 @@
 //! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
 use super::cpu::{is_ours, with_values};
+use super::direct::Sizes;
+use super::direct_gradient;
 use super::geometry::{Finish, Images};
-use super::unfolding::Unfolding;
 use super::window::Window;
-use super::winograd::{self, Kernels};
+use super::winograd::{self, Kernels, Padded};
 use super::{to_nchw, to_nhwc};
 use candle_core::{Result, Tensor, Var, bail};
 
@@ -16,9 +17,6 @@ pub enum Activation {
     /// max(x, 0).
     Relu,
 }
-
-/// Windows for which there is a faster way than unfolding.
-const TILED: Window = Window::new(3, 1, 1);
 
 /// Convolves `x` \[batch, height, width, inputs\] with `weight` \[outputs, inputs, kernel, kernel\], adds `bias`
 /// \[outputs\] where there is one, and applies the activation: \[batch, height', width', outputs\].
@@ -43,8 +41,8 @@ pub fn convolution(
     let no_bias = Tensor::zeros(0, x.dtype(), x.device())?;
     let values = with_values([x, weight, bias.unwrap_or(&no_bias)], |[x, weight, values]| {
         let finish = Finish { bias: bias.map(|_| values), relu: activation == Activation::Relu };
-        match window == TILED {
-            true => winograd::convolve(sizes.images, x, Kernels::new(weight, sizes.outputs, sizes.inputs), finish),
+        match sizes.is_tiled() {
+            true => winograd::convolve(sizes.padded(), x, Kernels::new(weight, sizes.outputs, sizes.inputs), finish),
             false => sizes.convolve(x, weight, finish),
         }
     })?;
@@ -65,9 +63,9 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tens
         let weight = Var::zeros(shape, x.dtype(), x.device())?;
         return gradient_by_candle(x, weight.as_tensor(), grad, &sizes, &weight);
     }
-    let values = with_values([x, grad], |[x, grad]| match window == TILED {
-        true => winograd::weight_gradient(sizes.images, x, sizes.inputs, grad, sizes.outputs),
-        false => sizes.weight_gradient(x, grad),
+    let values = with_values([x, grad], |[x, grad]| match sizes.is_tiled() {
+        true => winograd::weight_gradient(sizes.padded(), x, sizes.inputs, grad, sizes.outputs),
+        false => direct_gradient::weight_gradient(&sizes, x, grad),
     })?;
     Tensor::from_vec(values, shape, x.device())
 }
@@ -88,35 +86,44 @@ pub fn input_gradient(
     let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
     sizes.check(grad)?;
     on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
-    if !is_ours(grad) || window.stride != 1 {
+    if !is_ours(grad) {
         let x = Var::zeros(shape, grad.dtype(), grad.device())?;
         return gradient_by_candle(x.as_tensor(), weight, grad, &sizes, &x);
     }
-    if window == TILED {
-        let values = with_values([grad, weight], |[grad, weight]| {
-            let finish = Finish { bias: None, relu: false };
-            winograd::convolve(sizes.images, grad, Kernels::new(weight, outputs, inputs).turned(), finish)
-        })?;
-        return Tensor::from_vec(values, shape, grad.device());
-    }
-    // A convolution with the kernel turned by half a turn.
-    let turned = weight.flip(&[2, 3])?.transpose(0, 1)?.contiguous()?;
-    convolution(grad, &turned, None, Window::new(kernel, 1, kernel - 1 - window.padding), Activation::Identity)
+    let values = with_values([grad, weight], |[grad, weight]| match sizes.is_tiled() {
+        true => {
+            // A convolution with the kernels turned by half a turn.
+            let from = Padded { images: sizes.results(), padding: kernel - 1 - window.padding };
+            let kernels = Kernels::new(weight, outputs, inputs).turned();
+            winograd::convolve(from, grad, kernels, Finish { bias: None, relu: false })
+        }
+        false => sizes.input_gradient(weight, grad),
+    })?;
+    Tensor::from_vec(values, shape, grad.device())
 }
 
-fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), window: Window) -> Result<Unfolding> {
+fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), window: Window) -> Result<Sizes> {
     let (batch, height, width, inputs) = x;
     let (outputs, weight_inputs, kernel, kernel_width) = weight;
     let fits = weight_inputs == inputs && kernel == kernel_width && kernel == window.kernel;
     match window.outputs(height, width) {
         Some((rows, columns)) if fits && window.padding < kernel && inputs * outputs > 0 => {
-            Ok(Unfolding { images: Images { batch, height, width }, inputs, outputs, window, rows, columns })
+            Ok(Sizes { images: Images { batch, height, width }, inputs, outputs, window, rows, columns })
         }
         _ => bail!("a convolution of {x:?} with {weight:?} and {window:?} is not possible"),
     }
 }
 
-impl Unfolding {
+impl Sizes {
+    /// Whether there is a faster way than the direct one.
+    fn is_tiled(&self) -> bool {
+        self.window.kernel == 3 && self.window.stride == 1
+    }
+
+    fn padded(&self) -> Padded {
+        Padded { images: self.images, padding: self.window.padding }
+    }
+
     fn result(&self) -> (usize, usize, usize, usize) {
         (self.images.batch, self.rows, self.columns, self.outputs)
     }
@@ -138,7 +145,7 @@ fn by_candle(
     x: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
-    sizes: &Unfolding,
+    sizes: &Sizes,
     activation: Activation,
 ) -> Result<Tensor> {
     let Window { kernel, stride, padding } = sizes.window;
@@ -156,7 +163,7 @@ fn by_candle(
 }
 
 /// The gradient of a variable that is the input or the weight of a convolution, by candle's own backward pass.
-fn gradient_by_candle(x: &Tensor, weight: &Tensor, grad: &Tensor, sizes: &Unfolding, of: &Var) -> Result<Tensor> {
+fn gradient_by_candle(x: &Tensor, weight: &Tensor, grad: &Tensor, sizes: &Sizes, of: &Var) -> Result<Tensor> {
     let y = by_candle(x, weight, None, sizes, Activation::Identity)?;
     let mut gradients = (y * grad)?.sum_all()?.backward()?;
     match gradients.remove(of) {

@@ -20,10 +20,7 @@ pub fn dropout(x: &Tensor, rate: f64, seeds: &[u64]) -> Result<Tensor> {
         bail!("a dropout rate of {rate} is not in 0..1")
     }
     let mask = Mask { threshold: (rate * (1u64 << 32) as f64) as u32, scale: 1.0 / (1.0 - rate) };
-    on_gpu!(x, {
-        let kept = crate::cuda::Kept { threshold: mask.threshold, scale: mask.scale as f32 };
-        crate::cuda::dropout(x, seeds, kept)
-    });
+    on_gpu!(x, crate::cuda::dropout(x, crate::cuda::Mask { threshold: mask.threshold, scale: mask.scale }, seeds));
     let sample = x.elem_count().checked_div(batch).unwrap_or(0);
     if !is_ours(x) {
         let factors = build(x.elem_count(), sample, |at, out| mask.factors(seeds[at], out));

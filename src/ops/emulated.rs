@@ -6,8 +6,10 @@ use super::{
     Activation, BatchNorm, BatchStatistics, Descent, Window, bias_relu_gradients, blend, cross_entropy, descend,
     max_pool, max_pool_gradient,
 };
+use super::{dropout, relu};
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
-use crate::cuda::elementwise::{self, Kept};
+use crate::cuda::dropout::Mask;
+use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPlaces, Step, Weights};
@@ -176,6 +178,36 @@ fn bias_and_relu_agree() {
 }
 
 #[test]
+fn relu_and_dropout_agree() {
+    for element in ELEMENTS {
+        for shape in [vec![3, 5], vec![2, 4, 3, 8], vec![4, 1000]] {
+            let x = noise(&shape, 1, element);
+            let maps =
+                Maps { pixels: x.elem_count() / shape[shape.len() - 1], channels: shape[shape.len() - 1], element };
+            let [found] = run([(&shape, element)], |gpu, [to]| {
+                let (_memory, [x]) = put(gpu, [(&x, element)]);
+                // SAFETY: memory of the sizes that are said.
+                unsafe { maps.relu(gpu, x, to) }
+            });
+            assert_close(&found, &relu(&x).unwrap(), Element::F32, 0.0, "ReLU");
+            let seeds: Vec<u64> = (0..shape[0] as u64).map(|at| (at << 40) + 17 * at + 5).collect();
+            let halves: Vec<u8> = seeds.iter().flat_map(|seed| seed.to_le_bytes()).collect();
+            let values = Maps { pixels: shape[0], channels: x.elem_count() / shape[0], element };
+            for rate in [0.0, 0.5, 0.9] {
+                let mask = Mask { threshold: (rate * 2f64.powi(32)) as u32, scale: 1.0 / (1.0 - rate) };
+                let [found] = run([(&shape, element)], |gpu, [to]| {
+                    let (_memory, [x]) = put(gpu, [(&x, element)]);
+                    let seeds = gpu.put_bytes(&halves);
+                    // SAFETY: memory of the sizes that are said.
+                    unsafe { values.dropout(gpu, [x, gpu.pointer(&seeds)], mask, to) }
+                });
+                assert_close(&found, &dropout(&x, rate, &seeds).unwrap(), element, 0.0, "dropout");
+            }
+        }
+    }
+}
+
+#[test]
 fn pooling_agrees() {
     for element in ELEMENTS {
         for (channels, height, width) in [(1, 1, 1), (3, 5, 4), (8, 2, 2), (40, 7, 9), (130, 6, 3), (264, 30, 28)] {
@@ -255,29 +287,6 @@ fn pixels_get_and_lose_channels() {
             assert_close(&found, &x.pad_with_zeros(3, 0, wide - channels).unwrap(), Element::F32, 0.0, "wider pixels");
             assert_close(&back, &x, Element::F32, 0.0, "pixels as they were");
         }
-    }
-}
-
-#[test]
-fn dropout_keeps_the_same_values() {
-    for element in ELEMENTS {
-        let (x, seeds) = (noise(&[3, 5, 7], 1, element), [1u64, u64::MAX, 0x0123_4567_89ab_cdef]);
-        let halves: Vec<u32> = seeds.iter().flat_map(|&seed| [seed as u32, (seed >> 32) as u32]).collect();
-        let halves: Vec<f32> = halves.into_iter().map(f32::from_bits).collect();
-        let halves = Tensor::from_vec(halves, 6, &Device::Cpu).unwrap();
-        let [found] = run([(&[3, 5, 7], element)], |gpu, [y]| {
-            let (_memory, [x, seeds]) = put(gpu, [(&x, element), (&halves, Element::F32)]);
-            let kept = Kept { threshold: (0.3 * (1u64 << 32) as f64) as u32, scale: 1.0 / 0.7 };
-            // SAFETY: memory of the sizes that are said.
-            unsafe { elementwise::dropout(gpu, element, [x, seeds, y], (3, 35), kept) }
-        });
-        assert_close(&found, &super::dropout(&x, 0.3, &seeds).unwrap(), element, 1e-6, "dropout");
-        let [found] = run([(&[3, 5, 7], element)], |gpu, [y]| {
-            let (_memory, [x]) = put(gpu, [(&x, element)]);
-            // SAFETY: memory of the sizes that are said.
-            unsafe { elementwise::relu(gpu, element, x, y, 105) }
-        });
-        assert_close(&found, &super::relu(&x).unwrap(), Element::F32, 0.0, "ReLU");
     }
 }
 

@@ -16,16 +16,3 @@ pub(super) struct Finish<'a> {
     /// Whether negative results become 0.
     pub relu: bool,
 }
-
-impl Finish<'_> {
-    /// Finishes the sums \[pixel, channel\].
-    pub fn apply(&self, channels: usize, sums: &mut [f32]) {
-        if let Some(bias) = self.bias {
-            let pixels = sums.chunks_exact_mut(channels.max(1));
-            pixels.for_each(|pixel| pixel.iter_mut().zip(bias).for_each(|(sum, bias)| *sum += bias));
-        }
-        if self.relu {
-            sums.iter_mut().for_each(|sum| *sum = if *sum < 0.0 { 0.0 } else { *sum });
-        }
-    }
-}

@@ -1,6 +1,7 @@
 //! A linear layer and its gradients.
 
-use candle_core::{Result, Tensor};
+use super::relu::bias_gradient;
+use candle_core::{Result, Tensor, bail};
 
 /// Gradients of what went into a linear layer.
 pub struct LinearGradients {
@@ -17,19 +18,47 @@ pub struct LinearGradients {
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let ((_, inputs), (outputs, weight_inputs)) = (x.dims2()?, weight.dims2()?);
+    if inputs != weight_inputs || bias.dims() != [outputs] {
+        bail!("a linear layer of {:?} with {:?} and a bias of {:?}", x.shape(), weight.shape(), bias.shape())
+    }
     on_gpu!(x, crate::cuda::linear(x, weight, bias));
     x.matmul(&weight.t()?)?.broadcast_add(bias)
 }
 
-/// The gradients, from the input and the gradient of the result \[batch, outputs\].
+/// The gradient of the weights \[outputs, inputs\], from the input \[batch, inputs\] and the gradient of the result
+/// \[batch, outputs\].
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if x.dims2()?.0 != grad.dims2()?.0 {
+        bail!("a gradient of {:?} for an input of {:?}", grad.shape(), x.shape())
+    }
+    on_gpu!(x, crate::cuda::linear_weight_gradient(x, grad));
+    grad.t()?.matmul(x)
+}
+
+/// The gradient of the input \[batch, inputs\], from the weights and the gradient of the result \[batch, outputs\].
+///
+/// # Errors
+/// When the shapes do not fit.
+pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    if weight.dims2()?.0 != grad.dims2()?.1 {
+        bail!("a gradient of {:?} for weights of {:?}", grad.shape(), weight.shape())
+    }
+    on_gpu!(grad, crate::cuda::linear_input_gradient(weight, grad));
+    grad.matmul(weight)
+}
+
+/// All three gradients, from the input and the gradient of the result \[batch, outputs\].
 ///
 /// # Errors
 /// When the shapes do not fit.
 pub fn linear_gradients(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<LinearGradients> {
-    Ok(LinearGradients { x: grad.matmul(weight)?, weight: grad.t()?.matmul(x)?, bias: column_sums(grad)? })
-}
-
-fn column_sums(grad: &Tensor) -> Result<Tensor> {
-    on_gpu!(grad, crate::cuda::channel_sums(grad));
-    grad.sum(0)
+    Ok(LinearGradients {
+        x: linear_input_gradient(weight, grad)?,
+        weight: linear_weight_gradient(x, grad)?,
+        bias: bias_gradient(grad)?,
+    })
 }

@@ -1,9 +1,16 @@
 //! Max pooling and its gradient.
 
-use super::cpu::{build, is_ours, with_values};
+use super::channels::{load, store, store_over};
+use super::cpu::{build_parts, build_unset, is_ours, with_values};
 use super::window::Window;
 use super::{to_nchw, to_nhwc};
 use candle_core::{DType, Device, Result, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Values that are worked on at a time: 128 KiB, so that they stay in the cache.
+const AT_ONCE: usize = 1 << 15;
 
 /// The largest value of each window of `x` \[batch, height, width, channels\]: \[batch, height', width', channels\].
 /// Padding is smaller than any value.
@@ -16,21 +23,16 @@ pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
     if !is_ours(x) {
         return by_candle(x, window);
     }
-    let channels = windows.channels;
+    let parts = bands(windows.batch, windows.rows, windows.columns * windows.channels);
+    let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * windows.columns * windows.channels).collect();
     let values = with_values([x], |[x]| {
-        build(windows.batch * windows.results(), windows.results(), |image, out| {
-            let image = &x[image * windows.values()..];
-            for (at, out) in out.chunks_exact_mut(channels).enumerate() {
-                out.fill(f32::NEG_INFINITY);
-                for pixel in windows.pixels(at) {
-                    let values = &image[pixel * channels..][..channels];
-                    // Unlike a maximum, this keeps what is not a number.
-                    let keeps = |out: f32, value: f32| value <= out || out.is_nan();
-                    let pairs = out.iter_mut().zip(values);
-                    pairs.for_each(|(out, &value)| *out = if keeps(*out, value) { *out } else { value });
-                }
-            }
-        })
+        let largest = |part: usize, out: &mut [MaybeUninit<f32>]| {
+            let (image, rows) = parts[part].clone();
+            let x = &x[image * windows.values()..][..windows.values()];
+            Arch::new().dispatch(Largest { windows: &windows, x, rows, out });
+        };
+        // SAFETY: all channels of the windows of each row are written.
+        unsafe { build_unset(&lengths, largest) }
     })?;
     Tensor::from_vec(values, windows.result(), x.device())
 }
@@ -42,29 +44,21 @@ pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
 /// When the shapes do not fit.
 pub fn max_pool_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tensor> {
     let windows = Windows::of(x, window)?;
-    let channels = windows.channels;
     if grad.dims4()? != windows.result() {
         bail!("a gradient of {:?} for a result of {:?}", grad.shape(), windows.result())
     }
     on_gpu!(x, crate::cuda::max_pool_gradient(x, grad, window.on_gpu((windows.rows, windows.columns))));
     if !is_ours(x) {
-        // candle's own gradient is wrong by a factor (0.11), so that it is computed on the CPU.
-        let single = |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32);
-        return max_pool_gradient(&single(x)?, &single(grad)?, window)?.to_dtype(x.dtype())?.to_device(x.device());
+        return one_by_one(x, grad, &windows);
     }
+    let parts = bands(windows.batch, windows.height, windows.width * windows.channels);
+    let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * windows.width * windows.channels).collect();
     let values = with_values([x, grad], |[x, grad]| {
-        build(x.len(), windows.values(), |image, out| {
-            let (x, grad) = (&x[image * windows.values()..], &grad[image * windows.results()..]);
-            for (at, grad) in grad.chunks_exact(channels).take(windows.rows * windows.columns).enumerate() {
-                for (channel, grad) in grad.iter().enumerate() {
-                    let mut largest = windows.pixels(at).map(|pixel| pixel * channels + channel);
-                    let first = largest.next().unwrap_or(channel);
-                    out[largest.fold(
-                        first,
-                        |best, place| if x[place] > x[best] || x[place].is_nan() { place } else { best },
-                    )] += grad;
-                }
-            }
+        build_parts(&lengths, |part, out| {
+            let (image, rows) = parts[part].clone();
+            let x = &x[image * windows.values()..][..windows.values()];
+            let grad = &grad[image * windows.results()..][..windows.results()];
+            Arch::new().dispatch(Gradient { windows: &windows, x, grad, rows, out });
         })
     })?;
     Tensor::from_vec(values, x.shape(), x.device())
@@ -79,6 +73,33 @@ fn by_candle(x: &Tensor, Window { kernel, stride, padding }: Window) -> Result<T
         x = Tensor::cat(&[&outside, &x, &outside], dim)?;
     }
     to_nhwc(&x.max_pool2d_with_stride(kernel, stride)?)
+}
+
+/// The gradient for other types: candle's own is wrong by a factor (0.11). It is computed in f64, which holds them all.
+fn one_by_one(x: &Tensor, grad: &Tensor, windows: &Windows) -> Result<Tensor> {
+    let values =
+        |tensor: &Tensor| tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    let (values, grad) = (values(x)?, values(grad)?);
+    let (channels, in_image) = (windows.channels, windows.rows * windows.columns);
+    let mut out = vec![0.0; values.len()];
+    for (at, grad) in grad.iter().enumerate() {
+        let (window, channel) = (at / channels, at % channels);
+        let first = window / in_image * windows.values() + channel;
+        let (row, column) = (window % in_image / windows.columns, window % windows.columns);
+        let places = windows.pixels(row, column).map(|(y, x)| first + (y * windows.width + x) * channels);
+        let larger = |best: usize, at: usize| if values[at] > values[best] || values[at].is_nan() { at } else { best };
+        if let Some(largest) = places.reduce(larger) {
+            out[largest] += grad;
+        }
+    }
+    Tensor::from_vec(out, x.shape(), &Device::Cpu)?.to_dtype(x.dtype())?.to_device(x.device())
+}
+
+/// Rows of each image that are worked on at a time, for so many values a row.
+fn bands(batch: usize, rows: usize, row: usize) -> Vec<(usize, Range<usize>)> {
+    let bands = rows.div_ceil((AT_ONCE / row.max(1)).max(1));
+    let band = |at: usize| (at / bands, at % bands * rows / bands..(at % bands + 1) * rows / bands);
+    (0..batch * bands).map(band).collect()
 }
 
 /// The windows of every image of a batch.
@@ -118,15 +139,110 @@ impl Windows {
         self.rows * self.columns * self.channels
     }
 
-    /// The pixels of a window that lie inside the image, row by row.
-    fn pixels(&self, window: usize) -> impl Iterator<Item = usize> {
+    /// The positions that a window has within a side of the image.
+    #[inline(always)]
+    fn inside(&self, at: usize, size: usize) -> Range<usize> {
         let Window { kernel, stride, padding } = self.window;
-        let inside = |at: usize, size: usize| {
-            let first = at * stride;
-            first.saturating_sub(padding)..(first + kernel - padding).min(size)
-        };
-        let (rows, columns) = (inside(window / self.columns, self.height), inside(window % self.columns, self.width));
-        let width = self.width;
-        rows.flat_map(move |row| columns.clone().map(move |column| row * width + column))
+        (at * stride).saturating_sub(padding)..(at * stride + kernel - padding).min(size)
+    }
+
+    /// Row and column of the pixels of a window that lie inside the image, row by row.
+    #[inline(always)]
+    fn pixels(&self, row: usize, column: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let columns = self.inside(column, self.width);
+        self.inside(row, self.height).flat_map(move |y| columns.clone().map(move |x| (y, x)))
+    }
+
+    /// The rows of windows that hold one of some rows of the image.
+    fn reaching(&self, rows: &Range<usize>) -> Range<usize> {
+        let Window { kernel, stride, padding } = self.window;
+        let first = (rows.start + padding + 1).saturating_sub(kernel).div_ceil(stride);
+        first..(rows.end + padding).div_ceil(stride).min(self.rows)
+    }
+}
+
+/// The largest values of some rows of windows of an image.
+struct Largest<'a> {
+    windows: &'a Windows,
+    x: &'a [f32],
+    rows: Range<usize>,
+    out: &'a mut [MaybeUninit<f32>],
+}
+
+impl WithSimd for Largest<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { windows, x, rows, out } = self;
+        let Windows { channels, columns, width, .. } = *windows;
+        let places = rows.flat_map(|row| (0..columns).map(move |column| (row, column)));
+        for ((row, column), out) in places.zip(out.chunks_exact_mut(channels)) {
+            for first in (0..channels).step_by(S::F32_LANES) {
+                let many = S::F32_LANES.min(channels - first);
+                let mut best = simd.splat_f32s(f32::NEG_INFINITY);
+                for y in windows.inside(row, windows.height) {
+                    for x_at in windows.inside(column, width) {
+                        let value = load(simd, &x[(y * width + x_at) * channels + first..][..many]);
+                        // Unlike a maximum, this keeps what is not a number.
+                        let larger = simd.select_f32s(simd.less_than_or_equal_f32s(value, best), best, value);
+                        best = simd.select_f32s(simd.equal_f32s(best, best), larger, best);
+                    }
+                }
+                store(simd, &mut out[first..][..many], best);
+            }
+        }
+    }
+}
+
+/// The gradient of some rows of an image.
+struct Gradient<'a> {
+    windows: &'a Windows,
+    x: &'a [f32],
+    grad: &'a [f32],
+    rows: Range<usize>,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Gradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { windows, x, grad, rows, out } = self;
+        let Windows { channels, columns, width, .. } = *windows;
+        let places = windows.reaching(&rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        for (row, column) in places {
+            let grad = &grad[(row * columns + column) * channels..][..channels];
+            for first in (0..channels).step_by(S::F32_LANES) {
+                let many = S::F32_LANES.min(channels - first);
+                let (mut best, mut place) = (simd.splat_f32s(f32::NEG_INFINITY), simd.splat_f32s(0.0));
+                let mut number = 0.0;
+                for y in windows.inside(row, windows.height) {
+                    for x_at in windows.inside(column, width) {
+                        let value = load(simd, &x[(y * width + x_at) * channels + first..][..many]);
+                        let own = simd.splat_f32s(number);
+                        let (larger, counts) = (simd.greater_than_f32s(value, best), simd.equal_f32s(value, value));
+                        best = simd.select_f32s(counts, simd.select_f32s(larger, value, best), value);
+                        place = simd.select_f32s(counts, simd.select_f32s(larger, own, place), own);
+                        number += 1.0;
+                    }
+                }
+                let (grad, zero) = (load(simd, &grad[first..][..many]), simd.splat_f32s(0.0));
+                number = 0.0;
+                for y in windows.inside(row, windows.height) {
+                    for x_at in windows.inside(column, width) {
+                        let own = simd.equal_f32s(place, simd.splat_f32s(number));
+                        number += 1.0;
+                        if !rows.contains(&y) {
+                            continue;
+                        }
+                        let out = &mut out[((y - rows.start) * width + x_at) * channels + first..][..many];
+                        let sum = simd.add_f32s(load(simd, out), simd.select_f32s(own, grad, zero));
+                        store_over(simd, out, sum);
+                    }
+                }
+            }
+        }
     }
 }

@@ -18,12 +18,16 @@ macro_rules! on_gpu {
     };
 }
 
+mod axes;
+mod band;
 mod batch_norm;
 mod channels;
 mod convolution;
 mod cpu;
 mod crops;
 mod descent;
+mod direct;
+mod direct_gradient;
 mod dropout;
 mod elementwise;
 #[cfg(test)]
@@ -31,7 +35,6 @@ mod emulated;
 mod geometry;
 mod linear;
 mod loss;
-mod matrix;
 mod max_pooling;
 mod panels;
 mod pooling;
@@ -39,7 +42,6 @@ mod relu;
 mod stored;
 mod tiles;
 mod transforms;
-mod unfolding;
 mod uploads;
 mod window;
 mod winograd;
@@ -50,10 +52,10 @@ pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
 pub use elementwise::{accumulate, affine, cast, concat};
-pub use linear::{LinearGradients, linear, linear_gradients};
+pub use linear::{LinearGradients, linear, linear_gradients, linear_input_gradient, linear_weight_gradient};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
-pub use pooling::{pool, pool_gradient, space_to_depth};
+pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
 pub use stored::{Form, Values, on_host, put};
 pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};

@@ -128,3 +128,52 @@ pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
     })?;
     Tensor::from_vec(values, shape, x.device())
 }
+
+/// The inverse of [`space_to_depth`], which is its gradient: \[batch, height, width, 4 channels\] → \[batch, 2 height,
+/// 2 width, channels\].
+///
+/// # Errors
+/// When the channels are no multiple of four.
+pub fn depth_to_space(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, deep) = x.dims4()?;
+    if deep % 4 != 0 {
+        bail!("{deep} channels do not make squares of 2x2")
+    }
+    let channels = deep / 4;
+    let shape = (batch, 2 * height, 2 * width, channels);
+    if !is_ours(x) {
+        let squares = to_nchw(x)?.reshape((batch, channels, 2, 2, height, width))?.permute((0, 1, 4, 2, 5, 3))?;
+        return to_nhwc(&squares.reshape((batch, channels, 2 * height, 2 * width))?);
+    }
+    let values = with_values([x], |[x]| {
+        let row = 2 * width * channels;
+        build(x.len(), row, |row, out| {
+            let (square, dy) = (row / 2 * width, row % 2);
+            for (column, out) in out.chunks_exact_mut(channels.max(1)).enumerate() {
+                let from = &x[(square + column / 2) * deep + 2 * dy + column % 2..];
+                out.iter_mut().zip(from.iter().step_by(4)).for_each(|(out, &value)| *out = value);
+            }
+        })
+    })?;
+    Tensor::from_vec(values, shape, x.device())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn squares_become_pixels_again() {
+        for shape in [(2, 4, 6, 3), (1, 2, 2, 1), (3, 6, 4, 5)] {
+            let x = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+            let double = x.to_dtype(DType::F64).unwrap();
+            let values = |x: &Tensor| x.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+            for x in [&x, &double] {
+                let back = depth_to_space(&space_to_depth(x).unwrap()).unwrap();
+                assert_eq!((back.dims(), values(&back)), (x.dims(), values(x)));
+            }
+        }
+        assert!(depth_to_space(&Tensor::ones((1, 1, 1, 6), DType::F32, &Device::Cpu).unwrap()).is_err());
+    }
+}

@@ -45,7 +45,8 @@ pub fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for a bias", grad.shape())
     }
     on_gpu!(grad, crate::cuda::channel_sums(grad));
-    if !is_ours(grad) {
+    // That of a linear layer has few values.
+    if !is_ours(grad) || grad.rank() == 2 {
         return grad.reshape(((), channels))?.sum(0);
     }
     let [sums] = with_values([grad], |[grad]| channel_sums(Same, [grad], channels, []))?;

@@ -39,21 +39,6 @@ impl Images {
         let (image, y) = (row / self.tile_rows(), row % self.tile_rows() * OUTPUTS);
         Tile { image, y, x: number % self.tile_columns() * OUTPUTS }
     }
-
-    /// The `N` x `N` pixels whose first lies `before` pixels above and left of a tile's first output.
-    fn patch<'a, const N: usize>(&self, map: Map<'a>, tile: Tile, before: usize) -> Patch<'a, N> {
-        let inside = |at: usize, size: usize| at.checked_sub(before).filter(|&at| at < size);
-        let mut pixels = [[map.zeros; N]; N];
-        for (dy, row) in pixels.iter_mut().enumerate() {
-            let Some(y) = inside(tile.y + dy, self.height) else { continue };
-            for (dx, pixel) in row.iter_mut().enumerate() {
-                let Some(x) = inside(tile.x + dx, self.width) else { continue };
-                let at = (tile.image * self.height + y) * self.width + x;
-                *pixel = &map.values[at * map.channels..][..map.channels];
-            }
-        }
-        Patch { pixels, channels: map.channels }
-    }
 }
 
 /// A tile's image, and row and column of its first output in it.
@@ -68,6 +53,7 @@ pub(super) struct Tile {
 #[derive(Clone, Copy)]
 pub(super) struct Map<'a> {
     values: &'a [f32],
+    images: Images,
     channels: usize,
     /// As many zeros as there are channels: a pixel outside the image.
     zeros: &'a [f32],
@@ -75,12 +61,28 @@ pub(super) struct Map<'a> {
 
 impl<'a> Map<'a> {
     /// `zeros` must be at least as many as channels.
-    pub fn new(values: &'a [f32], channels: usize, zeros: &'a [f32]) -> Self {
-        Self { values, channels, zeros: &zeros[..channels] }
+    pub fn new(values: &'a [f32], images: Images, channels: usize, zeros: &'a [f32]) -> Self {
+        Self { values, images, channels, zeros: &zeros[..channels] }
     }
 
     pub fn channels(&self) -> usize {
         self.channels
+    }
+
+    /// The `N` x `N` pixels whose first lies `before` pixels above and left of a tile's first output.
+    fn patch<const N: usize>(&self, tile: Tile, before: usize) -> Patch<'a, N> {
+        let Images { height, width, .. } = self.images;
+        let inside = |at: usize, size: usize| at.checked_sub(before).filter(|&at| at < size);
+        let mut pixels = [[self.zeros; N]; N];
+        for (dy, row) in pixels.iter_mut().enumerate() {
+            let Some(y) = inside(tile.y + dy, height) else { continue };
+            for (dx, pixel) in row.iter_mut().enumerate() {
+                let Some(x) = inside(tile.x + dx, width) else { continue };
+                let at = (tile.image * height + y) * width + x;
+                *pixel = &self.values[at * self.channels..][..self.channels];
+            }
+        }
+        Patch { pixels, channels: self.channels }
     }
 }
 
@@ -154,7 +156,7 @@ impl Slabs {
         (map, before): (Map<'_>, usize),
     ) {
         for tile in 0..self.tiles {
-            let patch = images.patch::<N>(map, images.tile(first_row, tile), before);
+            let patch = map.patch::<N>(images.tile(first_row, tile), before);
             for channel in (0..self.channels).step_by(S::F32_LANES) {
                 let square = on_both_sides::<L, S, N, INPUTS>(simd, &patch.load(simd, channel));
                 self.store::<S>(slabs, tile, channel, &square);

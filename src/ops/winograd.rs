@@ -1,4 +1,4 @@
-//! 3x3 convolution with padding 1 on images in NHWC order, by Winograd's minimal filtering, forward and backward.
+//! 3x3 convolution with stride 1 on images in NHWC order, by Winograd's minimal filtering, forward and backward.
 //!
 //! Tiles of 6x6 inputs that overlap by two are transformed, one small matrix product is made for each of the 36 points,
 //! and the results are transformed back. A few dozen tiles are worked on at a time, so that all of it stays in the cache.
@@ -101,17 +101,32 @@ impl WithSimd for TransformKernels<'_> {
     }
 }
 
-/// Convolves `x` \[batch, height, width, inputs\] with kernels: \[batch, height, width, outputs\].
-pub(super) fn convolve(images: Images, x: &[f32], kernels: Kernels<'_>, finish: Finish<'_>) -> Vec<f32> {
+/// What is convolved, and how many zeros are added on each side.
+#[derive(Clone, Copy)]
+pub(super) struct Padded {
+    pub images: Images,
+    pub padding: usize,
+}
+
+impl Padded {
+    fn result(&self) -> Images {
+        let out = |size: usize| size + 2 * self.padding + 1 - SIDE;
+        Images { height: out(self.images.height), width: out(self.images.width), ..self.images }
+    }
+}
+
+/// Convolves `x` \[batch, height, width, inputs\] with kernels: \[batch, height', width', outputs\].
+pub(super) fn convolve(from: Padded, x: &[f32], kernels: Kernels<'_>, finish: Finish<'_>) -> Vec<f32> {
     let transformed = kernels.transformed();
     let zeros = vec![0.0; kernels.inputs];
-    let x = Map::new(x, kernels.inputs, &zeros);
+    let x = Map::new(x, from.images, kernels.inputs, &zeros);
+    let (images, padding) = (from.result(), from.padding);
     let parts = images.parts();
     let pixel_rows = |rows: &Range<usize>| rows.clone().map(|row| images.pixel_rows(row).1).sum::<usize>();
     let lengths: Vec<usize> = parts.iter().map(|rows| pixel_rows(rows) * images.width * kernels.outputs).collect();
     let convolve_part = |part: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = parts[part].clone();
-        let work = Forward { images, rows, x, kernels: &transformed, outputs: kernels.outputs, finish, out };
+        let work = Forward { images, rows, x, padding, kernels: &transformed, outputs: kernels.outputs, finish, out };
         TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
     };
     // SAFETY: the tiles of a part cover its pixels, and all outputs of each are written.
@@ -120,9 +135,11 @@ pub(super) fn convolve(images: Images, x: &[f32], kernels: Kernels<'_>, finish: 
 
 /// The convolution of some rows of tiles.
 struct Forward<'a> {
+    /// Of the result.
     images: Images,
     rows: Range<usize>,
     x: Map<'a>,
+    padding: usize,
     /// Transformed.
     kernels: &'a [f32],
     outputs: usize,
@@ -142,11 +159,11 @@ impl WithSimd for WithBuffers<'_, Forward<'_>> {
         let tiles = work.rows.len() * work.images.tile_columns();
         let (before, after) = (Slabs::new(tiles, work.x.channels()), Slabs::new(tiles, work.outputs));
         let (inputs, sums) = (before.fit(first), after.fit(second));
-        before.fill::<Input, S, INPUTS>(simd, inputs, (work.images, work.rows.start), (work.x, 1));
+        before.fill::<Input, S, INPUTS>(simd, inputs, (work.images, work.rows.start), (work.x, work.padding));
         let depth = work.x.channels();
         for point in 0..POINTS {
             let values = &inputs[point * before.stride()..];
-            let left = Left { values, rows: tiles, columns: depth, row_stride: before.channels(), column_stride: 1 };
+            let left = Left::new(values, (tiles, before.channels()), (depth, 1));
             let values = &work.kernels[point * depth * BLOCK..];
             let blocks = after.channels() / BLOCK;
             let right = Right { values, blocks, row_stride: BLOCK, block_stride: POINTS * depth * BLOCK };
@@ -189,13 +206,14 @@ impl Forward<'_> {
 }
 
 /// The gradient of kernels \[outputs, inputs, 3, 3\] from the inputs `x` \[batch, height, width, inputs\] and the
-/// gradient of the outputs \[batch, height, width, outputs\].
+/// gradient of the outputs \[batch, height', width', outputs\].
 ///
 /// Each thread sums a share of the tiles, and the shares are added in order: the same bits for the same number of
 /// threads.
-pub(super) fn weight_gradient(images: Images, x: &[f32], inputs: usize, grad: &[f32], outputs: usize) -> Vec<f32> {
+pub(super) fn weight_gradient(from: Padded, x: &[f32], inputs: usize, grad: &[f32], outputs: usize) -> Vec<f32> {
     let zeros = vec![0.0; inputs.max(outputs)];
-    let (x, grad) = (Map::new(x, inputs, &zeros), Map::new(grad, outputs, &zeros));
+    let (images, padding) = (from.result(), from.padding);
+    let (x, grad) = (Map::new(x, from.images, inputs, &zeros), Map::new(grad, images, outputs, &zeros));
     let parts = images.parts();
     let length = POINTS * inputs * padded(outputs);
     let shares = rayon::current_num_threads().min(SUMS / length.max(1)).max(1);
@@ -203,7 +221,7 @@ pub(super) fn weight_gradient(images: Images, x: &[f32], inputs: usize, grad: &[
         .par_chunks(parts.len().div_ceil(shares).max(1))
         .map(|parts| {
             let mut sums = vec![0.0; length];
-            let work = Share { images, parts, x, grad, sums: &mut sums };
+            let work = Share { images, parts, x, padding, grad, sums: &mut sums };
             TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
             sums
         })
@@ -217,9 +235,11 @@ pub(super) fn weight_gradient(images: Images, x: &[f32], inputs: usize, grad: &[
 
 /// A thread's share of the sums \[point, input, output\].
 struct Share<'a> {
+    /// Of the result.
     images: Images,
     parts: &'a [Range<usize>],
     x: Map<'a>,
+    padding: usize,
     grad: Map<'a>,
     sums: &'a mut [f32],
 }
@@ -229,17 +249,17 @@ impl WithSimd for WithBuffers<'_, Share<'_>> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self(Share { images, parts, x, grad, sums }, [first, second]) = self;
+        let Self(Share { images, parts, x, padding, grad, sums }, [first, second]) = self;
         for part in parts {
             let tiles = part.len() * images.tile_columns();
             let (of_x, of_grad) = (Slabs::new(tiles, x.channels()), Slabs::new(tiles, grad.channels()));
             let (inputs, gradients) = (of_x.fit(first), of_grad.fit(second));
-            of_x.fill::<Input, S, INPUTS>(simd, inputs, (images, part.start), (x, 1));
+            of_x.fill::<Input, S, INPUTS>(simd, inputs, (images, part.start), (x, padding));
             of_grad.fill::<Gradient, S, OUTPUTS>(simd, gradients, (images, part.start), (grad, 0));
             let (rows, stride) = (x.channels(), of_grad.channels());
             for point in 0..POINTS {
                 let values = &inputs[point * of_x.stride()..];
-                let left = Left { values, rows, columns: tiles, row_stride: 1, column_stride: of_x.channels() };
+                let left = Left::new(values, (rows, 1), (tiles, of_x.channels()));
                 let values = &gradients[point * of_grad.stride()..];
                 let right = Right { values, blocks: stride / BLOCK, row_stride: stride, block_stride: BLOCK };
                 multiply(simd, left, right, &mut sums[point * rows * stride..], stride, true);

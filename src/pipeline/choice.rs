@@ -88,7 +88,7 @@ fn unbeaten(mut all: Vec<Partial>) -> Vec<Partial> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Cost, Figures, Machine, Pipeline, Profile};
+    use crate::pipeline::{Cost, Figures, Machine, Profile, Recipe};
     use proptest::prelude::*;
 
     /// Every subset of stages 1 to `count`, in order.
@@ -153,7 +153,7 @@ mod tests {
                 "[data]\nsource = \"builtin\"\n[network]\nblocks = 7\nwidth = 16\nspace_to_depth = {space_to_depth:?}\n\
                  [features]\nviews = {views}\nrefresh = {refresh:?}\n[training]\nepochs = 5\nevaluate_every = 2\n"
             );
-            let pipeline = Pipeline::parse("p", "p", &text, &[]).unwrap();
+            let pipeline = Recipe::parse("p", "p", &text, &[]).unwrap();
             let machine = machine(&pipeline, profile, rates, memory);
             let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [50_000, 10_000], compression: 1.0 };
             let disk = 10f64.powf(disk) as u64;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     /// A machine whose rates are powers of ten.
-    fn machine(pipeline: &Pipeline, profile: usize, rates: [f64; 5], memory: f64) -> Machine {
+    fn machine(pipeline: &Recipe, profile: usize, rates: [f64; 5], memory: f64) -> Machine {
         let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, 10)).collect();
         let mut machine = Profile::ALL[profile].machine(pipeline, &costs);
         let [forward, training, read, write, decode] = rates.map(|exponent| Some(10f64.powf(exponent)));
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn features_are_kept_where_reading_is_cheap_and_recomputed_where_it_is_not() {
         let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 4\nwidth = 64\n";
-        let pipeline = Pipeline::parse("p", "p", text, &[]).unwrap();
+        let pipeline = Recipe::parse("p", "p", text, &[]).unwrap();
         let estimate = |machine| Estimate { pipeline: &pipeline, machine, images: [50_000, 10_000], compression: 1.0 };
         // A disk that is never the limit, then one that always is.
         let fast = machine(&pipeline, 0, [12.0, 12.0, 14.0, 14.0, 14.0], 0.0);

@@ -1,17 +1,18 @@
 //! What a stage costs, whatever the machine: parameters, floating-point operations, values that are in memory at once.
 //!
-//! Counted are convolutions and the linear layer, a multiplication and an addition as two operations; what is done once
-//! for each value (batch norm, ReLU, pooling, the optimiser) is left out.
+//! Counted are convolutions and linear layers, a multiplication and an addition as two operations; what is done once for
+//! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
-use super::{POOLED, Shape, Stage};
+use super::layer::Layer;
+use super::{Layers, Stage};
 
-/// The costs of one stage.
+/// The costs of one stage, or of a network that is trained as a whole.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// Learned values of the block.
+    /// Learned values of the block, or of all blocks.
     pub block_parameters: usize,
     /// Learned values of the classifier.
-    pub auxiliary_parameters: usize,
+    pub head_parameters: usize,
     /// Operations an image of the block alone, forward.
     pub forward: f64,
     /// Operations an image of block and classifier, forward.
@@ -23,79 +24,66 @@ pub struct Cost {
     pub step_values: usize,
 }
 
-/// One 3x3 convolution: channels in and out, side of the map.
-struct Convolution {
-    inputs: usize,
-    outputs: usize,
-    size: usize,
-}
-
-impl Convolution {
-    fn operations(&self) -> f64 {
-        2.0 * 9.0 * (self.inputs * self.outputs) as f64 * (self.size * self.size) as f64
-    }
-
-    /// Weights, and a gain and a shift or a bias for each channel.
-    fn parameters(&self, batch_norm: bool) -> usize {
-        self.outputs * (9 * self.inputs + if batch_norm { 2 } else { 1 })
-    }
-
-    /// Values an image of its output, before and after batch norm.
-    fn values(&self, batch_norm: bool) -> usize {
-        Shape { channels: self.outputs, size: self.size }.values() * if batch_norm { 2 } else { 1 }
-    }
-}
-
 impl Cost {
     /// The costs of a stage that tells so many classes apart.
     pub fn of(stage: &Stage, classes: usize) -> Self {
-        let (block, auxiliary) = (&stage.block, &stage.auxiliary);
-        let unfolded = if block.space_to_depth { 4 } else { 1 };
-        let (inputs, Shape { channels: outputs, size }) = (block.input.channels * unfolded, block.output);
-        let first = Convolution { inputs, outputs, size };
-        let mut channels = outputs;
-        let hidden: Vec<Convolution> = (0..auxiliary.convolutions)
-            .map(|_| {
-                let inputs = std::mem::replace(&mut channels, auxiliary.width);
-                Convolution { inputs, outputs: auxiliary.width, size }
-            })
-            .collect();
-        let pooled = channels * POOLED * POOLED;
-        let norm = if auxiliary.batch_norm { 2 * channels } else { 0 };
-        let hidden_operations: f64 = hidden.iter().map(Convolution::operations).sum();
-        let above = hidden_operations + 2.0 * (pooled * classes) as f64;
-        let hidden_values: usize = hidden.iter().map(|one| one.values(auxiliary.batch_norm)).sum();
-        let largest = hidden.iter().chain([&first]).map(|one| one.values(false)).max().unwrap_or(0);
-        let input_values = block.input.values() * if block.space_to_depth { 2 } else { 1 };
+        Self::of_network(&[&stage.block], stage.head.as_ref(), classes)
+    }
+
+    /// The costs of blocks that are trained together with a classifier of the last.
+    pub fn of_network(blocks: &[&Layers], head: Option<&Layers>, classes: usize) -> Self {
+        let forward: f64 = blocks.iter().map(|block| block.operations(classes)).sum();
+        let classify = forward + head.map_or(0.0, |head| head.operations(classes));
+        let all = blocks.iter().copied().chain(head);
+        let steps: Vec<(f64, Kept)> = all.flat_map(|layers| kept(layers, classes)).collect();
+        // The first layer needs no gradient of its input, which is a constant.
+        let first = steps.iter().map(|(operations, _)| *operations).find(|operations| *operations > 0.0).unwrap_or(0.0);
+        let input = blocks.first().map_or(0, |block| block.input.values());
+        let trained = steps.iter().skip_while(|(operations, _)| *operations == 0.0);
+        let largest = trained.map(|(_, kept)| kept.output).max().unwrap_or(0);
         Self {
-            block_parameters: first.parameters(block.batch_norm),
-            auxiliary_parameters: hidden.iter().map(|one| one.parameters(auxiliary.batch_norm)).sum::<usize>()
-                + norm
-                + (pooled + 1) * classes,
-            forward: first.operations(),
-            classify: first.operations() + above,
-            // The block needs no gradient of its input, which is a constant.
-            training: 2.0 * first.operations() + 3.0 * above,
-            step_values: input_values + first.values(block.batch_norm) + hidden_values + 2 * largest,
+            block_parameters: blocks.iter().map(|block| block.parameters(classes)).sum(),
+            head_parameters: head.map_or(0, |head| head.parameters(classes)),
+            forward,
+            classify,
+            training: 3.0 * classify - first,
+            step_values: input + steps.iter().map(|(_, kept)| kept.values).sum::<usize>() + 2 * largest,
         }
     }
 
     /// Learned values of the stage.
     pub fn parameters(&self) -> usize {
-        self.block_parameters + self.auxiliary_parameters
+        self.block_parameters + self.head_parameters
     }
+}
+
+/// Values an image of a layer's output, and those of them that stay for the gradients.
+struct Kept {
+    output: usize,
+    values: usize,
+}
+
+/// Operations of each layer, and what stays of its output. A ReLU is computed together with what is before it.
+fn kept(layers: &Layers, classes: usize) -> impl Iterator<Item = (f64, Kept)> + '_ {
+    layers.shapes(classes).map(|(layer, input, output)| {
+        let own = match layer {
+            Layer::Relu | Layer::Flatten => 0,
+            _ => output.values(),
+        };
+        (layer.operations(input, output), Kept { output: output.values(), values: own })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Pipeline;
+    use crate::pipeline::Recipe;
 
     fn cost(auxiliary: &str) -> Cost {
         let text = format!(
             "[data]\nsource = \"builtin\"\n[network]\nblocks = 1\nwidth = 5\nspace_to_depth = [1]\n[auxiliary]\n{auxiliary}"
         );
-        Cost::of(&Pipeline::parse("p", "p", &text, &[]).unwrap().stages[0], 10)
+        Cost::of(&Recipe::parse("p", "p", &text, &[]).unwrap().stages[0], 10)
     }
 
     #[test]
@@ -108,15 +96,28 @@ mod tests {
         assert_eq!(deep.classify, block + one + two + linear);
         assert_eq!(deep.training, 2.0 * block + 3.0 * (one + two + linear));
         assert_eq!(deep.block_parameters, 5 * 12 * 9 + 2 * 5);
-        assert_eq!(deep.auxiliary_parameters, 7 * 5 * 9 + 14 + 7 * 7 * 9 + 14 + 14 + 29 * 10);
+        assert_eq!(deep.head_parameters, 7 * 5 * 9 + 14 + 7 * 7 * 9 + 14 + 14 + 29 * 10);
         let (input, first, hidden) = (3 * 1024 * 2, 5 * 256 * 2, 7 * 256 * 2);
-        assert_eq!(deep.step_values, input + first + 2 * hidden + 2 * 7 * 256);
+        let (pooled, normalised, logits) = (28, 28, 10);
+        assert_eq!(deep.step_values, input + first + 2 * hidden + pooled + normalised + logits + 2 * 7 * 256);
     }
 
     #[test]
     fn without_batch_norm_there_are_biases() {
         let plain = cost("k = 1\n");
         assert_eq!(plain.parameters(), 5 * 12 * 9 + 5 + 21 * 10);
-        assert_eq!(plain.step_values, 3 * 1024 * 2 + 5 * 256 + 2 * 5 * 256);
+        assert_eq!(plain.step_values, 3 * 1024 * 2 + 5 * 256 + 20 + 10 + 2 * 5 * 256);
+    }
+
+    #[test]
+    fn a_network_that_is_trained_as_a_whole_costs_what_its_layers_cost() {
+        let text =
+            "[data]\nsource = \"builtin\"\n[network]\nblocks = 2\nwidth = 5\nbatch_norm = false\n[auxiliary]\nk = 1\n";
+        let stages = Recipe::parse("p", "p", text, &[]).unwrap().stages;
+        let blocks: Vec<&Layers> = stages.iter().map(|stage| &stage.block).collect();
+        let whole = Cost::of_network(&blocks, stages[1].head.as_ref(), 10);
+        let [first, second, linear] = [18 * 3 * 5 * 1024, 18 * 5 * 5 * 1024, 2 * 20 * 10].map(f64::from);
+        assert_eq!(whole.training, 2.0 * first + 3.0 * (second + linear));
+        assert_eq!(whole.step_values, 3 * 1024 + 2 * 5 * 1024 + 20 + 10 + 2 * 5 * 1024);
     }
 }

@@ -6,7 +6,7 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Cost, Machine, Pipeline, Stage};
+use super::{Cost, Machine, Recipe, Stage};
 use std::ops::{Add, Mul, Range};
 
 /// What the time of some work is spent on.
@@ -75,7 +75,7 @@ const PROGRAM: usize = 96 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate<'a> {
     /// The pipeline; its own choice of what is written is not looked at.
-    pub pipeline: &'a Pipeline,
+    pub pipeline: &'a Recipe,
     /// The machine, with the parts of all stages of the pipeline.
     pub machine: &'a Machine,
     /// Training and validation images.
@@ -149,7 +149,7 @@ impl Estimate<'_> {
     /// One epoch of training a stage from the features of an earlier one; 0 are the images.
     pub fn epoch(&self, stage: usize, from: usize) -> Time {
         let step = Load { compute: self.machine.stages[stage].train, ..Load::default() };
-        let fresh = self.refreshing(from) * self.pipeline.refresh();
+        let fresh = self.refreshing(from) * self.pipeline.features.refresh;
         self.time((self.loading(from) + self.frozen(from + 1..stage) + step + fresh) * self.images[0] as f64)
     }
 
@@ -196,7 +196,7 @@ impl Estimate<'_> {
     pub fn memory(&self, stage: usize, from: usize, cost: &Cost) -> Memory {
         let (own, training) = (&self.stage(stage).block, &self.stage(stage).training);
         let first = self.stage(from + 1).block.input.values();
-        let between = self.pipeline.stages[from..stage - 1].iter().map(|stage| stage.block);
+        let between = self.pipeline.stages[from..stage - 1].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
         let step = training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
         let at_once = EXTRACTED.0.min(EXTRACTED.1 / first.max(own.output.values())).max(1);
@@ -231,14 +231,14 @@ mod tests {
 
     const IMAGES: [usize; 2] = [1000, 100];
 
-    fn pipeline(features: &str) -> Pipeline {
+    fn pipeline(features: &str) -> Recipe {
         let still = if features.contains("refresh") { "" } else { "refresh = 0.0\n" };
         let text = format!(
             "[data]\nsource = \"builtin\"\nsize = 32\n[augmentation]\ncrop = \"padded\"\npadding = 4\n\
              [network]\nblocks = 3\nwidth = 8\nspace_to_depth = [1]\n[training]\nepochs = 4\nevaluate_every = 3\n\
              [features]\n{still}{features}\n"
         );
-        Pipeline::parse("p", "p", &text, &[]).unwrap()
+        Recipe::parse("p", "p", &text, &[]).unwrap()
     }
 
     /// Milliseconds: to crop 1, to load 2; frozen 4, train 8, classify 16, store 32.

@@ -46,8 +46,6 @@ pub enum Codec {
     Lz4,
     /// Zstandard of a level.
     Zstd(i32),
-    /// Whichever of them reads fastest, as tried on the first samples, of those that fit the disk.
-    Auto,
 }
 
 impl Codec {
@@ -57,7 +55,25 @@ impl Codec {
             Self::None => "none".into(),
             Self::Lz4 => "lz4".into(),
             Self::Zstd(level) => format!("zstd:{level}"),
-            Self::Auto => "auto".into(),
+        }
+    }
+}
+
+/// The codec of a pipeline's features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodecChoice {
+    /// This one.
+    Fixed(Codec),
+    /// Whichever reads fastest, as tried on the first samples, of those that fit the disk.
+    Fastest,
+}
+
+impl CodecChoice {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> String {
+        match self {
+            Self::Fixed(codec) => codec.word(),
+            Self::Fastest => "auto".into(),
         }
     }
 
@@ -65,10 +81,10 @@ impl Codec {
         let word = section.get("codec", "none".to_string())?;
         let level = word.strip_prefix("zstd:").and_then(|level| level.parse().ok());
         match (word.as_str(), level) {
-            ("none", _) => Ok(Self::None),
-            ("lz4", _) => Ok(Self::Lz4),
-            ("auto", _) => Ok(Self::Auto),
-            (_, Some(level @ 1..=22)) => Ok(Self::Zstd(level)),
+            ("none", _) => Ok(Self::Fixed(Codec::None)),
+            ("lz4", _) => Ok(Self::Fixed(Codec::Lz4)),
+            ("auto", _) => Ok(Self::Fastest),
+            (_, Some(level @ 1..=22)) => Ok(Self::Fixed(Codec::Zstd(level))),
             _ => {
                 let message =
                     format!("is \"{word}\", but must be \"none\", \"lz4\", \"zstd:1\" to \"zstd:22\" or \"auto\"");
@@ -78,15 +94,13 @@ impl Codec {
     }
 }
 
-/// The stages whose features are written.
+/// The stages whose features are written, as a pipeline file says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Materialize {
-    /// Every one.
-    All,
-    /// Those that make the whole fastest, as planned from this machine's rates and the disk.
-    Auto,
+pub(super) enum Materialize {
     /// These, by number.
     Only(Vec<usize>),
+    /// Those that make the whole fastest, as planned from this machine's rates and the disk.
+    Auto,
 }
 
 /// The order in which an epoch meets the samples.
@@ -126,42 +140,63 @@ pub struct Features {
     /// The type of the values.
     pub dtype: Dtype,
     /// How they are compressed.
-    pub codec: Codec,
+    pub codec: CodecChoice,
     /// The size of a shard that is aimed at, in MiB.
     pub shard_mib: usize,
     /// The augmented views that are kept of each training image.
     pub views: usize,
     /// Whether the features of whole padded images are kept, and cropped afresh at every epoch.
     pub late_crops: bool,
-    /// The share of the training samples that get a new view, from their images, at every epoch; see
-    /// [`Pipeline::refresh`](super::Pipeline::refresh).
-    pub refresh: Option<f64>,
-    /// The stages whose features are written.
-    pub materialize: Materialize,
+    /// The share of the training samples that get a new view, from their images, at every epoch.
+    pub refresh: f64,
+    /// The stages whose features are written, in order.
+    pub kept: Vec<usize>,
     /// Bytes that all features together may take, where that is limited.
     pub disk: Option<u64>,
     /// The order of the samples in an epoch.
     pub shuffle: Shuffle,
-    /// Bytes of memory that features of a stage's input may be kept in; half of what is free where nothing is said.
+    /// Bytes of memory that features of a stage's input may be kept in.
+    pub memory: u64,
+}
+
+/// What a file leaves to the machine, and what it says itself.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Open {
+    pub materialize: Materialize,
+    pub refresh: Option<f64>,
     pub memory: Option<u64>,
 }
 
+/// The share of views that are refreshed where the file does not say: measured to learn as well from one view as from
+/// fresh ones at every epoch, for a quarter of their cost.
+const REFRESH: f64 = 0.25;
+
 impl Features {
-    /// Reads the table of a network of so many blocks.
-    pub(super) fn read(section: &mut Section<'_>, blocks: usize) -> Result<Self, Fault> {
+    /// Reads the table of a network of so many blocks, and what it leaves open; `random` says whether images are augmented
+    /// at random, without which no view differs from another.
+    pub(super) fn read(section: &mut Section<'_>, blocks: usize, random: bool) -> Result<(Self, Open), Fault> {
         let dtypes = [("f16", Dtype::F16), ("bf16", Dtype::Bf16), ("f32", Dtype::F32), ("u8", Dtype::U8)];
-        Ok(Self {
+        let open = Open {
+            refresh: section.has("refresh").then_some(section.within("refresh", 0.0, 0.0..=1.0)?),
+            materialize: read_materialize(section, blocks)?,
+            memory: read_size(section, "memory")?,
+        };
+        let features = Self {
             dtype: section.choice("dtype", Dtype::F16, &dtypes)?,
-            codec: Codec::read(section)?,
+            codec: CodecChoice::read(section)?,
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
             views: section.within("views", 1, 1..=1024)?,
             late_crops: section.choice("crop", false, &[("early", false), ("late", true)])?,
-            refresh: section.has("refresh").then_some(section.within("refresh", 0.0, 0.0..=1.0)?),
-            materialize: read_materialize(section, blocks)?,
+            refresh: if random { open.refresh.unwrap_or(REFRESH) } else { 0.0 },
+            kept: match &open.materialize {
+                Materialize::Only(stages) => stages.clone(),
+                Materialize::Auto => (1..=blocks).collect(),
+            },
             disk: read_size(section, "disk")?,
             shuffle: Shuffle::read(section)?,
-            memory: read_size(section, "memory")?,
-        })
+            memory: open.memory.unwrap_or(0),
+        };
+        Ok((features, open))
     }
 
     /// Samples in a shard, where a sample takes so many bytes.
@@ -169,12 +204,9 @@ impl Features {
         ((self.shard_mib << 20) / sample_bytes.max(1)).max(1)
     }
 
-    /// Whether the features of a stage are written. What is left to the plan counts as written until it is planned.
+    /// Whether the features of a stage are written.
     pub fn keeps(&self, stage: usize) -> bool {
-        match &self.materialize {
-            Materialize::All | Materialize::Auto => true,
-            Materialize::Only(stages) => stages.contains(&stage),
-        }
+        self.kept.contains(&stage)
     }
 
     /// The nearest stage before another whose output is written; 0, the images, where there is none.
@@ -191,7 +223,7 @@ fn read_materialize(section: &mut Section<'_>, blocks: usize) -> Result<Material
     }
     if let Ok(Some(word)) = section.optional::<String>("materialize") {
         return match word.as_str() {
-            "all" => Ok(Materialize::All),
+            "all" => Ok(Materialize::Only((1..=blocks).collect())),
             "auto" => Ok(Materialize::Auto),
             _ => {
                 let fault =
@@ -202,7 +234,7 @@ fn read_materialize(section: &mut Section<'_>, blocks: usize) -> Result<Material
     }
     match section.optional::<Vec<usize>>("materialize")? {
         _ if recompute => Ok(Materialize::Only(Vec::new())),
-        None => Ok(Materialize::All),
+        None => Ok(Materialize::Only((1..=blocks).collect())),
         Some(mut stages) => {
             if let Some(stage) = stages.iter().find(|&stage| !(1..=blocks).contains(stage)) {
                 return Err(section.fault("materialize", format!("names stage {stage}, but stages are 1 to {blocks}")));
@@ -261,7 +293,7 @@ mod tests {
     #[test]
     fn a_stage_reads_the_nearest_features_that_are_kept() {
         let text = "[data]\nsource = \"builtin\"\n[features]\nmaterialize = [4, 2]\n[network]\nblocks = 6\n";
-        let pipeline = super::super::Pipeline::parse("p", "p", text, &[]).unwrap();
+        let pipeline = super::super::Recipe::parse("p", "p", text, &[]).unwrap();
         let nearest: Vec<usize> = (1..=6).map(|stage| pipeline.features.nearest(stage)).collect();
         assert_eq!(nearest, [0, 0, 2, 2, 4, 4]);
     }

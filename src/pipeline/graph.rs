@@ -1,234 +1,209 @@
-//! The DAG of stages, and the plan: from what was seen on the disk to a verdict for each stage.
+//! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::Manifest;
+use super::{Manifest, Method, Recipe};
+use std::fmt::Write;
+use std::ops::Range;
 
-/// A stage as the plan sees it.
+/// What a node does; what it leaves in its folder follows from this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Decodes the images.
+    Images,
+    /// Trains a block with a classifier on frozen features, and writes its own.
+    Block,
+    /// Trains all blocks together on the images.
+    EndToEnd,
+    /// Takes a block from a network that was trained as a whole, and writes its features.
+    Depth,
+}
+
+impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Images, Self::Block, Self::EndToEnd, Self::Depth];
+
+    /// Its name in records.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Images => "images",
+            Self::Block => "block",
+            Self::EndToEnd => "end_to_end",
+            Self::Depth => "depth",
+        }
+    }
+}
+
+/// One node.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Indices of the stages whose output it reads; each is smaller than its own.
-    pub parents: Vec<usize>,
+    /// Its name, and that of its folder.
+    pub id: String,
+    /// What it does.
+    pub kind: Kind,
+    /// The number of the stage whose features it gives: 0 for the images, and for a network that is trained as a whole.
+    pub stage: usize,
+    /// Indices of the nodes whose output it reads; each is smaller than its own.
+    pub inputs: Vec<usize>,
     /// What it depends on beyond them.
     pub manifest: Manifest,
 }
 
-/// Stages in an order in which they can be done.
+impl Node {
+    /// The name of the node that trains a whole network.
+    pub const NETWORK: &str = "network";
+
+    /// The node of the decoded images.
+    pub fn images(manifest: Manifest) -> Self {
+        Self { id: Self::stage_id(0), kind: Kind::Images, stage: 0, inputs: Vec::new(), manifest }
+    }
+
+    /// A node that gives the features of a stage, trained in one way or the other.
+    pub fn stage(kind: Kind, stage: usize, inputs: Vec<usize>, manifest: Manifest) -> Self {
+        Self { id: Self::stage_id(stage), kind, stage, inputs, manifest }
+    }
+
+    /// The name of the node of a stage.
+    pub fn stage_id(stage: usize) -> String {
+        format!("stage{stage}")
+    }
+
+    /// What people call it: `images`, `stage 3`, `network`.
+    pub fn title(&self) -> String {
+        match self.kind {
+            Kind::Images => "images".into(),
+            Kind::Block | Kind::Depth => format!("stage {}", self.stage),
+            Kind::EndToEnd => Self::NETWORK.into(),
+        }
+    }
+}
+
+/// Nodes in an order in which they can be done.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
     nodes: Vec<Node>,
 }
 
 impl Graph {
-    /// Adds a stage and returns its index.
+    /// All that a pipeline makes, where `files` is the fingerprint of its images.
+    pub fn of(pipeline: &Recipe, files: &str) -> Self {
+        let mut graph = Self::default();
+        graph.add(Node::images(Manifest::of_images(pipeline, files)));
+        let count = pipeline.stages.len();
+        match pipeline.method {
+            Method::Layerwise => {
+                for stage in &pipeline.stages {
+                    let read: Range<usize> = pipeline.reads(stage.number);
+                    let manifest = Manifest::of_stage(pipeline, stage);
+                    graph.add(Node::stage(Kind::Block, stage.number, read.collect(), manifest));
+                }
+            }
+            Method::EndToEnd => {
+                let manifest = Manifest::of_network(pipeline);
+                let network =
+                    Node { id: Node::NETWORK.into(), kind: Kind::EndToEnd, stage: 0, inputs: vec![0], manifest };
+                let network = graph.add(network);
+                for number in 1..=count {
+                    // Stage n has the index n + 1, behind the network.
+                    let read = pipeline.features.nearest(number)..number;
+                    let inputs = read.map(|stage| if stage == 0 { 0 } else { network + stage }).chain([network]);
+                    let mut inputs: Vec<usize> = inputs.collect();
+                    inputs.sort_unstable();
+                    let manifest = Manifest::of_depth(pipeline, number);
+                    graph.add(Node::stage(Kind::Depth, number, inputs, manifest));
+                }
+            }
+        }
+        graph
+    }
+
+    /// Adds a node and returns its index.
     ///
     /// # Panics
-    /// When a parent is not in the graph yet: a graph cannot be built with a cycle.
-    pub fn add(&mut self, parents: Vec<usize>, manifest: Manifest) -> usize {
-        assert!(parents.iter().all(|&parent| parent < self.nodes.len()), "a parent is added before its children");
-        self.nodes.push(Node { parents, manifest });
+    /// When an input is not in the graph yet: a graph cannot be built with a cycle.
+    pub fn add(&mut self, node: Node) -> usize {
+        assert!(node.inputs.iter().all(|&input| input < self.nodes.len()), "a node is added behind what it reads");
+        self.nodes.push(node);
         self.nodes.len() - 1
     }
 
-    /// The stages.
+    /// The nodes.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
-}
 
-/// What was seen of a stage on the disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// What it was made of.
-    pub manifest: Manifest,
-    /// The outputs of its parents that it read, as hashes.
-    pub inputs: Vec<String>,
-    /// The hash of its output; absent until it is finished.
-    pub output: Option<String>,
-    /// How far it is, in words, while it is not finished.
-    pub progress: String,
-}
-
-/// Why a stage has to be redone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// A setting changed, appeared or went.
-    Changed {
-        /// Its name.
-        name: String,
-        /// Its value when the stage was made.
-        old: Option<String>,
-        /// Its value now.
-        new: Option<String>,
-    },
-    /// The output of a parent, given by its index, is not what the stage was made of.
-    Input(usize),
-}
-
-/// What is to be done about a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing.
-    Current,
-    /// All of it: there is nothing yet.
-    Missing,
-    /// What is left of it.
-    Partial(String),
-    /// Its output has to be written again; what it learned stays.
-    Restore(Vec<Reason>),
-    /// All of it, because something changed.
-    Stale(Vec<Reason>),
-    /// A parent, given by its index, has to be done first; whether this stage then is current depends on what
-    /// comes out.
-    Waiting(usize),
-}
-
-/// Decides about every stage of a graph from what was seen of it.
-///
-/// A stage is `Current` exactly when it is finished, its manifest is the one seen, and all its parents are current
-/// with the outputs that it read.
-pub fn plan(graph: &Graph, seen: &[Option<Seen>]) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> = Vec::with_capacity(graph.nodes.len());
-    for (node, own) in graph.nodes.iter().zip(seen) {
-        let verdict = judge(node, own.as_ref(), seen, &verdicts);
-        verdicts.push(verdict);
+    /// The index of a node that a user names: `stage3`, `3`, `images`, `network`.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let number = name.parse().map(Node::stage_id).ok();
+        self.nodes.iter().position(|node| {
+            node.id == name || number.as_deref() == Some(&node.id) || (node.kind != Kind::Block && node.title() == name)
+        })
     }
-    verdicts
-}
 
-fn judge(node: &Node, own: Option<&Seen>, seen: &[Option<Seen>], earlier: &[Verdict]) -> Verdict {
-    let undone = node.parents.iter().find(|&&parent| earlier[parent] != Verdict::Current);
-    let Some(own) = own else {
-        return undone.map_or(Verdict::Missing, |&parent| Verdict::Waiting(parent));
-    };
-    let mut reasons: Vec<Reason> = own
-        .manifest
-        .changes(&node.manifest)
-        .into_iter()
-        .map(|(name, old, new)| Reason::Changed { name, old, new })
-        .collect();
-    if undone.is_none() {
-        let output = |parent: usize| seen[parent].as_ref().and_then(|seen| seen.output.as_ref());
-        let changed = node.parents.iter().enumerate().filter(|&(at, &parent)| own.inputs.get(at) != output(parent));
-        reasons.extend(changed.map(|(_, &parent)| Reason::Input(parent)));
+    /// Which nodes are needed for some of them: themselves, and all that they are made of.
+    pub fn needed(&self, wanted: &[usize]) -> Vec<bool> {
+        let mut needed = vec![false; self.nodes.len()];
+        wanted.iter().for_each(|&at| needed[at] = true);
+        for at in (0..self.nodes.len()).rev() {
+            if needed[at] {
+                self.nodes[at].inputs.iter().for_each(|&input| needed[input] = true);
+            }
+        }
+        needed
     }
-    let storage = |reason: &Reason| matches!(reason, Reason::Changed { name, .. } if Manifest::is_storage(name));
-    match undone {
-        Some(&parent) if reasons.iter().all(storage) => Verdict::Waiting(parent),
-        _ if reasons.is_empty() && own.output.is_some() => Verdict::Current,
-        _ if reasons.is_empty() => Verdict::Partial(own.progress.clone()),
-        _ if reasons.iter().all(storage) => Verdict::Restore(reasons),
-        _ => Verdict::Stale(reasons),
+
+    /// The graph in the language of Graphviz, with a word about each node.
+    pub fn dot(&self, name: &str, about: &[String]) -> String {
+        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        let mut text = format!("digraph {} {{\n  rankdir = LR;\n  node [shape = box];\n", quoted(name));
+        for (node, about) in self.nodes.iter().zip(about) {
+            let label = quoted(&format!("{}\n{about}", node.title())).replace('\n', "\\n");
+            let _ = writeln!(text, "  {} [label = {label}];", quoted(&node.id));
+        }
+        for node in &self.nodes {
+            for &input in &node.inputs {
+                let _ = writeln!(text, "  {} -> {};", quoted(&self.nodes[input].id), quoted(&node.id));
+            }
+        }
+        text + "}\n"
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn manifest(value: u8) -> Manifest {
-        Manifest::new([("setting".to_string(), value.to_string())])
+    fn graph(text: &str) -> Graph {
+        let text = format!("[data]\nsource = \"builtin\"\n[network]\nblocks = 3\nwidth = 4\n{text}");
+        Graph::of(&Recipe::parse("p", "p", &text, &[]).unwrap(), "files")
     }
 
-    /// A random graph in which every stage is finished and current.
-    fn finished() -> impl Strategy<Value = (Graph, Vec<Option<Seen>>)> {
-        prop::collection::vec(prop::collection::vec(any::<prop::sample::Index>(), 0..3), 1..10).prop_map(|parents| {
-            let mut graph = Graph::default();
-            let mut seen = Vec::new();
-            for (own, chosen) in parents.into_iter().enumerate() {
-                let mut parents: Vec<usize> = chosen.iter().filter(|_| own > 0).map(|c| c.index(own.max(1))).collect();
-                parents.sort_unstable();
-                parents.dedup();
-                let inputs = parents.iter().map(|parent| format!("output {parent}")).collect();
-                graph.add(parents, manifest(0));
-                let output = Some(format!("output {own}"));
-                seen.push(Some(Seen { manifest: manifest(0), inputs, output, progress: String::new() }));
-            }
-            (graph, seen)
-        })
-    }
-
-    fn descends(graph: &Graph, from: usize, node: usize) -> bool {
-        graph.nodes[node].parents.iter().any(|&parent| parent == from || descends(graph, from, parent))
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_done_where_nothing_changed((graph, seen) in finished()) {
-            prop_assert!(plan(&graph, &seen).iter().all(|verdict| *verdict == Verdict::Current));
-        }
-
-        #[test]
-        fn a_change_touches_its_stage_and_what_descends_from_it(
-            (mut graph, seen) in finished(), at in any::<prop::sample::Index>(),
-        ) {
-            let at = at.index(graph.nodes.len());
-            graph.nodes[at].manifest = manifest(1);
-            for (node, verdict) in plan(&graph, &seen).iter().enumerate() {
-                match verdict {
-                    Verdict::Stale(reasons) => {
-                        prop_assert_eq!(node, at);
-                        let change =
-                            Reason::Changed { name: "setting".into(), old: Some("0".into()), new: Some("1".into()) };
-                        prop_assert_eq!(reasons, &vec![change]);
-                    }
-                    Verdict::Waiting(_) => prop_assert!(descends(&graph, at, node)),
-                    Verdict::Current => prop_assert!(node != at && !descends(&graph, at, node)),
-                    other => prop_assert!(false, "{other:?}"),
-                }
-            }
-        }
-
-        #[test]
-        fn the_same_output_again_leaves_the_rest_current(
-            (mut graph, mut seen) in finished(), at in any::<prop::sample::Index>(), same in any::<bool>(),
-        ) {
-            let at = at.index(graph.nodes.len());
-            graph.nodes[at].manifest = manifest(1);
-            let redone = seen[at].as_mut().unwrap();
-            redone.manifest = manifest(1);
-            if !same {
-                redone.output = Some("another".into());
-            }
-            let verdicts = plan(&graph, &seen);
-            let children = |node: usize| graph.nodes[node].parents.contains(&at);
-            for (node, verdict) in verdicts.iter().enumerate() {
-                if !same && children(node) {
-                    prop_assert!(*verdict != Verdict::Current);
-                } else if same {
-                    prop_assert_eq!(verdict, &Verdict::Current);
-                }
-            }
-        }
-
-        #[test]
-        fn doing_the_first_undone_stage_again_and_again_ends_with_all_current(
-            (mut graph, mut seen) in finished(), lost in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
-            changed in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
-        ) {
-            let count = graph.nodes.len();
-            lost.iter().for_each(|at| seen[at.index(count)] = None);
-            changed.iter().for_each(|at| graph.nodes[at.index(count)].manifest = manifest(1));
-            for round in 0..=count {
-                let verdicts = plan(&graph, &seen);
-                let Some(next) = verdicts.iter().position(|verdict| *verdict != Verdict::Current) else { return Ok(()) };
-                prop_assert!(round < count, "a stage was done twice");
-                prop_assert!(!matches!(verdicts[next], Verdict::Waiting(_)));
-                let output = |parent: &usize| seen[*parent].as_ref().unwrap().output.clone().unwrap();
-                let inputs = graph.nodes[next].parents.iter().map(output).collect();
-                let manifest = graph.nodes[next].manifest.clone();
-                let output = Some(format!("redone {next}"));
-                seen[next] = Some(Seen { manifest, inputs, output, progress: String::new() });
-            }
-        }
+    fn ids(graph: &Graph, of: &[usize]) -> Vec<String> {
+        of.iter().map(|&at| graph.nodes()[at].id.clone()).collect()
     }
 
     #[test]
-    fn a_storage_setting_alone_does_not_train_again() {
-        let old = Manifest::new([("features.dtype".to_string(), "f16".to_string())]);
-        let new = Manifest::new([("features.dtype".to_string(), "f32".to_string())]);
-        let mut graph = Graph::default();
-        graph.add(Vec::new(), new);
-        let seen = Seen { manifest: old, inputs: vec![], output: Some("a".into()), progress: String::new() };
-        assert!(matches!(plan(&graph, &[Some(seen)])[0], Verdict::Restore(_)));
+    fn a_network_that_is_trained_as_a_whole_has_its_depths_as_stages() {
+        let graph = graph("[training]\nmethod = \"end_to_end\"\n");
+        assert_eq!(ids(&graph, &[0, 1, 2, 3, 4]), ["stage0", "network", "stage1", "stage2", "stage3"]);
+        let inputs: Vec<_> = graph.nodes().iter().map(|node| ids(&graph, &node.inputs)).collect();
+        let expected: [&[&str]; 5] =
+            [&[], &["stage0"], &["stage0", "network"], &["network", "stage1"], &["network", "stage2"]];
+        assert_eq!(inputs, expected);
+        assert_eq!(
+            ["network", "2", "images", "stage9"].map(|name| graph.find(name)),
+            [Some(1), Some(3), Some(0), None]
+        );
+        assert_eq!(graph.needed(&[2]), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn a_graph_is_drawn_with_all_its_edges() {
+        let graph = graph("[features]\nrefresh = 0.0\n");
+        let about: Vec<String> = ["current", "stale", "waiting", "a \"b\""].map(String::from).into();
+        let dot = graph.dot("small", &about);
+        assert!(dot.starts_with("digraph \"small\" {") && dot.ends_with("}\n"), "{dot}");
+        for line in ["\"stage0\" -> \"stage1\";", "\"stage2\" [label = \"stage 2\\nwaiting\"];", "a \\\"b\\\""] {
+            assert!(dot.contains(line), "`{line}` is not in:\n{dot}");
+        }
+        assert_eq!(dot.matches("->").count(), 3);
     }
 }

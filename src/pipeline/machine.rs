@@ -1,6 +1,6 @@
 //! How fast a machine is: measured figures, or the assumed ones of a named profile, as seconds a sample.
 
-use super::{Cost, Pipeline};
+use super::{Cost, Recipe};
 
 /// The parts of a stage's work: seconds a sample of each. Stage 0 is the images.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -109,7 +109,7 @@ impl Profile {
     ];
 
     /// The machine for the stages of a pipeline, whose costs are given first to last.
-    pub fn machine(&self, pipeline: &Pipeline, costs: &[Cost]) -> Machine {
+    pub fn machine(&self, pipeline: &Recipe, costs: &[Cost]) -> Machine {
         let mut machine = Machine {
             name: format!("{}: {} (assumed)", self.name, self.about),
             overlaps: self.overlaps,
@@ -125,7 +125,7 @@ impl Profile {
 
 impl Machine {
     /// Takes the figures that are given in place of its own.
-    pub fn set(&mut self, figures: &Figures, pipeline: &Pipeline, costs: &[Cost]) {
+    pub fn set(&mut self, figures: &Figures, pipeline: &Recipe, costs: &[Cost]) {
         let dtype = pipeline.features.dtype.bytes();
         for ((parts, cost), stage) in self.stages[1..].iter_mut().zip(costs).zip(&pipeline.stages) {
             let bytes = (stage.block.output.values() * dtype) as f64;
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_figure_that_is_given_changes_what_it_is_of_and_nothing_else() {
-        let pipeline = Pipeline::parse("p", "p", "[data]\nsource = \"builtin\"\n", &[]).unwrap();
+        let pipeline = Recipe::parse("p", "p", "[data]\nsource = \"builtin\"\n", &[]).unwrap();
         let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, 10)).collect();
         let before = Profile::ALL[0].machine(&pipeline, &costs);
         let mut after = before.clone();

@@ -1,6 +1,9 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
-use super::{Augmentation, BadImage, Codec, Crop, Data, Pipeline, Precision, Shuffle, Stage};
+use super::{
+    Augmentation, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Precision, Recipe, Shuffle, Stage,
+    Training,
+};
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,6 +13,10 @@ pub struct Manifest {
 
 /// Names that begin so change how a stage's output is stored, but not what it learns.
 const STORAGE: &str = "features.";
+/// To be raised when a new version of the program would learn or write something else from the same settings.
+const TRAINING: u32 = 2;
+/// Names that begin so follow from settings that are entries as well: they explain nothing that those do not.
+const DERIVED: &str = "layers.";
 
 impl Manifest {
     /// A manifest with these entries, such as one read back from a record.
@@ -50,7 +57,13 @@ impl Manifest {
             .filter(|(name, value)| self.value(name) != Some(value))
             .map(|(name, value)| (name.to_string(), self.value(name).map(str::to_string), Some(value.to_string())));
         let gone = self.entries().filter(|(name, _)| new.value(name).is_none());
-        changed.chain(gone.map(|(name, value)| (name.to_string(), Some(value.to_string()), None))).collect()
+        let gone = gone.map(|(name, value)| (name.to_string(), Some(value.to_string()), None));
+        let (derived, mut all): (Vec<_>, Vec<_>) =
+            changed.chain(gone).partition(|(name, ..)| name.starts_with(DERIVED));
+        if all.is_empty() {
+            all = derived;
+        }
+        all
     }
 
     /// Whether a name changes only how the output is stored.
@@ -59,7 +72,7 @@ impl Manifest {
     }
 
     /// What stage 0 depends on: the files (`files` is their fingerprint as observed) and how they are decoded.
-    pub fn of_images(pipeline: &Pipeline, files: &str) -> Self {
+    pub fn of_images(pipeline: &Recipe, files: &str) -> Self {
         let Data { source, size, channels, train_images, val_images, on_bad_image, max_pixels, mean: _, std: _ } =
             &pipeline.data;
         let limit = |count: &Option<usize>| count.map_or("all".into(), |count| count.to_string());
@@ -82,48 +95,107 @@ impl Manifest {
     }
 
     /// What a trained stage depends on, but for the features it reads.
-    pub fn of_stage(pipeline: &Pipeline, stage: &Stage) -> Self {
-        let Stage { number, block, auxiliary, training } = stage;
+    pub fn of_stage(pipeline: &Recipe, stage: &Stage) -> Self {
+        let Stage { number, block, head, keys, training } = stage;
         let mut manifest = Self::default();
-        // To be raised when a new version of the program would learn or write something else from the same settings.
-        manifest.add("training", 2);
+        manifest.add("training", TRAINING);
         manifest.add("seed", pipeline.seed);
         manifest.add("stage", number);
         if pipeline.reads(*number).start == 0 || pipeline.features.late_crops {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);
-        manifest.add("block.space_to_depth", block.space_to_depth);
-        manifest.add("block.in_channels", block.input.channels);
-        manifest.add("block.width", block.output.channels);
-        manifest.add("block.size", block.output.size);
-        manifest.add("block.batch_norm", block.batch_norm);
-        manifest.add("auxiliary.convolutions", auxiliary.convolutions);
-        manifest.add("auxiliary.width", auxiliary.width);
-        manifest.add("auxiliary.batch_norm", auxiliary.batch_norm);
-        manifest.add("training.epochs", training.epochs);
-        manifest.add("training.batch", training.batch);
-        manifest.add("training.learning_rate", training.learning_rate);
-        manifest.add("training.momentum", training.momentum);
-        manifest.add("training.weight_decay", training.weight_decay);
-        manifest.add("training.decay", training.decay);
-        manifest.add("training.decay_every", training.decay_every);
-        if training.precision != Precision::F32 {
-            manifest.add("training.precision", training.precision.word());
-        }
+        manifest.add_network(pipeline, &[(block, keys)], head.as_ref());
+        manifest.add_training(training);
         manifest.add_features(pipeline, *number);
         manifest
     }
 
+    /// What a network that is trained as a whole depends on, but for the images it reads.
+    pub fn of_network(pipeline: &Recipe) -> Self {
+        let mut manifest = Self::default();
+        manifest.add("training", TRAINING);
+        manifest.add("seed", pipeline.seed);
+        manifest.add("training.method", pipeline.method.word());
+        manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
+        if pipeline.features.shuffle != Shuffle::Global {
+            manifest.add("input.shuffle", pipeline.features.shuffle.word());
+        }
+        let blocks: Vec<(&Layers, &Keys)> = pipeline.stages.iter().map(|stage| (&stage.block, &stage.keys)).collect();
+        manifest.add_network(pipeline, &blocks, pipeline.stages.last().and_then(|stage| stage.head.as_ref()));
+        manifest.add_training(&pipeline.training);
+        manifest
+    }
+
+    /// What the features of a stage of such a network depend on, but for the network and the features it reads.
+    pub fn of_depth(pipeline: &Recipe, stage: usize) -> Self {
+        let mut manifest = Self::default();
+        manifest.add("training", TRAINING);
+        manifest.add("seed", pipeline.seed);
+        manifest.add("stage", stage);
+        if pipeline.features.nearest(stage) == 0 || pipeline.features.late_crops {
+            manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
+        }
+        let nearest = pipeline.features.nearest(stage);
+        if nearest + 1 != stage {
+            manifest.add("input.features_of", nearest);
+        }
+        manifest.add_precision(&pipeline.training);
+        manifest.add_features(pipeline, stage);
+        manifest
+    }
+
+    /// Blocks that are trained together, and the classifier of the last: the settings that they come from, and the layers
+    /// that come of these.
+    fn add_network(&mut self, pipeline: &Recipe, blocks: &[(&Layers, &Keys)], head: Option<&Layers>) {
+        let mut names: Vec<&str> = Vec::new();
+        for (name, _) in blocks.iter().flat_map(|(_, keys)| keys.iter()) {
+            if !names.contains(name) {
+                names.push(name);
+            }
+        }
+        for name in names {
+            let values = blocks.iter().flat_map(|(_, keys)| keys.iter()).filter(|(own, _)| *own == name);
+            let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
+            self.add(name, values.join(", "));
+        }
+        if pipeline.init != Init::Uniform {
+            self.add("layers.init", pipeline.init.word());
+        }
+        for (number, (block, _)) in (1..).zip(blocks) {
+            self.add(&if blocks.len() == 1 { "layers.block".into() } else { format!("layers.block{number}") }, block);
+        }
+        if let Some(head) = head {
+            self.add("layers.head", head);
+        }
+    }
+
+    fn add_training(&mut self, training: &Training) {
+        self.add("training.epochs", training.epochs);
+        self.add("training.batch", training.batch);
+        self.add("training.learning_rate", training.learning_rate);
+        self.add("training.momentum", training.momentum);
+        self.add("training.weight_decay", training.weight_decay);
+        self.add("training.decay", training.decay);
+        self.add("training.decay_every", training.decay_every);
+        self.add_precision(training);
+    }
+
+    fn add_precision(&mut self, training: &Training) {
+        if training.precision != Precision::F32 {
+            self.add("training.precision", training.precision.word());
+        }
+    }
+
     /// How the input of a stage is drawn, where it is not read once from the stage before.
-    fn add_input(&mut self, pipeline: &Pipeline, stage: usize) {
+    fn add_input(&mut self, pipeline: &Recipe, stage: usize) {
         let features = &pipeline.features;
         let nearest = features.nearest(stage);
         if nearest + 1 != stage {
             self.add("input.features_of", nearest);
         }
-        if nearest > 0 && pipeline.refresh() > 0.0 {
-            self.add("input.refresh", pipeline.refresh());
+        if nearest > 0 && pipeline.features.refresh > 0.0 {
+            self.add("input.refresh", pipeline.features.refresh);
         }
         if nearest > 0 && features.late_crops {
             self.add("input.crop", late(pipeline));
@@ -134,14 +206,14 @@ impl Manifest {
     }
 
     /// What is written of a stage.
-    fn add_features(&mut self, pipeline: &Pipeline, stage: usize) {
+    fn add_features(&mut self, pipeline: &Recipe, stage: usize) {
         let features = &pipeline.features;
         if !features.keeps(stage) {
             return self.add("features.kept", false);
         }
         self.add("features.dtype", features.dtype.word());
         self.add("features.shard_mib", features.shard_mib);
-        if features.codec != Codec::None {
+        if features.codec != CodecChoice::Fixed(Codec::None) {
             self.add("features.codec", features.codec.word());
         }
         if features.views != 1 {
@@ -173,6 +245,6 @@ impl Manifest {
 }
 
 /// How canvases lie depends on the network: they are moved by less than the widest step of a feature grid.
-fn late(pipeline: &Pipeline) -> String {
+fn late(pipeline: &Recipe) -> String {
     format!("late, moved by less than {}", pipeline.widest_step())
 }

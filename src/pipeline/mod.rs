@@ -2,40 +2,59 @@
 //!
 //! Pure: nothing here reads a file, holds a tensor or fails but on the faults of the file itself.
 
+mod alexnet;
+mod auxiliary;
 mod choice;
 mod cost;
+mod custom;
 mod data;
 mod estimate;
 mod fault;
 mod features;
 mod graph;
+mod layer;
+mod layers;
 mod machine;
 mod manifest;
 mod network;
+mod plan;
 mod section;
+mod simcnn;
 mod training;
 mod tree;
+mod vgg;
 
 pub use choice::choose;
 pub use cost::Cost;
 pub use data::{Augmentation, BadImage, Crop, Data, Source};
 pub use estimate::{Estimate, Limit, Memory, Time};
 pub use fault::Fault;
-pub use features::{Codec, Dtype, Features, Materialize, Shuffle, bytes};
-pub use graph::{Graph, Node, Reason, Seen, Verdict, plan};
+pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
+pub use graph::{Graph, Kind, Node};
+pub use layer::{Layer, Outputs, Shape};
+pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
-pub use network::{Auxiliary, Block, Network, POOLED, Shape};
-pub use training::{Precision, Training};
+pub use network::{Init, Keys, Network};
+pub use plan::{Reason, Seen, Verdict, plan};
+pub use training::{Method, Precision, Training};
 
-use network::AuxiliarySettings;
+use auxiliary::AuxiliarySettings;
+use features::{Materialize, Open};
 use section::Section;
 use std::ops::Range;
 use tree::Table;
 
-/// Everything that a pipeline file says.
+/// What a pipeline file says, with its overrides; some of it may be left to the machine.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pipeline {
+pub struct Settings {
+    recipe: Recipe,
+    open: Open,
+}
+
+/// All that a pipeline does, with nothing left open: what everything below takes its part of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
     /// What it is called: `name`, or the file's name.
     pub name: String,
     /// The seed of everything random.
@@ -46,6 +65,14 @@ pub struct Pipeline {
     pub data: Data,
     /// How they become inputs of the network.
     pub augmentation: Augmentation,
+    /// What the network is called.
+    pub architecture: &'static str,
+    /// How its weights begin.
+    pub init: Init,
+    /// Whether blocks are trained one after the other or together.
+    pub method: Method,
+    /// How the whole network is trained where blocks are trained together.
+    pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
     pub stages: Vec<Stage>,
     /// How features are stored.
@@ -54,20 +81,50 @@ pub struct Pipeline {
     pub text: String,
 }
 
-/// One trained stage of a pipeline.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// One depth of a pipeline's network: a block, and how it is trained.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     /// Its number, from 1.
     pub number: usize,
     /// Its block.
-    pub block: Block,
-    /// The classifier that trains the block.
-    pub auxiliary: Auxiliary,
+    pub block: Layers,
+    /// The classifier that trains the block; where blocks are trained together only the last has one.
+    pub head: Option<Layers>,
+    /// The settings that block and classifier come from.
+    pub keys: Keys,
     /// How it is trained.
     pub training: Training,
 }
 
-impl Pipeline {
+impl Settings {
+    /// The recipe as far as the file tells: what it leaves to a plan counts as kept, and no memory is assumed.
+    pub fn as_written(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Whether it is left to a plan which features are kept (`features.materialize = "auto"`).
+    pub fn leaves_plan_open(&self) -> bool {
+        self.open.materialize == Materialize::Auto
+    }
+
+    /// Whether the file itself says how many views are refreshed.
+    pub fn says_refresh(&self) -> bool {
+        self.open.refresh.is_some()
+    }
+
+    /// The recipe with nothing left open: the stages whose features are kept, where they were planned or are known
+    /// otherwise, and the bytes of memory that features may take where the file does not say.
+    pub fn resolve(self, kept: Option<Vec<usize>>, memory: u64) -> Recipe {
+        let Self { mut recipe, open } = self;
+        recipe.features.memory = open.memory.unwrap_or(memory);
+        if let Some(mut kept) = kept {
+            kept.sort_unstable();
+            kept.dedup();
+            recipe.features.kept = kept;
+        }
+        recipe
+    }
+
     /// Reads the text of a pipeline file.
     ///
     /// `name` is what errors call the text, `default_name` the pipeline's name where the text gives none, and
@@ -98,23 +155,50 @@ impl Pipeline {
         data_section.finish()?;
         let augmentation = Augmentation::read(&mut augmentation_section, data.size)?;
         augmentation_section.finish()?;
-        let auxiliary = AuxiliarySettings::read(&mut auxiliary_section, AuxiliarySettings::DEFAULT)?;
+        let auxiliary = AuxiliarySettings::read(&mut auxiliary_section, &AuxiliarySettings::DEFAULT)?;
         auxiliary_section.finish()?;
         let image = Shape { channels: data.channels, size: augmentation.size };
         let network = Network::read(&mut network_section, image, auxiliary.k)?;
         network_section.finish()?;
+        let method = Method::read(&mut training_section)?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
-        let features = Features::read(&mut features_section, network.blocks.len())?;
+        let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
-        let stages = read_stages(stage_section, &network, auxiliary, training)?;
+        let stages = read_stages(stage_section, &network, (auxiliary, training), method)?;
         if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
             return Err(Section::root(&table).section("features")?.fault("crop", fault));
         }
 
         let mut settings = table.to_toml();
         settings.insert("name".into(), name.clone().into());
-        Ok(Self { name, seed, cache, data, augmentation, stages, features, text: settings.to_string() })
+        let (architecture, init) = (network.architecture, network.init);
+        let text = settings.to_string();
+        let recipe = Recipe {
+            name,
+            seed,
+            cache,
+            data,
+            augmentation,
+            architecture,
+            init,
+            method,
+            training,
+            stages,
+            features,
+            text,
+        };
+        Ok(Self { recipe, open })
+    }
+}
+
+impl Recipe {
+    /// Reads the text of a pipeline file as [`Settings::parse`] does, and takes it [as written](Settings::as_written).
+    ///
+    /// # Errors
+    /// Those of [`Settings::parse`].
+    pub fn parse(name: &str, default_name: &str, text: &str, overrides: &[String]) -> Result<Self, Fault> {
+        Ok(Settings::parse(name, default_name, text, overrides)?.recipe)
     }
 
     /// The shape of the network's input.
@@ -125,14 +209,8 @@ impl Pipeline {
     /// The stages whose output a stage reads: the nearest features that are written and the blocks after them, or, where
     /// views are refreshed, everything from the images on.
     pub fn reads(&self, stage: usize) -> Range<usize> {
-        let first = if self.refresh() > 0.0 { 0 } else { self.features.nearest(stage) };
+        let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
         first..stage
-    }
-
-    /// The share of the training samples that get a new view at every epoch. Where the file does not say, that is a
-    /// quarter: measured to learn as well from one view as from fresh ones at every epoch, for a quarter of their cost.
-    pub fn refresh(&self) -> f64 {
-        if self.augmentation.is_random() { self.features.refresh.unwrap_or(0.25) } else { 0.0 }
     }
 
     /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.
@@ -173,6 +251,9 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
     if matches!(augmentation.crop, Crop::Resized { .. }) {
         return Some("is \"late\", but crops that are scaled cannot be taken from features".into());
     }
+    if !network.blocks.iter().all(Layers::keeps_shifts) {
+        return Some("is \"late\", but not all layers give shifted features of a shifted image (strides, poolings that overlap, padding that changes the size)".into());
+    }
     let side = canvas_size(data, augmentation);
     let steps = network.blocks.iter().map(|block| augmentation.size / block.output.size);
     let step = steps.max().unwrap_or(1);
@@ -185,20 +266,35 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
 fn read_stages(
     mut all: Section<'_>,
     network: &Network,
-    auxiliary: AuxiliarySettings,
-    training: Training,
+    (auxiliary, training): (AuxiliarySettings, Training),
+    method: Method,
 ) -> Result<Vec<Stage>, Fault> {
-    let mut stages = Vec::with_capacity(network.blocks.len());
-    for (number, &block) in (1..).zip(&network.blocks) {
+    let count = network.blocks.len();
+    let mut stages = Vec::with_capacity(count);
+    for (number, block) in (1..).zip(&network.blocks) {
         let mut own = all.section(&number.to_string())?;
         let mut section = own.section("auxiliary")?;
-        let auxiliary = AuxiliarySettings::read(&mut section, auxiliary)?.fit(network, number);
+        let auxiliary = AuxiliarySettings::read(&mut section, &auxiliary)?;
+        let mut keys = network.keys[number - 1].clone();
+        let head = match method {
+            Method::EndToEnd if number < count => None,
+            Method::Layerwise | Method::EndToEnd => {
+                let (head, more) = auxiliary.fit(network, number).map_err(|misfit| {
+                    section.fault("layers", format!("do not fit block {number}: {}", misfit.message))
+                })?;
+                keys.extend(more);
+                Some(head)
+            }
+        };
         section.finish()?;
         let mut section = own.section("training")?;
+        if let (Method::EndToEnd, Some(key)) = (method, section.keys().next()) {
+            return Err(section.fault(key, "has no meaning where all blocks are trained together"));
+        }
         let training = Training::read(&mut section, training)?;
         section.finish()?;
         own.finish()?;
-        stages.push(Stage { number, block, auxiliary, training });
+        stages.push(Stage { number, block: block.clone(), head, keys, training });
     }
     if let Some(key) = all.keys().find(|key| !(1..=stages.len()).any(|number| number.to_string() == *key)) {
         return Err(all.fault(key, format!("is no stage; stages are 1 to {}", stages.len())));

@@ -115,6 +115,20 @@ impl<'a> Section<'a> {
         Ok(Section { path, place: self.place(key), table, known: Vec::new() })
     }
 
+    /// The items of a list under a key that may be missing.
+    pub fn list(&mut self, key: &str) -> Result<Option<&'a [Node]>, Fault> {
+        match self.node(key).map(|node| &node.value) {
+            None => Ok(None),
+            Some(Value::List(items)) => Ok(Some(items)),
+            Some(other) => Err(self.fault(key, format!("must be a list, not {}", other.describe()))),
+        }
+    }
+
+    /// A table that is an item of a list; `path` is what errors call it.
+    pub fn item(path: String, table: &'a Table, place: Place) -> Self {
+        Self { path, place, table: Some(table), known: Vec::new() }
+    }
+
     /// The value of a key that may be missing.
     pub fn optional<T: Setting>(&mut self, key: &str) -> Result<Option<T>, Fault> {
         let Some(node) = self.node(key) else { return Ok(None) };

@@ -23,6 +23,30 @@ impl Precision {
     }
 }
 
+/// How the blocks of a network are trained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// One after the other, each with a classifier of its own, on the features of the frozen ones before it.
+    Layerwise,
+    /// All together, by the gradient of one loss.
+    EndToEnd,
+}
+
+impl Method {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Layerwise => "layerwise",
+            Self::EndToEnd => "end_to_end",
+        }
+    }
+
+    pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
+        let methods = [Self::Layerwise, Self::EndToEnd].map(|method| (method.word(), method));
+        section.choice("method", Self::Layerwise, &methods)
+    }
+}
+
 /// How one stage is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {

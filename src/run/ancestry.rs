@@ -1,17 +1,16 @@
 //! The stages before one that it reads: the nearest features, the frozen blocks after them, and for new views the images.
 
 use super::folder::StageFolder;
-use super::network::{load_stage, settings};
-use super::record::{Parent, Record};
+use super::network::{load_block, recipe};
+use super::record::Record;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Renewal, Subset};
 use crate::lock::Lock;
 use crate::network::{Chain, map_type};
 use crate::ops::free_memory;
-use crate::pipeline::{Pipeline, Shape, Shuffle, Stage};
+use crate::pipeline::{Recipe, Shape, Shuffle, Stage};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
-use crate::room;
 use candle_core::Device;
 use std::ops::Range;
 
@@ -60,17 +59,6 @@ impl Ancestry {
         self.stages.last().ok_or_else(|| Error::failed("there is no stage before it"))
     }
 
-    /// What the record of the stage after them says of each: the one right before it, and the others.
-    pub fn links(&self, own: &StageFolder) -> Result<(Option<Parent>, Vec<Parent>)> {
-        let link = |(folder, record): &(StageFolder, Record)| {
-            let output = record.output.clone().unwrap_or_default();
-            Ok(Parent { folder: own.path_to(folder)?, output })
-        };
-        let mut all = self.stages.iter().map(link).collect::<Result<Vec<Parent>>>()?;
-        let parent = all.pop();
-        Ok((parent, all))
-    }
-
     /// Keeps others from writing to any of them.
     pub fn share(&self) -> Result<Vec<Lock>> {
         let locks = self.stages.iter().map(|(folder, _)| Lock::share(folder.path()));
@@ -86,11 +74,8 @@ impl Ancestry {
     fn chain(&self, numbers: Range<usize>, stage: &Stage, device: &Device) -> Result<Chain> {
         let block = |number| {
             let (folder, record) = self.of(number)?;
-            let pipeline = settings(folder, record, &[])?;
-            let stage = pipeline.stages.get(number - 1);
-            let stage =
-                stage.ok_or_else(|| Error::failed(format!("the record of stage {number} has no settings of it")))?;
-            Ok(load_stage(folder, record, stage, device)?.block.frozen()?)
+            let pipeline = recipe(folder, record, &[])?;
+            Ok(load_block(folder, record, &pipeline, device)?.frozen()?)
         };
         let dtype = map_type(stage.training.precision, device)?;
         Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device, dtype))
@@ -100,7 +85,7 @@ impl Ancestry {
     ///
     /// # Errors
     /// When something is missing or damaged, or does not fit the stage.
-    pub fn inputs(&self, pipeline: &Pipeline, stage: &Stage, nearest: usize, device: &Device) -> Result<Inputs> {
+    pub fn inputs(&self, pipeline: &Recipe, stage: &Stage, nearest: usize, device: &Device) -> Result<Inputs> {
         self.refuse_mixture(pipeline, nearest)?;
         let (folder, record) = self.of(nearest)?;
         let classes = self.parent()?.1.classes.clone();
@@ -131,12 +116,12 @@ impl Ancestry {
     }
 
     /// Late crops need validation, and every block, to meet canvases: stages that were made otherwise do not go together.
-    fn refuse_mixture(&self, pipeline: &Pipeline, nearest: usize) -> Result<()> {
+    fn refuse_mixture(&self, pipeline: &Recipe, nearest: usize) -> Result<()> {
         let (folder, record) = self.parent()?;
         if record.stage == 0 {
             return Ok(());
         }
-        let made = settings(folder, record, &[])?;
+        let made = recipe(folder, record, &[])?;
         let folder = folder.path().display();
         let (late, seed) = (made.features.late_crops, made.seed);
         if late != pipeline.features.late_crops {
@@ -159,17 +144,17 @@ impl Ancestry {
     /// When the images are gone or not those that the features were made of.
     pub fn renewal(
         &self,
-        pipeline: &Pipeline,
+        pipeline: &Recipe,
         (stage, nearest): (&Stage, usize),
         train: &Loader,
         device: &Device,
     ) -> Result<Option<Renewal>> {
-        if nearest == 0 || pipeline.refresh() == 0.0 {
+        if nearest == 0 || pipeline.features.refresh == 0.0 {
             return Ok(None);
         }
         let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
         // As many samples of a batch want a new view, more or less.
-        let wanted = (pipeline.refresh() * stage.training.batch as f64).ceil() as usize;
+        let wanted = (pipeline.features.refresh * stage.training.batch as f64).ceil() as usize;
         let chain = self.chain(1..nearest + 1, stage, device)?.in_groups_of(wanted.next_power_of_two());
         let renewal = Renewal::open(images, chain, pipeline)?;
         if !renewal.makes(train.layout()) {
@@ -179,29 +164,24 @@ impl Ancestry {
         }
         Ok(Some(renewal))
     }
-
-    /// Memory that features may be kept in.
-    pub fn memory(pipeline: &Pipeline) -> u64 {
-        pipeline.features.memory.unwrap_or_else(|| room::free_memory() / 2)
-    }
 }
 
 impl Inputs {
     /// Lets the training samples get new views and be kept in memory as the pipeline says, and says where they come
-    /// from.
+    /// from: to the stage of a title and a number, in batches of a size, whose folder is given.
     ///
     /// # Errors
     /// When the stage's own folder refuses a file for new views.
     pub fn prepare(
         self,
         renewal: Option<Renewal>,
-        pipeline: &Pipeline,
-        (stage, own): (&Stage, &StageFolder),
+        pipeline: &Recipe,
+        (title, (stage, batch), own): (&str, (usize, usize), &StageFolder),
         progress: &dyn Progress,
     ) -> Result<Self> {
         let Self { mut train, mut val, classes } = self;
         let features = &pipeline.features;
-        let memory = Ancestry::memory(pipeline);
+        let memory = features.memory;
         // The network needs the other half.
         let device = train.device().clone();
         let room = || Ok::<_, Error>(free_memory(&device)?.map_or(0, |free| free / 2));
@@ -212,10 +192,10 @@ impl Inputs {
         }
         val = val.resident(room()?)?;
         train = train.remembering(memory)?;
-        let mut line = format!("stage {}: {}", stage.number, train.describe());
+        let mut line = format!("{title}: {}", train.describe());
         if features.shuffle != Shuffle::Global {
-            let mut stream = Stream::new(Purpose::Order, pipeline.seed, (stage.number as u64, 0));
-            let mixing = 100.0 * train.mixing(stage.training.batch, &mut stream);
+            let mut stream = Stream::new(Purpose::Order, pipeline.seed, (stage as u64, 0));
+            let mixing = 100.0 * train.mixing(batch, &mut stream);
             line += &format!(", classes mixed to {mixing:.0} % in a batch");
         }
         progress.say(&line);

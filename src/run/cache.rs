@@ -1,8 +1,8 @@
 //! The folder of all stages.
 
 use super::choice::CHOICE;
+use super::contents::{RECORD, SPARE};
 use super::folder::StageFolder;
-use super::record;
 use crate::disk;
 use crate::error::{Error, Result};
 use std::fs;
@@ -64,9 +64,7 @@ impl StageFolder {
     /// Whether it holds a stage, be it one that has lost its record.
     pub(super) fn is_stage(&self) -> bool {
         let holds = |name: &str| self.path().join(name).symlink_metadata().is_ok();
-        holds(record::NAME)
-            || holds(record::SPARE)
-            || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
+        holds(RECORD) || holds(SPARE) || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
     }
 
     /// The number of its stage, by its record or else by its name.

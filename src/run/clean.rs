@@ -8,7 +8,7 @@ use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::lock::{LOCK, Lock};
-use crate::pipeline::{Reason, Verdict};
+use crate::pipeline::Verdict;
 use crate::room;
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,8 +21,8 @@ pub enum Unneeded {
     Unnamed,
     /// It was made by a pipeline of another name.
     Of(String),
-    /// It would be made anew.
-    Stale(Vec<Reason>),
+    /// It would be made anew, for these reasons in words.
+    Stale(Vec<String>),
     /// A run that was cut off left it over.
     Leftover,
 }
@@ -101,7 +101,7 @@ impl Rubbish {
             return self.left.push((path, "it has no record that can be read".into()));
         };
         let of = |project: &&Project| {
-            let looks = project.stages().filter(|look| look.folder.path().file_name() == path.file_name());
+            let looks = project.nodes().filter(|look| look.folder.path().file_name() == path.file_name());
             looks.map(|look| unneeded(&look, project)).collect::<Vec<_>>()
         };
         let opinions: Vec<Option<Unneeded>> = users.iter().flat_map(of).collect();
@@ -162,10 +162,12 @@ impl Unwanted {
 fn unneeded(look: &Look<'_>, project: &Project) -> Option<Unneeded> {
     let record = look.trouble.map_or(look.found, |_| None).map(|found| &found.record)?;
     match look.verdict {
-        Verdict::Stale(_) | Verdict::Restore(_) if record.pipeline != project.pipeline().name => {
+        Verdict::Stale(_) | Verdict::ReExtract(_) if record.pipeline != project.pipeline().name => {
             Some(Unneeded::Of(record.pipeline.clone()))
         }
-        Verdict::Stale(reasons) => Some(Unneeded::Stale(reasons.clone())),
+        Verdict::Stale(reasons) => {
+            Some(Unneeded::Stale(reasons.iter().map(|reason| reason.say(project.graph())).collect()))
+        }
         _ => None,
     }
 }

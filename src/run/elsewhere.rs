@@ -2,7 +2,7 @@
 //! is left of the old.
 
 use super::record::Record;
-use super::{Project, open_pipeline};
+use super::{Project, open_pipeline, resolve};
 use crate::progress::Silent;
 use candle_core::Device;
 use std::fs;
@@ -28,9 +28,11 @@ shard_mib = 1
 fn run(folder: &Path, cache: &str, overrides: &[&str]) -> PathBuf {
     fs::write(folder.join("p.toml"), PIPELINE).unwrap();
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    let pipeline = open_pipeline(&folder.join("p.toml"), &overrides).unwrap();
+    let settings = open_pipeline(&folder.join("p.toml"), &overrides).unwrap();
     let cache = folder.join(cache);
-    Project::open(pipeline, &cache, false).update(&Device::Cpu, &Silent, |_, _| {}).unwrap();
+    let mut project = Project::open(resolve(settings, &cache), &cache, false);
+    let all = project.find(&[]).unwrap();
+    project.update(&all, &Device::Cpu, &Silent, |_, _, _| {}).unwrap();
     cache.join("stage1")
 }
 

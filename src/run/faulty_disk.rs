@@ -3,7 +3,7 @@
 //!
 //! `GREEDY_FAULTS=all cargo test --release faulty` lets every operation fail in every way.
 
-use super::{Project, Record, open_pipeline};
+use super::{Project, Record, open_pipeline, resolve};
 use crate::error::Result;
 use crate::faults::{Fault, with_fault};
 use crate::progress::Silent;
@@ -64,8 +64,10 @@ impl Experiment {
     }
 
     fn run(&self) -> Result<()> {
-        let pipeline = open_pipeline(&self.folder.path().join("p.toml"), &[])?;
-        Project::open(pipeline, &self.cache(), false).update(&Device::Cpu, &Silent, |_, _| {}).map(|_| ())
+        let settings = open_pipeline(&self.folder.path().join("p.toml"), &[])?;
+        let mut project = Project::open(resolve(settings, &self.cache()), &self.cache(), false);
+        let all = project.find(&[])?;
+        project.update(&all, &Device::Cpu, &Silent, |_, _, _| {}).map(|_| ())
     }
 
     /// All files, with records that say nothing of time.

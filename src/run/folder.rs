@@ -1,12 +1,11 @@
-//! The folder of a stage: what lies in it, and what may be removed from it.
+//! The folder of a node: its record, its inputs, and whether its files are there.
 
-use super::names::is_leftover;
-use super::record::{NAME, Record, SPARE, State};
-use super::verify::{Flaw, survey};
+use super::contents::{BLOCK, HEAD, NETWORK};
+use super::record::{Input, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Subset;
-use crate::lock::LOCK;
+use crate::pipeline::{Kind, Node};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,13 +15,6 @@ pub struct StageFolder {
     path: PathBuf,
 }
 
-/// The file of a block's weights.
-pub(super) const BLOCK: &str = "block.safetensors";
-/// The file of an auxiliary classifier's weights.
-pub(super) const AUXILIARY: &str = "auxiliary.safetensors";
-/// All that this program puts into a stage's folder, but for the lock. The record is removed last: as long as it is
-/// there, the folder is known for a stage's.
-const CONTENTS: [&str; 8] = ["zarr.json", BLOCK, AUXILIARY, "checkpoint", "train", "val", "spare", "record.json"];
 /// Bytes of a `zarr.json` of ours at most.
 const MOST_METADATA: u64 = 1 << 20;
 
@@ -34,7 +26,7 @@ impl StageFolder {
 
     /// The folder of a stage of a cache.
     pub fn in_cache(cache: &Path, stage: usize) -> Self {
-        Self::new(cache.join(format!("stage{stage}")))
+        Self::new(cache.join(Node::stage_id(stage)))
     }
 
     /// Its path.
@@ -85,11 +77,15 @@ impl StageFolder {
     }
 
     fn parent_folder(&self, record: &Record) -> Option<Self> {
-        let link = record.parent.as_ref()?;
-        Some(match link.folder.strip_prefix("../") {
+        Some(self.folder_of(record.parent()?))
+    }
+
+    /// The folder of a node that this one read.
+    pub(super) fn folder_of(&self, link: &Input) -> Self {
+        match link.folder.strip_prefix("../") {
             Some(name) if self.path.file_name().is_some() => Self::new(self.path.with_file_name(name)),
             _ => Self::new(self.path.join(&link.folder)),
-        })
+        }
     }
 
     /// Whether final weights are here, with their recorded lengths.
@@ -98,22 +94,30 @@ impl StageFolder {
             let recorded = record.weights.get(name).map(|(bytes, _)| *bytes);
             recorded.is_some() && std::fs::metadata(self.path.join(name)).ok().map(|file| file.len()) == recorded
         };
-        record.state != State::Begun && whole(BLOCK) && whole(AUXILIARY)
+        let needed: &[&str] = match record.kind {
+            Kind::Images => return true,
+            Kind::Block => &[BLOCK, HEAD],
+            Kind::Depth => &[BLOCK],
+            Kind::EndToEnd => &[NETWORK],
+        };
+        record.state != State::Begun
+            && needed.iter().all(|name| record.weights.contains_key(*name))
+            && record.weights.keys().all(|name| whole(name))
     }
 
     /// The paths in the folder of all files of a finished stage but for weights, shards and the record.
     pub(super) fn small_files(&self, record: &Record) -> Vec<String> {
-        let stage = record.stage;
         let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
         all.extend(record.arrays.keys().map(|array| format!("{array}/zarr.json")));
-        for subset in Subset::BOTH.map(Subset::name) {
+        let labelled = if record.kind == Kind::EndToEnd { &[Subset::Val][..] } else { &Subset::BOTH };
+        for subset in labelled.iter().map(|subset| subset.name()) {
             all.extend(["labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
             let skipped = format!("{subset}/skipped.json");
-            if stage == 0 && self.path.join(&skipped).exists() {
+            if record.kind == Kind::Images && self.path.join(&skipped).exists() {
                 all.push(skipped);
             }
         }
-        if stage > 0 {
+        if record.weights.contains_key(HEAD) || record.kind == Kind::EndToEnd {
             all.extend(["val/logits/zarr.json", "val/logits/c/0/0"].map(str::to_string));
         }
         all
@@ -163,55 +167,6 @@ impl StageFolder {
         };
         Ok(path.to_string_lossy().into_owned())
     }
-
-    /// Removes everything that this program has put here.
-    ///
-    /// # Errors
-    /// When the folder holds something else: then it is nobody's to empty.
-    pub(super) fn clear(&self) -> Result<()> {
-        self.refuse_foreign()?;
-        CONTENTS.iter().try_for_each(|name| disk::remove(&self.path.join(name)))
-    }
-
-    /// Removes the feature arrays, but not what was learned. A subset that is kept elsewhere loses its link only.
-    ///
-    /// # Errors
-    /// When the folder holds something else.
-    pub(super) fn clear_features(&self) -> Result<()> {
-        self.refuse_foreign()?;
-        Subset::BOTH.iter().try_for_each(|subset| {
-            let group = self.path.join(subset.name());
-            disk::remove(&if group.is_symlink() { group } else { group.join("features") })
-        })
-    }
-
-    /// Fails where something lies here, at whatever depth, that this program has not written. Without a record nothing
-    /// here is ours but what a run that was cut off may have left of one.
-    fn refuse_foreign(&self) -> Result<()> {
-        let seen = survey(self);
-        let mut foreign =
-            seen.findings.iter().filter(|finding| finding.flaw == Flaw::Foreign).map(|finding| &finding.name);
-        let (found, fault, hint) = match &seen.record {
-            Some(_) => (
-                foreign.next().cloned(),
-                "which is not part of a stage",
-                "give the stages a folder of their own with `--cache DIR`",
-            ),
-            None => (
-                files(&self.path).into_iter().find(|name| name != Path::new(LOCK) && !is_of_record(name)),
-                "but no `record.json`",
-                "if it is a stage that lost its record, remove it; else use another folder",
-            ),
-        };
-        let Some(name) = found else { return Ok(()) };
-        let (place, name) = (self.path.display(), name.display());
-        Err(Error::failed(format!("`{place}` holds `{name}`, {fault}; nothing was removed")).hint(hint))
-    }
-}
-
-/// Whether a file is a record that was never finished.
-fn is_of_record(name: &Path) -> bool {
-    is_leftover(name) && [NAME, SPARE].iter().any(|own| name.with_extension("") == Path::new(own))
 }
 
 /// The paths below a folder of all that is no folder; links are not followed.

@@ -1,18 +1,22 @@
-//! DO: look at the disk, plan, run the stages, record what was done.
+//! DO: look at the disk, plan, run the nodes, record what was done.
 
 mod ancestry;
 mod cache;
 mod choice;
 mod clean;
+mod clearing;
+mod contents;
+mod decode;
 mod device;
+mod disk_estimate;
 #[cfg(test)]
 mod elsewhere;
 mod execute;
+mod extract;
 #[cfg(test)]
 mod faulty_disk;
 mod folder;
-mod forecast;
-mod names;
+mod learn;
 mod network;
 mod observe;
 mod record;
@@ -27,13 +31,14 @@ pub use device::device;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
 pub use observe::{Observation, observe};
-pub use record::{ArrayRecord, Figures, MadeOn, Parent, Record, State};
+pub use record::{ArrayRecord, Figures, Input, MadeOn, Record, State};
 pub use repair::{Outcome, Repair};
 pub use update::{Look, Project, Update};
 pub use verify::{Finding, Flaw, Verified, verify};
 
 use crate::error::{Error, Result};
-use crate::pipeline::{Fault, Pipeline};
+use crate::pipeline::{Fault, Recipe, Settings};
+use crate::room;
 use std::path::Path;
 
 impl From<Fault> for Error {
@@ -50,11 +55,18 @@ impl From<Fault> for Error {
 ///
 /// # Errors
 /// When there is no such file or something in it is wrong.
-pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Pipeline> {
+pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
     let text = std::fs::read_to_string(path).map_err(|e| {
         let error = Error::usage(Error::io("read", path, &e).to_string());
         error.hint("name a pipeline file, such as `pipelines/demo.toml`")
     })?;
     let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
-    Ok(Pipeline::parse(&path.display().to_string(), &default_name, &text, overrides)?)
+    Ok(Settings::parse(&path.display().to_string(), &default_name, &text, overrides)?)
+}
+
+/// The recipe of a pipeline's settings for a cache, with what was planned for it and with half of the memory that is free
+/// now.
+pub fn resolve(settings: Settings, cache: &Path) -> Recipe {
+    let kept = recall_choice(cache, &settings);
+    settings.resolve(kept, room::free_memory() / 2)
 }

@@ -1,36 +1,42 @@
 //! The trained network, put together from the folders of its stages.
 
-use super::folder::{AUXILIARY, BLOCK, StageFolder};
+use super::contents::{BLOCK, HEAD, NETWORK};
+use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Subset, planes_to_pixels};
 use crate::images::{Augmenter, decode_file};
-use crate::network::{Chain, FrozenAuxiliary, FrozenBlock, StageNetwork, Variables, load};
-use crate::pipeline::{self, Pipeline, Shape};
+use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
+use crate::ops::cut;
+use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
+use crate::room;
 use crate::training::{Score, ensemble, score};
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
-/// All blocks up to a stage, with the classifier of each.
+/// All blocks up to a stage, with the classifiers that there are: one for each block where they were trained one by one,
+/// one for the last where they were trained together.
 pub struct TrainedNetwork {
     /// The settings that its first stage was trained with: those of the images.
-    pub pipeline: Pipeline,
+    pub pipeline: Recipe,
     /// The names of the classes.
     pub classes: Vec<String>,
     /// The folder of the decoded images.
     images: StageFolder,
-    stages: Vec<(FrozenBlock, FrozenAuxiliary)>,
+    stages: Vec<(Frozen, Option<Frozen>)>,
     device: Device,
 }
 
 /// How well each stage does, and the ensemble of it and all before it.
 pub struct Evaluation {
-    /// The classifier of each stage, first to last.
+    /// The numbers of the stages that classify.
+    pub numbers: Vec<usize>,
+    /// The classifier of each of them, first to last.
     pub stages: Vec<Score>,
-    /// The ensemble of the first j stages.
+    /// The ensemble of the first j of them.
     pub ensembles: Vec<Score>,
     /// Samples that were looked at.
     pub samples: usize,
@@ -46,24 +52,41 @@ impl TrainedNetwork {
     /// When a stage is missing, not trained or damaged.
     pub fn open(last: &StageFolder, device: &Device) -> Result<Self> {
         let record = last.record()?;
-        if record.stage == 0 {
-            return Err(Error::usage(format!("`{}` holds decoded images, no network", last.path().display()))
-                .hint("name the folder of a trained stage, such as `cache/stage1`"));
+        let what = match record.kind {
+            Kind::Images => "decoded images, no network",
+            Kind::EndToEnd => "a network that was trained as a whole",
+            Kind::Block | Kind::Depth => "",
+        };
+        if !what.is_empty() {
+            return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
+                .hint("name the folder of a stage, such as `cache/stage1`"));
         }
         let mut stages = Vec::new();
         let (mut folder, mut next) = (last.clone(), record.clone());
-        let mut pipeline = settings(last, &record, &[])?;
+        let mut pipeline = recipe(last, &record, &[])?;
         while let Some(parent) = folder.parent(&next)? {
             // The settings of images count as the first stage has them: it alone reads images.
-            pipeline = settings(&folder, &next, &[])?;
+            pipeline = recipe(&folder, &next, &[])?;
             stages.push(read_stage(&folder, &next, &pipeline, device)?);
             (folder, next) = parent;
         }
         stages.reverse();
+        if stages.iter().all(|(_, head)| head.is_none()) {
+            return Err(Error::usage(format!(
+                "`{}` has no classifier, nor has a stage before it",
+                last.path().display()
+            ))
+            .hint("blocks that were trained together have one behind the last: name that stage"));
+        }
         Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
     }
 
-    /// The logits of every stage for a batch of inputs \[sample, y, x, channel\]: one list \[sample, class\] a stage.
+    /// The numbers of the stages that classify, from 1.
+    pub fn classifying(&self) -> Vec<usize> {
+        (1..).zip(&self.stages).filter(|(_, (_, head))| head.is_some()).map(|(number, _)| number).collect()
+    }
+
+    /// The logits of every stage that classifies for a batch of inputs \[sample, y, x, channel\]: one list \[sample, class\] a stage.
     /// With late crops the inputs are whole canvases.
     ///
     /// # Errors
@@ -71,12 +94,16 @@ impl TrainedNetwork {
     pub fn logits(&self, x: Tensor) -> Result<Vec<Vec<f32>>> {
         let mut x = x;
         let mut all = Vec::with_capacity(self.stages.len());
-        for (block, auxiliary) in &self.stages {
+        for (block, head) in &self.stages {
             let next = block.forward(&x)?;
+            let Some(head) = head else {
+                x = next;
+                continue;
+            };
             // A classifier was trained on what its block makes of a crop, the blocks after it on a crop of that.
             let shown =
                 if self.pipeline.features.late_crops { block.forward(&self.centre(&x)?)? } else { next.clone() };
-            all.push(auxiliary.forward(&shown)?.flatten_all()?.to_vec1()?);
+            all.push(head.logits(&shown)?.flatten_all()?.to_vec1()?);
             x = next;
         }
         Ok(all)
@@ -90,12 +117,13 @@ impl TrainedNetwork {
 
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, size, _, channels) = x.dims4()?;
+        let (batch, size, _, channels) = x.dims4()?;
         let crop = self.pipeline.crop(Shape { channels, size }).size;
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
         let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
         let place = place * crop / self.pipeline.augmentation.size;
-        Ok(x.narrow(1, place, crop)?.narrow(2, place, crop)?.contiguous()?)
+        let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
+        Ok(cut(x, &places, crop)?)
     }
 
     /// The images of a subset that the network was made with. Whatever it was trained with, it is looked at in single
@@ -114,7 +142,7 @@ impl TrainedNetwork {
     /// When an image is damaged or the user interrupts.
     pub fn evaluate(&self, images: &Loader, progress: &dyn Progress) -> Result<Evaluation> {
         let task = progress.start("evaluate", images.len() as u64);
-        let mut logits = vec![Vec::new(); self.stages.len()];
+        let mut logits = vec![Vec::new(); self.classifying().len()];
         let order: Vec<u32> = (0..images.len() as u32).collect();
         images.for_each_batch(&order, BATCH, Draw::Whole, |batch| {
             progress.check()?;
@@ -126,7 +154,7 @@ impl TrainedNetwork {
         })?;
         let stages = logits.iter().map(|logits| score(logits, images.labels())).collect();
         let ensembles = (1..=logits.len()).map(|count| score(&ensemble(&logits[..count]), images.labels())).collect();
-        Ok(Evaluation { stages, ensembles, samples: images.len() })
+        Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
     /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all.
@@ -162,42 +190,88 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     powers.into_iter().map(|power| power / sum).collect()
 }
 
-/// The pipeline that a record was made with, with settings overridden.
+/// The settings that a record was made with, some of them overridden.
 ///
 /// # Errors
 /// When the record's settings or the overrides cannot be read.
-pub fn settings(folder: &StageFolder, record: &Record, overrides: &[String]) -> Result<Pipeline> {
+pub fn settings(folder: &StageFolder, record: &Record, overrides: &[String]) -> Result<Settings> {
     let name = folder.path().join("record.json").display().to_string();
-    Ok(Pipeline::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, overrides)?)
+    Ok(Settings::parse(&format!("settings in {name}"), &record.pipeline, &record.settings, overrides)?)
+}
+
+/// The recipe that a record was made with, some settings overridden.
+///
+/// # Errors
+/// When the record's settings or the overrides cannot be read.
+pub(super) fn recipe(folder: &StageFolder, record: &Record, overrides: &[String]) -> Result<Recipe> {
+    Ok(settings(folder, record, overrides)?.resolve(None, room::free_memory() / 2))
 }
 
 fn read_stage(
     folder: &StageFolder,
     record: &Record,
-    pipeline: &Pipeline,
+    pipeline: &Recipe,
     device: &Device,
-) -> Result<(FrozenBlock, FrozenAuxiliary)> {
+) -> Result<(Frozen, Option<Frozen>)> {
     let name = folder.path().display();
     if record.state == State::Begun {
         return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
     }
-    let stage = pipeline.stages.get(record.stage - 1);
-    let stage = stage.ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its stage")))?;
-    let network = load_stage(folder, record, stage, device)?;
-    Ok((network.block.frozen()?, network.auxiliary.frozen()?))
+    if !record.weights.contains_key(HEAD) {
+        return Ok((load_block(folder, record, pipeline, device)?.frozen()?, None));
+    }
+    let network = load_stage(folder, record, pipeline, device)?;
+    let [block] = &network.blocks[..] else { return Err(Error::failed(format!("`{name}` holds several blocks"))) };
+    Ok((block.frozen()?, Some(network.head.frozen()?)))
+}
+
+/// The settings of a stage in those of its pipeline.
+fn stage_of<'a>(folder: &StageFolder, record: &Record, pipeline: &'a Recipe) -> Result<&'a pipeline::Stage> {
+    let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+    stage.ok_or_else(|| {
+        Error::failed(format!("the record in `{}` has no settings of its stage", folder.path().display()))
+    })
+}
+
+/// The block of a stage with the weights in its folder.
+pub(super) fn load_block(
+    folder: &StageFolder,
+    record: &Record,
+    pipeline: &Recipe,
+    device: &Device,
+) -> Result<Sequence> {
+    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
+    let stage = stage_of(folder, record, pipeline)?;
+    let block = Network::block(&stage.block, (pipeline.init, &mut unused, device))?;
+    read_weights(folder, record, BLOCK, &block.variables(), device)?;
+    Ok(block)
 }
 
 /// Block and classifier of a stage with the weights in its folder.
-pub(super) fn load_stage(
+pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recipe, device: &Device) -> Result<Network> {
+    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
+    let stage = stage_of(folder, record, pipeline)?;
+    let network = Network::of_stage(stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    for block in &network.blocks {
+        read_weights(folder, record, BLOCK, &block.variables(), device)?;
+    }
+    read_weights(folder, record, HEAD, &network.head.variables(), device)?;
+    Ok(network)
+}
+
+/// A network that was trained as a whole, with the weights in its folder.
+pub(super) fn load_network(
     folder: &StageFolder,
     record: &Record,
-    stage: &pipeline::Stage,
+    pipeline: &Recipe,
     device: &Device,
-) -> Result<StageNetwork> {
+) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let network = StageNetwork::new(stage, record.classes.len(), &mut unused, device)?;
-    read_weights(folder, record, BLOCK, &network.block.variables(), device)?;
-    read_weights(folder, record, AUXILIARY, &network.auxiliary.variables(), device)?;
+    let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
+    let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
+    let head = head.ok_or_else(|| Error::failed("the settings have no classifier for the last block"))?;
+    let network = Network::new(&blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    read_weights(folder, record, NETWORK, &network.variables(), device)?;
     Ok(network)
 }
 

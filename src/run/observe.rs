@@ -4,7 +4,7 @@ use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::error::Result;
 use crate::features::{Layout, Subset};
-use crate::pipeline::Seen;
+use crate::pipeline::{Kind, Seen};
 use crate::training::latest_checkpoint;
 
 /// What was seen of one stage.
@@ -22,7 +22,7 @@ pub struct Observation {
 /// When its record is damaged, or metadata cannot be read.
 pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     let Some(record) = Record::read(folder.path())? else { return Ok(None) };
-    let trained = record.stage == 0 || folder.holds_weights(&record);
+    let trained = folder.holds_weights(&record);
     let (present, all) = shards(folder, &record);
     let finished = record.state == State::Finished;
     let whole = trained && finished && present == all && folder.holds_small_files(&record)?;
@@ -30,7 +30,8 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Finished, true) if present < all => format!("{present} of {all} shards"),
         (State::Finished, true) => "small files are missing or damaged".into(),
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
-        (State::Begun, _) if record.stage == 0 => "images not all decoded".into(),
+        (State::Begun, _) if record.kind == Kind::Images => "images not all decoded".into(),
+        (State::Trained, true) if record.kind == Kind::EndToEnd => "trained".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
             Some((epochs, 0)) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
@@ -42,7 +43,7 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
     };
     let seen = Seen {
         manifest: record.manifest(),
-        inputs: record.inputs(),
+        inputs: record.inputs.iter().map(|input| input.output.clone()).collect(),
         output: record.output.clone().filter(|_| whole),
         progress,
     };

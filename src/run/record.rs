@@ -1,24 +1,20 @@
 //! `record.json`: what a stage was made of, how far it is, and what came out.
 
-use super::names;
+use super::contents::{self, RECORD, SPARE};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Layout, Written};
-use crate::pipeline::{Manifest, Pipeline};
+use crate::pipeline::{Kind, Manifest, Node, Recipe};
 use crate::training::Epoch;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-/// The version of the layout of a stage's folder. Records of version 1 had neither a seal nor sums of small files.
-const FORMAT: u32 = 2;
-/// The name of the file.
-pub(super) const NAME: &str = "record.json";
-/// Its copy, which serves where the file itself is damaged: without a record a stage counts for nothing.
-pub(super) const SPARE: &str = "spare/record.json";
+/// The version of the layout of a node's folder.
+const FORMAT: u32 = 3;
 /// The line after the first of a record: a BLAKE3 hash of all the others, so that a flipped bit is noticed.
 const SEAL: &str = "  \"blake3\": \"";
 
@@ -34,10 +30,12 @@ pub enum State {
     Finished,
 }
 
-/// The stage whose output was read.
+/// A node whose output was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Parent {
-    /// Its folder, from this stage's.
+pub struct Input {
+    /// Its name in the graph.
+    pub node: String,
+    /// Its folder, from this node's.
     pub folder: String,
     /// The hash of the output that was read.
     pub output: String,
@@ -115,19 +113,20 @@ pub struct Record {
     pub format: u32,
     /// The name of the pipeline.
     pub pipeline: String,
-    /// The number of the stage.
+    /// What the node does.
+    #[serde(serialize_with = "write_kind", deserialize_with = "read_kind")]
+    pub kind: Kind,
+    /// The number of the stage: 0 for the images, and for a network that is trained as a whole.
     pub stage: usize,
     /// How far it is.
     pub state: State,
     /// The hash of the manifest.
     pub key: String,
-    /// What it depends on beyond its parent.
+    /// What it depends on beyond its inputs.
     pub manifest: Map<String, Value>,
-    /// The stage before it.
-    pub parent: Option<Parent>,
-    /// Stages before that one which it read as well, first to last: their features, or their blocks.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub earlier: Vec<Parent>,
+    /// The nodes whose output it read, in the order of the graph: the stage before it, and others whose features or
+    /// blocks it needed.
+    pub inputs: Vec<Input>,
     /// The hash of its weights and features, once they are written.
     pub output: Option<String>,
     /// The settings of the whole pipeline, as TOML: further stages can be made from this folder alone.
@@ -143,7 +142,6 @@ pub struct Record {
     /// The feature arrays, by their path in the folder.
     pub arrays: BTreeMap<String, ArrayRecord>,
     /// Length and BLAKE3 hash of all other files but this one, by their path in the folder.
-    #[serde(default)]
     pub files: BTreeMap<String, (u64, String)>,
     /// Images that were left out, and why.
     pub skipped: Vec<(String, String)>,
@@ -153,23 +151,17 @@ pub struct Record {
 
 impl Record {
     /// The record of a stage that begins.
-    pub(super) fn begin(
-        pipeline: &Pipeline,
-        stage: usize,
-        manifest: &Manifest,
-        (parent, earlier): (Option<Parent>, Vec<Parent>),
-        made_on: MadeOn,
-    ) -> Self {
-        let entries = manifest.entries().map(|(name, value)| (name.to_string(), Value::from(value)));
+    pub(super) fn begin(pipeline: &Recipe, node: &Node, inputs: Vec<Input>, made_on: MadeOn) -> Self {
+        let entries = node.manifest.entries().map(|(name, value)| (name.to_string(), Value::from(value)));
         Self {
             format: FORMAT,
             pipeline: pipeline.name.clone(),
-            stage,
+            kind: node.kind,
+            stage: node.stage,
             state: State::Begun,
-            key: manifest.key(),
+            key: node.manifest.key(),
             manifest: entries.collect(),
-            parent,
-            earlier,
+            inputs,
             output: None,
             settings: pipeline.text.clone(),
             classes: Vec::new(),
@@ -190,10 +182,10 @@ impl Record {
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let absent =
             |name| std::fs::symlink_metadata(folder.join(name)).is_err_and(|e| e.kind() == ErrorKind::NotFound);
-        if absent(NAME) && absent(SPARE) {
+        if absent(RECORD) && absent(SPARE) {
             return Ok(None);
         }
-        let (record, _) = Self::whole(folder, NAME).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
+        let (record, _) = Self::whole(folder, RECORD).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
         Ok(Some(record))
     }
 
@@ -206,13 +198,12 @@ impl Record {
         };
         let text = disk::read_text(&path)?.ok_or_else(|| damaged(&"there is no such file"))?;
         let record: Self = serde_json::from_str(&text).map_err(|e| damaged(&e))?;
-        if let Some(name) = record.names().find(|name| !names::is_ours(name)) {
+        if let Some(name) = record.names().find(|name| contents::class(name, Some(record.kind)).is_none()) {
             return Err(damaged(&format!("`{name}` is no file of a stage")));
         }
         match record.format {
             FORMAT if !is_sealed(&text) => Err(damaged(&"its hash is not that of its contents")),
             FORMAT => Ok((record, text)),
-            1 if !text.contains(SEAL) => Ok((record, text)),
             other => Err(damaged(&format!("its format is {other}, not {FORMAT}"))),
         }
     }
@@ -232,7 +223,7 @@ impl Record {
 
     /// Writes both files from the one that is whole.
     pub(super) fn restore(folder: &Path) -> Result<()> {
-        let (_, text) = Self::whole(folder, NAME).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
+        let (_, text) = Self::whole(folder, RECORD).or_else(|fault| Self::whole(folder, SPARE).map_err(|_| fault))?;
         Self::write_text(folder, &text)
     }
 
@@ -241,12 +232,27 @@ impl Record {
         let spare = folder.join(SPARE);
         spare.parent().map_or(Ok(()), disk::create_folder)?;
         disk::write(&spare, text.as_bytes())?;
-        disk::write(&folder.join(NAME), text.as_bytes())
+        disk::write(&folder.join(RECORD), text.as_bytes())
     }
 
-    /// The outputs of all stages that it read, first to last.
-    pub(super) fn inputs(&self) -> Vec<String> {
-        self.earlier.iter().chain(&self.parent).map(|parent| parent.output.clone()).collect()
+    /// What people call it.
+    pub fn title(&self) -> String {
+        match self.kind {
+            Kind::Images => "images".into(),
+            Kind::Block | Kind::Depth => format!("stage {}", self.stage),
+            Kind::EndToEnd => Node::NETWORK.into(),
+        }
+    }
+
+    /// The stage right before it: its input, if it has one.
+    pub fn parent(&self) -> Option<&Input> {
+        let before = match self.kind {
+            Kind::Images => return None,
+            Kind::EndToEnd => 0,
+            Kind::Block | Kind::Depth => self.stage.checked_sub(1)?,
+        };
+        let id = Node::stage_id(before);
+        self.inputs.iter().find(|input| input.node == id)
     }
 
     /// The stage whose features it read; 0 where it read the images.
@@ -263,8 +269,10 @@ impl Record {
 
     /// Whether it was made of the output of another stage as that is now.
     pub(super) fn follows(&self, parent: &Self) -> bool {
-        let read = self.parent.as_ref().map(|parent| &parent.output);
-        parent.stage.checked_add(1) == Some(self.stage) && read.is_some() && read == parent.output.as_ref()
+        let Some(read) = self.parent() else { return false };
+        parent.kind != Kind::EndToEnd
+            && read.node == Node::stage_id(parent.stage)
+            && Some(&read.output) == parent.output.as_ref()
     }
 
     /// Adds to the seconds of a part of the work; a run that goes on has spent some already.
@@ -274,7 +282,7 @@ impl Record {
 
     /// All seconds spent on it.
     pub fn total_seconds(&self) -> f64 {
-        self.seconds.values().sum()
+        self.seconds.values().fold(0.0, |all, seconds| all + seconds)
     }
 
     /// Training images a second over all epochs.
@@ -289,6 +297,16 @@ impl Record {
     pub fn stored_bytes(&self) -> u64 {
         self.arrays.values().map(|array| array.stored_bytes).sum()
     }
+}
+
+fn write_kind<S: Serializer>(kind: &Kind, to: S) -> std::result::Result<S::Ok, S::Error> {
+    to.serialize_str(kind.word())
+}
+
+fn read_kind<'a, D: Deserializer<'a>>(from: D) -> std::result::Result<Kind, D::Error> {
+    let word = String::deserialize(from)?;
+    let known = Kind::ALL.into_iter().find(|kind| kind.word() == word);
+    known.ok_or_else(|| serde::de::Error::custom(format!("`{word}` is no kind of node")))
 }
 
 /// The text with its seal.

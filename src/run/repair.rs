@@ -1,17 +1,19 @@
 //! Makes broken files of a stage again, and only those: with the very bytes that they had.
 
 use super::ancestry::{Ancestry, Inputs};
+use super::contents::{self, BLOCK, Class, HEAD, RECORD, SPARE};
 use super::execute::{array_name, attributes};
-use super::folder::{AUXILIARY, BLOCK, StageFolder};
-use super::network::{load_stage, settings};
-use super::record::{self, Record};
+use super::folder::StageFolder;
+use super::network::{load_block, load_network, load_stage, recipe};
+use super::record::Record;
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
 use crate::disk;
-use crate::error::{Error, Kind, Result};
+use crate::error::{self, Error, Result};
 use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Subset};
 use crate::images::ImageSet;
 use crate::lock::Lock;
-use crate::pipeline::Pipeline;
+use crate::network::{Sequence, save_bytes};
+use crate::pipeline::{Kind, Node, Recipe};
 use crate::progress::{Progress, Silent};
 use crate::training;
 use candle_core::Device;
@@ -30,9 +32,11 @@ pub enum Outcome {
 }
 
 impl Verified {
-    /// Whether a file is a function of the stage before it, the weights and the record, of which there are two copies.
+    /// Whether a file is a function of the nodes before it, the weights and the record, of which there are two copies.
     pub fn can_be_made_again(&self, name: &Path) -> bool {
-        self.record.is_some() && ![BLOCK, AUXILIARY].iter().any(|weights| name == Path::new(weights))
+        let Some(record) = &self.record else { return false };
+        let class = contents::class(name.to_str().unwrap_or_default(), Some(record.kind));
+        class != Some(Class::Weights) || record.kind == Kind::Depth
     }
 }
 
@@ -60,7 +64,7 @@ impl Repair<'_> {
             return Ok(Vec::new());
         }
         match self.repair_all(verified) {
-            Err(e) if e.kind() != Kind::Interrupted => {
+            Err(e) if e.kind() != error::Kind::Interrupted => {
                 Ok(verified.findings.iter().map(|_| Outcome::Impossible(e.clone())).collect())
             }
             outcomes => outcomes,
@@ -132,10 +136,11 @@ impl Repair<'_> {
             }
         }
         put(folder, &broken, features::group_files(attributes(record))?)?;
-        let pipeline = settings(folder, record, self.overrides)?;
-        match record.stage {
-            0 => self.images(folder, record, &pipeline, &broken, faults),
-            _ => self.trained(folder, record, &pipeline, &broken, faults),
+        let pipeline = recipe(folder, record, self.overrides)?;
+        match record.kind {
+            Kind::Images => self.images(folder, record, &pipeline, &broken, faults),
+            Kind::Block | Kind::Depth => self.trained(folder, record, &pipeline, &broken, faults),
+            Kind::EndToEnd => self.network(folder, record, &pipeline, &broken),
         }
     }
 
@@ -143,7 +148,7 @@ impl Repair<'_> {
         &self,
         folder: &StageFolder,
         record: &Record,
-        pipeline: &Pipeline,
+        pipeline: &Recipe,
         broken: &Broken,
         faults: &mut Faults,
     ) -> Result<()> {
@@ -169,7 +174,7 @@ impl Repair<'_> {
         &self,
         folder: &StageFolder,
         record: &Record,
-        pipeline: &Pipeline,
+        pipeline: &Recipe,
         broken: &Broken,
         faults: &mut Faults,
     ) -> Result<()> {
@@ -186,21 +191,38 @@ impl Repair<'_> {
         for (subset, input) in &inputs {
             put(folder, broken, features::label_files(*subset, input.labels())?)?;
         }
+        if record.kind == Kind::Depth && [BLOCK, HEAD].iter().any(|name| broken.contains_key(*name)) {
+            let (source, whole) = network_of(folder, record)?;
+            let network = load_network(&source, &whole, pipeline, self.device)?;
+            let block = network.blocks.get(record.stage - 1);
+            let parts = [(BLOCK, block), (HEAD, Some(&network.head))];
+            let files = parts.into_iter().filter_map(|(name, part)| Some((name, part?)));
+            let bytes = |(name, part): (&str, &Sequence)| {
+                Ok((name.to_string(), save_bytes(&part.variables().tensors(), None)?))
+            };
+            put(folder, broken, files.map(bytes).collect::<Result<Files>>()?)?;
+        }
         // All else needs weights that are as they were: damaged ones are refused here.
         let derived = |name: &String| name.contains("/features/") || name.contains("/logits/");
         if !broken.keys().any(derived) {
             return Ok(());
         }
-        let network = load_stage(folder, record, stage, self.device)?;
+        let block = load_block(folder, record, pipeline, self.device)?;
         let extraction = Extraction {
             stage: folder.path(),
-            block: &network.block.frozen()?,
+            block: &block.frozen()?,
             features: &pipeline.features,
             progress: self.progress,
         };
         let [_, (_, val)] = &inputs;
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
-            let logits = training::classify(&network, val, stage.training.batch, self.progress)?;
+            let logits = match record.kind {
+                Kind::Depth => features::read_logits(network_of(folder, record)?.0.path(), Subset::Val)?.0,
+                _ => {
+                    let network = load_stage(folder, record, pipeline, self.device)?;
+                    training::classify(&network, val, stage.training.batch, self.progress)?
+                }
+            };
             put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)?;
         }
         for (subset, input) in &inputs {
@@ -213,10 +235,31 @@ impl Repair<'_> {
         Ok(())
     }
 
+    /// The labels and logits of a network that is trained as a whole.
+    fn network(&self, folder: &StageFolder, record: &Record, pipeline: &Recipe, broken: &Broken) -> Result<()> {
+        if !broken.keys().any(|name| name.starts_with("val/")) {
+            return Ok(());
+        }
+        let Some((parent, _)) = folder.parent(record)? else {
+            return Err(Error::failed("its record names no images"));
+        };
+        let first = pipeline.stages.first().ok_or_else(|| Error::failed("its record has no settings of its blocks"))?;
+        let ancestry = Ancestry::follow(&parent, 0)?;
+        let _reading = ancestry.share()?;
+        let inputs = ancestry.inputs(pipeline, first, 0, self.device)?;
+        put(folder, broken, features::label_files(Subset::Val, inputs.val.labels())?)?;
+        if !broken.keys().any(|name| name.starts_with("val/logits/")) {
+            return Ok(());
+        }
+        let network = load_network(folder, record, pipeline, self.device)?;
+        let logits = training::classify(&network, &inputs.val, pipeline.training.batch, self.progress)?;
+        put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)
+    }
+
     /// Another device or another number of threads may round otherwise.
     fn elsewhere(&self, error: Error, record: &Record) -> Error {
         let made = &record.made_on;
-        if error.way_out().is_some() || error.kind() == Kind::Interrupted {
+        if error.way_out().is_some() || error.kind() == error::Kind::Interrupted {
             return error;
         }
         error.hint(format!(
@@ -224,6 +267,20 @@ impl Repair<'_> {
             made.device, made.threads, made.version
         ))
     }
+}
+
+/// The network that a depth was taken from, which must be as it was then.
+fn network_of(folder: &StageFolder, record: &Record) -> Result<(StageFolder, Record)> {
+    let missing = || Error::failed("its record names no network that it was taken from");
+    let input = record.inputs.iter().find(|input| input.node == Node::NETWORK).ok_or_else(missing)?;
+    let source = folder.folder_of(input);
+    let whole = source.record()?;
+    if whole.kind != Kind::EndToEnd || whole.output.as_ref() != Some(&input.output) {
+        let (source, folder) = (source.path().display(), folder.path().display());
+        return Err(Error::failed(format!("`{source}` is not what `{folder}` was made of"))
+            .hint("`greedy run` brings the nodes up to date"));
+    }
+    Ok((source, whole))
 }
 
 /// What went wrong: with a file by its name, and with the rest of the work.
@@ -241,7 +298,7 @@ impl Faults {
     fn note(&mut self, name: Option<String>, made: Result<()>) -> Result<()> {
         match (made, name) {
             (Ok(()), _) => {}
-            (Err(e), _) if e.kind() == Kind::Interrupted => return Err(e),
+            (Err(e), _) if e.kind() == error::Kind::Interrupted => return Err(e),
             (Err(e), Some(name)) => drop(self.by_name.insert(name, e)),
             (Err(e), None) => self.all = Some(e),
         }
@@ -254,7 +311,7 @@ impl Faults {
 }
 
 fn is_record(name: &Path) -> bool {
-    [record::NAME, record::SPARE].iter().any(|own| name == Path::new(own))
+    [RECORD, SPARE].iter().any(|own| name == Path::new(own))
 }
 
 /// Puts those of the files into the folder that are broken and have come out as recorded.

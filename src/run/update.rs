@@ -1,25 +1,25 @@
-//! Brings stages up to date: all of a pipeline, or a single one from the folder before it.
+//! Brings nodes up to date: all of a pipeline, some of them, or a single stage from the folder before it.
 
 use super::ancestry::Ancestry;
 use super::cache;
-use super::execute::{Source, Work};
+use super::choice::recall_choice;
+use super::execute::Work;
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
-use super::record::Record;
+use super::record::{Input, Record};
 use crate::error::{Error, Result};
 use crate::images::{Memory, Sight, look};
 use crate::lock::Lock;
 use crate::network::map_type;
-use crate::pipeline::{Graph, Manifest, Materialize, Pipeline, Seen, Source as Images, Verdict, plan};
+use crate::pipeline::{Graph, Kind, Manifest, Node, Recipe, Seen, Settings, Source as Images, Verdict, plan};
 use crate::progress::Progress;
+use crate::room;
 use candle_core::Device;
 use std::path::{Path, PathBuf};
 
 /// A pipeline, its stages on the disk, and what has to be done about each.
 pub struct Project {
-    pipeline: Pipeline,
-    /// The number of the first stage of the graph.
-    first: usize,
+    pipeline: Recipe,
     /// The folder of all stages, where they have one.
     cache: Option<PathBuf>,
     graph: Graph,
@@ -32,11 +32,11 @@ pub struct Project {
     memory: Option<Memory>,
 }
 
-/// A stage as it was seen.
+/// A node as it was seen.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
-    /// Its number.
-    pub number: usize,
+    /// The node.
+    pub node: &'a Node,
     /// Its folder.
     pub folder: &'a StageFolder,
     /// What is to be done about it; of no meaning where there is trouble.
@@ -53,7 +53,7 @@ impl Project {
     ///
     /// A large folder of images that was seen by an earlier run is taken as it was then, where the times of its
     /// folders and of some of its files are the same; with `again` every file is looked at.
-    pub fn open(pipeline: Pipeline, cache: &Path, again: bool) -> Self {
+    pub fn open(pipeline: Recipe, cache: &Path, again: bool) -> Self {
         let known = match &pipeline.data.source {
             Images::Folder(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
             _ => None,
@@ -86,14 +86,10 @@ impl Project {
         }
     }
 
-    fn build(pipeline: Pipeline, cache: &Path, files: &str) -> Self {
-        let mut graph = Graph::default();
-        let mut last = graph.add(Vec::new(), Manifest::of_images(&pipeline, files));
-        for stage in &pipeline.stages {
-            last = graph.add(pipeline.reads(stage.number).collect(), Manifest::of_stage(&pipeline, stage));
-        }
-        let folders = (0..=last).map(|number| StageFolder::in_cache(cache, number)).collect();
-        Self::look(pipeline, 0, Some(cache.to_path_buf()), graph, folders)
+    fn build(pipeline: Recipe, cache: &Path, files: &str) -> Self {
+        let graph = Graph::of(&pipeline, files);
+        let folders = graph.nodes().iter().map(|node| StageFolder::new(cache.join(&node.id))).collect();
+        Self::look(pipeline, Some(cache.to_path_buf()), graph, folders)
     }
 
     /// A stage, and those before it that it reads. `from` is the stage right before, or an earlier one with the stages
@@ -101,9 +97,14 @@ impl Project {
     ///
     /// # Errors
     /// When `from` is no finished stage before it, or one of those between is missing.
-    pub fn single(mut pipeline: Pipeline, number: usize, from: &StageFolder, to: StageFolder) -> Result<Self> {
+    pub fn single(settings: Settings, number: usize, from: &StageFolder, to: StageFolder) -> Result<Self> {
+        let asked = settings.says_refresh();
+        let memory = room::free_memory() / 2;
+        let planned = std::fs::canonicalize(from.path()).ok();
+        let planned = planned.and_then(|real| recall_choice(real.parent()?, &settings));
+        let mut pipeline = settings.resolve(planned, memory);
         let count = pipeline.stages.len();
-        let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)).copied() else {
+        let Some(stage) = number.checked_sub(1).and_then(|at| pipeline.stages.get(at)).cloned() else {
             let error = Error::usage(format!("pipeline `{}` has stages 1 to {count}, not {number}", pipeline.name));
             return Err(error.hint(match number {
                 0 => "`greedy run` decodes the images".to_string(),
@@ -113,40 +114,41 @@ impl Project {
         let last = last_before(number, from)?;
         refuse_another_stage(number, &to)?;
         let most = from.record()?.stage;
-        pipeline.features.materialize = Materialize::Only(kept_before(&pipeline, (number, most), &last)?);
+        pipeline.features.kept = kept_before(&pipeline, (number, most), &last)?;
         if number > 1 && pipeline.features.late_crops && pipeline.features.nearest(number) == 0 {
             return Err(Error::usage("features can be cropped late only where some are kept")
                 .hint("`--set features.crop=early` draws fresh crops of the images instead"));
         }
         let mut ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
         let anew = Record::read(to.path())?.is_none();
-        if ancestry.is_err() && pipeline.features.refresh.is_none() && anew {
+        if ancestry.is_err() && !asked && anew {
             // The folder was moved away from its images: it does without new views, unless they were asked for or the
             // stage was begun with them.
-            pipeline.features.refresh = Some(0.0);
+            pipeline.features.refresh = 0.0;
             ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
         }
-        let ancestry = ancestry.map_err(|e| match pipeline.refresh() > 0.0 {
+        let ancestry = ancestry.map_err(|e| match pipeline.features.refresh > 0.0 {
             true => e.hint("`--set features.refresh=0` does without the images and new views of them"),
             false => e,
         })?;
-        let first = number - ancestry.stages().len();
         let mut graph = Graph::default();
         for (_, record) in ancestry.stages() {
-            graph.add(Vec::new(), record.manifest());
+            let kind = if record.stage == 0 { Kind::Images } else { Kind::Block };
+            graph.add(Node::stage(kind, record.stage, Vec::new(), record.manifest()));
         }
-        graph.add((0..number - first).collect(), Manifest::of_stage(&pipeline, &stage));
+        let before = graph.nodes().len();
+        graph.add(Node::stage(Kind::Block, number, (0..before).collect(), Manifest::of_stage(&pipeline, &stage)));
         let folders = ancestry.stages().iter().map(|(folder, _)| folder.clone()).chain([to]).collect();
-        let project = Self::look(pipeline, first, None, graph, folders);
+        let project = Self::look(pipeline, None, graph, folders);
         project.refuse_trouble()?;
-        if let Some(look) = project.stages().take(number - first).find(|look| *look.verdict != Verdict::Current) {
+        if let Some(look) = project.nodes().take(before).find(|look| *look.verdict != Verdict::Current) {
             return Err(Error::failed(format!("`{}` is not finished", look.folder.path().display()))
                 .hint("`greedy run` with the pipeline's file finishes it"));
         }
         Ok(project)
     }
 
-    fn look(pipeline: Pipeline, first: usize, cache: Option<PathBuf>, graph: Graph, folders: Vec<StageFolder>) -> Self {
+    fn look(pipeline: Recipe, cache: Option<PathBuf>, graph: Graph, folders: Vec<StageFolder>) -> Self {
         let (mut observations, mut troubles) = (Vec::new(), Vec::new());
         for folder in &folders {
             let (found, trouble) = match observe(folder) {
@@ -157,8 +159,7 @@ impl Project {
             troubles.push(trouble);
         }
         let verdicts = Vec::new();
-        let mut project =
-            Self { pipeline, first, cache, graph, folders, observations, troubles, verdicts, memory: None };
+        let mut project = Self { pipeline, cache, graph, folders, observations, troubles, verdicts, memory: None };
         project.judge();
         project
     }
@@ -170,7 +171,7 @@ impl Project {
     }
 
     /// The pipeline.
-    pub fn pipeline(&self) -> &Pipeline {
+    pub fn pipeline(&self) -> &Recipe {
         &self.pipeline
     }
 
@@ -179,15 +180,15 @@ impl Project {
         self.cache.as_deref()
     }
 
-    /// The number of the first stage here: verdicts count from it.
-    pub fn first(&self) -> usize {
-        self.first
+    /// The graph of its nodes: verdicts count from the first.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
     }
 
-    /// Each stage as it was seen.
-    pub fn stages(&self) -> impl Iterator<Item = Look<'_>> {
+    /// Each node as it was seen.
+    pub fn nodes(&self) -> impl Iterator<Item = Look<'_>> {
         self.folders.iter().enumerate().map(|(at, folder)| Look {
-            number: self.first + at,
+            node: &self.graph.nodes()[at],
             folder,
             verdict: &self.verdicts[at],
             found: self.observations[at].as_ref(),
@@ -210,26 +211,50 @@ impl Project {
     }
 
     fn refuse_trouble(&self) -> Result<()> {
-        self.troubles.iter().flatten().next().map_or(Ok(()), |trouble| Err(trouble.clone()))
+        self.refuse_trouble_of(&vec![true; self.troubles.len()])
     }
 
-    /// Does what has to be done, one stage after the other, and calls `before` with each that begins.
+    fn refuse_trouble_of(&self, needed: &[bool]) -> Result<()> {
+        let found = self.troubles.iter().zip(needed).find_map(|(trouble, needed)| trouble.as_ref().filter(|_| *needed));
+        found.map_or(Ok(()), |trouble| Err(trouble.clone()))
+    }
+
+    /// The indices of nodes that a user names; of all of them where none is named.
     ///
     /// # Errors
-    /// When a stage fails or the user interrupts; what was done until then stays.
+    /// When there is no node of a name.
+    pub fn find(&self, names: &[String]) -> Result<Vec<usize>> {
+        if names.is_empty() {
+            return Ok((0..self.folders.len()).collect());
+        }
+        let unknown = |name: &String| {
+            let known: Vec<&str> = self.graph.nodes().iter().map(|node| node.id.as_str()).collect();
+            Error::usage(format!("pipeline `{}` has no node `{name}`", self.pipeline.name))
+                .hint(format!("its nodes are {}", known.join(", ")))
+        };
+        names.iter().map(|name| self.graph.find(name).ok_or_else(|| unknown(name))).collect()
+    }
+
+    /// Does what has to be done for some nodes, one after the other, and calls `before` with each that begins.
+    ///
+    /// # Errors
+    /// When a node fails or the user interrupts; what was done until then stays.
     pub fn update(
         &mut self,
+        wanted: &[usize],
         device: &Device,
         progress: &dyn Progress,
-        mut before: impl FnMut(usize, &Verdict),
+        mut before: impl FnMut(&Node, &Verdict, &Graph),
     ) -> Result<Update> {
-        self.refuse_trouble()?;
-        self.refuse_precision(device)?;
+        let needed = self.graph.needed(wanted);
+        self.refuse_trouble_of(&needed)?;
+        self.refuse_precision(&needed, device)?;
         let mut done = Vec::new();
-        while let Some(at) = self.verdicts.iter().position(|verdict| *verdict != Verdict::Current) {
-            let number = self.first + at;
-            if done.contains(&number) {
-                return Err(Error::failed(format!("stage {number} is not up to date although it was just made"))
+        while let Some(at) = (0..needed.len()).find(|&at| needed[at] && self.verdicts[at] != Verdict::Current) {
+            let node = &self.graph.nodes()[at];
+            if done.contains(&at) {
+                let title = node.title();
+                return Err(Error::failed(format!("{title} is not up to date although it was just made"))
                     .hint("does another program change its files or the data?"));
             }
             progress.check()?;
@@ -242,32 +267,42 @@ impl Project {
             if matches!(self.verdicts[at], Verdict::Current | Verdict::Waiting(_)) {
                 continue;
             }
-            before(number, &self.verdicts[at]);
-            self.execute(at, device, progress).map_err(|e| e.context(format!("stage {number}")))?;
+            let node = &self.graph.nodes()[at];
+            before(node, &self.verdicts[at], &self.graph);
+            self.execute(at, device, progress).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
-            done.push(number);
+            done.push(at);
         }
         if let (Some(cache), Some(memory)) = (&self.cache, self.memory.take()) {
             // What cannot be remembered is looked at again: that is no fault.
             let _ = memory.write(&cache.join(cache::SEEN));
         }
-        let records = self.observations.iter().flatten().map(|found| found.record.clone()).collect();
-        Ok(Update { done, records })
+        let records = (0..needed.len()).filter(|&at| needed[at]);
+        let records = records.filter_map(|at| self.observations[at].as_ref()).map(|found| found.record.clone());
+        let done = done.into_iter().map(|at| self.graph.nodes()[at].clone()).collect();
+        Ok(Update { done, records: records.collect() })
     }
 
-    /// A stage that the device cannot compute is found before those before it are made.
-    fn refuse_precision(&self, device: &Device) -> Result<()> {
-        let undone = self.stages().filter(|look| *look.verdict != Verdict::Current);
-        let stages = undone.filter_map(|look| self.pipeline.stages.get(look.number.checked_sub(1)?));
-        for stage in stages {
-            map_type(stage.training.precision, device).map_err(|e| e.context(format!("stage {}", stage.number)))?;
+    /// A node that the device cannot compute is found before those before it are made.
+    fn refuse_precision(&self, needed: &[bool], device: &Device) -> Result<()> {
+        for (look, _) in self.nodes().zip(needed).filter(|(look, needed)| **needed && *look.verdict != Verdict::Current)
+        {
+            let precision = match look.node.kind {
+                Kind::Images => continue,
+                Kind::EndToEnd | Kind::Depth => self.pipeline.training.precision,
+                Kind::Block => match self.pipeline.stages.get(look.node.stage - 1) {
+                    Some(stage) => stage.training.precision,
+                    None => continue,
+                },
+            };
+            map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
         }
         Ok(())
     }
 
     /// Looks again at a stage and those it reads.
     fn observe_again(&mut self, at: usize) -> Result<()> {
-        for index in self.graph.nodes()[at].parents.iter().copied().chain([at]) {
+        for index in self.graph.nodes()[at].inputs.iter().copied().chain([at]) {
             self.observations[index] = observe(&self.folders[index])?;
         }
         self.judge();
@@ -276,31 +311,28 @@ impl Project {
 
     fn execute(&self, at: usize, device: &Device, progress: &dyn Progress) -> Result<()> {
         self.refuse_another_pipeline(at)?;
-        let number = self.first + at;
-        let stage = number.checked_sub(1).and_then(|at| self.pipeline.stages.get(at));
-        let source = stage.map(|stage| {
-            let read = self.graph.nodes()[at].parents.iter();
-            let seen = read.filter_map(|&parent| Some((parent, self.observations[parent].as_ref()?)));
-            let ancestry = seen.map(|(parent, found)| (self.folders[parent].clone(), found.record.clone()));
-            Source { stage, ancestry: Ancestry::new(ancestry.collect()) }
-        });
-        let work = Work {
-            pipeline: &self.pipeline,
-            number,
-            manifest: &self.graph.nodes()[at].manifest,
-            folder: &self.folders[at],
-            source,
-            device,
-            progress,
-        };
-        work.execute(&self.verdicts[at])
+        let (node, folder) = (&self.graph.nodes()[at], &self.folders[at]);
+        let (mut stages, mut network, mut inputs) = (Vec::new(), None, Vec::new());
+        for &input in &node.inputs {
+            let Some(found) = &self.observations[input] else { continue };
+            let (read, record) = (&self.folders[input], found.record.clone());
+            let output = record.output.clone().unwrap_or_default();
+            let id = self.graph.nodes()[input].id.clone();
+            inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
+            match record.kind {
+                Kind::EndToEnd => network = Some((read.clone(), record)),
+                Kind::Images | Kind::Block | Kind::Depth => stages.push((read.clone(), record)),
+            }
+        }
+        let (pipeline, ancestry) = (&self.pipeline, Ancestry::new(stages));
+        Work { pipeline, node, folder, ancestry, network, inputs, device, progress }.execute(&self.verdicts[at])
     }
 
     /// A stage of another pipeline is never overwritten.
     fn refuse_another_pipeline(&self, at: usize) -> Result<()> {
         let Some(found) = &self.observations[at] else { return Ok(()) };
         let (own, other) = (&self.pipeline.name, &found.record.pipeline);
-        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_) | Verdict::Restore(_)) {
+        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_) | Verdict::ReExtract(_)) {
             return Ok(());
         }
         let folder = self.folders[at].path().display();
@@ -344,7 +376,7 @@ fn last_before(number: usize, from: &StageFolder) -> Result<StageFolder> {
 
 /// The stages whose features are to be read by a stage, none of them above `most`, as the pipeline says and the folders
 /// have them; and the stage itself, where its features are to be written.
-fn kept_before(pipeline: &Pipeline, (number, most): (usize, usize), last: &StageFolder) -> Result<Vec<usize>> {
+fn kept_before(pipeline: &Recipe, (number, most): (usize, usize), last: &StageFolder) -> Result<Vec<usize>> {
     let mut kept = Vec::from_iter(pipeline.features.keeps(number).then_some(number));
     let (mut folder, mut record) = (last.clone(), last.record()?);
     loop {
@@ -358,22 +390,25 @@ fn kept_before(pipeline: &Pipeline, (number, most): (usize, usize), last: &Stage
     }
 }
 
-/// A single stage is never written over a stage of another number, such as the one that it reads.
+/// A single stage is never written over anything but a stage of its number that was trained in the same way.
 fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
-    match Record::read(to.path())? {
-        Some(found) if found.stage != number => {
-            let (folder, other) = (to.path().display(), found.stage);
-            Err(Error::usage(format!("`{folder}` holds stage {other}, and stage {number} would overwrite it"))
-                .hint("name another folder with `--to DIR`"))
-        }
-        _ => Ok(()),
+    let Some(found) = Record::read(to.path())? else { return Ok(()) };
+    if found.stage == number && found.kind == Kind::Block {
+        return Ok(());
     }
+    let (folder, title) = (to.path().display(), found.title());
+    let what = match found.kind {
+        Kind::Depth => format!("{title} of a network that was trained as a whole"),
+        _ => title,
+    };
+    Err(Error::usage(format!("`{folder}` holds {what}, and stage {number} would overwrite it"))
+        .hint("name another folder with `--to DIR`"))
 }
 
 /// What an update did.
 pub struct Update {
-    /// The stages that were done, by number.
-    pub done: Vec<usize>,
-    /// The records of all stages.
+    /// The nodes that were done, in order.
+    pub done: Vec<Node>,
+    /// The records of all nodes that were looked after.
     pub records: Vec<Record>,
 }

@@ -1,10 +1,10 @@
 //! Holds every file of stages against what their records say, in parallel and as fast as the disk.
 
+use super::contents::{self, Class, RECORD, SPARE, is_leftover, may_be_linked};
 use super::folder::{StageFolder, files};
-use super::names::{is_leftover, is_ours, may_be_linked};
-use super::record::{self, Record, State};
+use super::record::{Record, State};
 use crate::error::{Error, Result};
-use crate::lock::{LOCK, Lock};
+use crate::lock::Lock;
 use crate::progress::{Progress, Task};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -176,10 +176,10 @@ pub(super) fn survey(folder: &StageFolder) -> Verified {
         Err(e) => (None, Some((Flaw::Damaged, e.to_string()))),
     };
     if let Some((flaw, note)) = trouble {
-        findings.push(Finding { name: record::NAME.into(), flaw, note });
+        findings.push(Finding { name: RECORD.into(), flaw, note });
     }
-    if record.as_ref().is_some_and(|record| record.state == State::Finished && !record.files.is_empty()) {
-        findings.extend([record::NAME, record::SPARE].into_iter().filter_map(|name| check_record(folder, name)));
+    if record.as_ref().is_some_and(|record| record.state == State::Finished) {
+        findings.extend([RECORD, SPARE].into_iter().filter_map(|name| check_record(folder, name)));
     }
     let known = record.as_ref().map(sums).unwrap_or_default();
     for name in files(folder.path()) {
@@ -203,27 +203,20 @@ fn intruder(
     record: Option<&Record>,
     known: &BTreeMap<String, Sum>,
 ) -> Option<(Flaw, &'static str)> {
-    let finished = record.filter(|record| record.state == State::Finished);
     let text = name.to_str().unwrap_or_default();
     if may_be_linked(name) && folder.path().join(name).is_symlink() {
-        None
-    } else if is_leftover(name) {
-        Some((Flaw::Leftover, "a run was cut off while it was written"))
-    } else if !is_ours(text) {
-        Some((Flaw::Foreign, "greedy has not written it"))
-    } else if finished.is_some() && name.starts_with("checkpoint") {
-        Some((Flaw::Leftover, "the training it belongs to is over"))
-    } else if known.contains_key(text) || finished.is_none_or(|record| belongs(folder, text, record)) {
-        // What a stage under way, or one without a record, holds has no sums yet.
-        None
-    } else {
-        Some((Flaw::Foreign, "greedy has not written it"))
+        return None;
     }
-}
-
-/// Whether a file may lie in the folder of a finished stage without a recorded sum.
-fn belongs(folder: &StageFolder, name: &str, record: &Record) -> bool {
-    [record::NAME, record::SPARE, LOCK].contains(&name)
-        // Records of version 1 have no sums of small files.
-        || (record.files.is_empty() && folder.small_files(record).iter().any(|known| known == name))
+    if is_leftover(name) {
+        return Some((Flaw::Leftover, "a run was cut off while it was written"));
+    }
+    let finished = record.is_some_and(|record| record.state == State::Finished);
+    match contents::class(text, record.map(|record| record.kind)) {
+        None => Some((Flaw::Foreign, "greedy has not written it")),
+        Some(Class::Record | Class::Lock) => None,
+        Some(Class::Checkpoint) if finished => Some((Flaw::Leftover, "the training it belongs to is over")),
+        // What a node under way, or one without a record, holds has no sums yet.
+        Some(_) if known.contains_key(text) || !finished => None,
+        Some(_) => Some((Flaw::Foreign, "greedy has not written it")),
+    }
 }

@@ -7,19 +7,27 @@ use super::step;
 use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
 use crate::features::{Draw, Loader};
-use crate::network::{StageNetwork, Variables};
+use crate::network::{Network, Noise, Sequence, Variables};
 use crate::ops::{compute, concat};
-use crate::pipeline::{Manifest, Stage};
+use crate::pipeline::{Init, Layers, Manifest, Training};
 use crate::progress::{Progress, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::Device;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What a stage is trained on, and where.
+/// What is trained, on what, and where.
 pub struct Job<'a> {
-    /// The stage.
-    pub stage: &'a Stage,
+    /// The blocks that are trained together: one for a stage by itself.
+    pub blocks: Vec<&'a Layers>,
+    /// The classifier of the last of them.
+    pub head: &'a Layers,
+    /// How weights begin.
+    pub init: Init,
+    /// How they are trained.
+    pub training: &'a Training,
+    /// The number of the stage, which all that is random is drawn by; 0 for a network that is trained as a whole.
+    pub stage: usize,
     /// The seed of weights and order.
     pub seed: u64,
     /// All that the training depends on: a checkpoint is of no other.
@@ -36,10 +44,10 @@ pub struct Job<'a> {
     pub device: &'a Device,
 }
 
-/// A trained stage.
+/// What came out.
 pub struct Outcome {
-    /// Block and classifier after the last epoch.
-    pub network: StageNetwork,
+    /// Blocks and classifier after the last epoch.
+    pub network: Network,
     /// What each epoch came to.
     pub history: Vec<Epoch>,
     /// How well the classifier does on the validation samples.
@@ -53,9 +61,9 @@ pub struct Outcome {
 /// How often loss and accuracy are read back from the device while an epoch runs.
 const READ_BACK: Duration = Duration::from_millis(500);
 
-/// What a stage's training changes.
+/// What training changes.
 struct Learner<'a> {
-    network: StageNetwork,
+    network: Network,
     variables: Variables,
     sgd: Sgd,
     sums: Sums,
@@ -64,12 +72,12 @@ struct Learner<'a> {
     saved: Instant,
 }
 
-/// Trains a stage, from its last checkpoint where there is one.
+/// Trains, from the last checkpoint where there is one.
 ///
 /// # Errors
 /// When samples are damaged, the loss is no longer finite, a checkpoint cannot be written or the user interrupts.
 pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
-    let training = &job.stage.training;
+    let training = job.training;
     let mut learner = Learner::new(job, progress)?;
     let task = progress.start("train", (training.epochs * job.train.len()) as u64);
     let behind = learner.position.epoch() * job.train.len() + learner.samples_met(job);
@@ -99,9 +107,9 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
 impl<'a> Learner<'a> {
     /// In the state of the last checkpoint, or at the beginning.
     fn new(job: &Job<'a>, progress: &dyn Progress) -> Result<Self> {
-        let training = &job.stage.training;
-        let mut draw = Stream::new(Purpose::Weights, job.seed, (job.stage.number as u64, 0));
-        let network = StageNetwork::new(job.stage, job.classes, &mut draw, job.device)?;
+        let training = job.training;
+        let mut draw = Stream::new(Purpose::Weights, job.seed, (job.stage as u64, 0));
+        let network = Network::new(&job.blocks, job.head, job.classes, (job.init, &mut draw, job.device))?;
         let variables = network.variables();
         let mut learner = Self {
             sgd: Sgd::new(&variables, training.momentum, training.weight_decay)?,
@@ -119,7 +127,8 @@ impl<'a> Learner<'a> {
                 return Err(Error::failed(format!("the checkpoints in `{origin}` do not fit the stage"))
                     .hint("remove that folder; the stage is then trained from its first epoch"));
             }
-            progress.say(&format!("stage {}: {}", job.stage.number, goes_on(&position)));
+            let what = if job.stage == 0 { "network".into() } else { format!("stage {}", job.stage) };
+            progress.say(&format!("{what}: {}", goes_on(&position)));
             learner.position = position;
         }
         Ok(learner)
@@ -127,12 +136,12 @@ impl<'a> Learner<'a> {
 
     /// Samples of the epoch at hand that are behind.
     fn samples_met(&self, job: &Job<'_>) -> usize {
-        (self.position.step * job.stage.training.batch).min(job.train.len())
+        (self.position.step * job.training.batch).min(job.train.len())
     }
 
     /// What is left of the epoch at hand, and the logits of the validation samples where it ends with a look at them.
     fn epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<(Epoch, Option<Vec<f32>>)> {
-        let training = &job.stage.training;
+        let training = job.training;
         let mut result = self.train_epoch(job, task, progress)?;
         if !training.evaluates_at(self.position.epoch()) {
             return Ok((result, None));
@@ -146,8 +155,8 @@ impl<'a> Learner<'a> {
 
     /// The training that is left of the epoch at hand.
     fn train_epoch(&mut self, job: &Job<'_>, task: &dyn Task, progress: &dyn Progress) -> Result<Epoch> {
-        let training = &job.stage.training;
-        let (stage, epoch) = (job.stage.number, self.position.epoch());
+        let training = job.training;
+        let (stage, epoch) = (job.stage, self.position.epoch());
         let rate = training.learning_rate_at(epoch);
         if self.position.step == 0 && training.restarts_at(epoch) {
             self.sgd.restart()?;
@@ -159,7 +168,8 @@ impl<'a> Learner<'a> {
         job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, draw, |batch| {
             progress.check()?;
             let count = batch.len();
-            let samples = (&batch.x, &batch.labels);
+            let noise = Noise::new(job.seed, (stage, epoch), &batch.samples);
+            let samples = (&batch.x, &batch.labels, &noise);
             let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, samples, rate)?;
             self.sums.add(&loss, &right, count)?;
             self.position.step += 1;
@@ -221,14 +231,18 @@ fn describe(epoch: &Epoch) -> String {
 ///
 /// # Errors
 /// When samples are damaged or the user interrupts.
-pub fn classify(network: &StageNetwork, samples: &Loader, at_once: usize, progress: &dyn Progress) -> Result<Vec<f32>> {
-    let (block, auxiliary) = (network.block.frozen()?, network.auxiliary.frozen()?);
+pub fn classify(network: &Network, samples: &Loader, at_once: usize, progress: &dyn Progress) -> Result<Vec<f32>> {
+    let blocks = network.blocks.iter().map(Sequence::frozen).collect::<candle_core::Result<Vec<_>>>()?;
+    let head = network.head.frozen()?;
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     // They are brought to the host at the end: a GPU is not to stand still after each batch.
     let mut logits = Vec::new();
     samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
         progress.check()?;
-        logits.push(compute(samples.device(), || auxiliary.forward(&block.forward(&batch.x)?))?);
+        logits.push(compute(samples.device(), || {
+            let features = blocks.iter().try_fold(batch.x, |x, block| block.forward(&x))?;
+            head.logits(&features)
+        })?);
         Ok(())
     })?;
     Ok(concat(&logits)?.flatten_all()?.to_vec1()?)

@@ -1,7 +1,7 @@
 //! One training step: forward pass, loss, gradients, update.
 
 use super::sgd::Sgd;
-use crate::network::StageNetwork;
+use crate::network::{Network, Noise};
 use crate::ops::{compute, cross_entropy};
 use candle_core::{Result, Tensor};
 
@@ -13,15 +13,20 @@ pub struct Outcome {
     pub loss: Tensor,
 }
 
-/// Trains on one batch of inputs \[sample, y, x, channel\] and their labels.
+/// Trains on one batch of inputs \[sample, y, x, channel\] and their labels, with the noise that dropout draws from.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn step(network: &StageNetwork, sgd: &mut Sgd, (x, labels): (&Tensor, &Tensor), rate: f64) -> Result<Outcome> {
+pub fn step(
+    network: &Network,
+    sgd: &mut Sgd,
+    (x, labels, noise): (&Tensor, &Tensor, &Noise<'_>),
+    rate: f64,
+) -> Result<Outcome> {
     compute(x.device(), || {
-        let (logits, pass) = network.train(x)?;
+        let (logits, pass) = network.train(x, noise)?;
         let loss = cross_entropy(&logits, labels)?;
-        sgd.step(&network.gradients(&pass, &loss.gradient)?, rate)?;
+        sgd.step(&network.gradients(pass, &loss.gradient)?, rate)?;
         Ok(Outcome { right: loss.right, loss: loss.mean })
     })
 }

@@ -27,7 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-CASE = re.compile(r"(?:(\d+) -> )?(\d+) channels, (\d+) x \d+, batch (\d+)")
+CASE = re.compile(
+    r"(?:(\d+) -> )?(\d+) channels, (\d+) x \d+, batch (\d+)(?:, kernel (\d+), stride (\d+), padding (\d+))?")
+LINEAR = re.compile(r"(\d+) -> (\d+) features, batch (\d+)")
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 # Seconds of work that a GPU has before it, as in `greedy bench`.
 QUEUED = 0.03
@@ -55,7 +57,7 @@ def main():
 
     compared = 0
     for part in ["operations", "steps"]:
-        rows = [row for row in greedy(args, part, args.only, 0) if CASE.search(row["on"])]
+        rows = [row for row in greedy(args, part, args.only, 0) if CASE.search(row["on"]) or LINEAR.search(row["on"])]
         for on in dict.fromkeys(row["on"] for row in rows):
             names = [row["what"] for row in rows if row["on"] == on]
             for row in compare(args, part, on, names):
@@ -82,7 +84,7 @@ def compare(args, part, on, names):
     for name in works:
         own = statistics.median(row["median"] for row in ours[name])
         unit = ours[name][0]["unit"]
-        other = statistics.median(theirs[name]) / {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "images/s": 1}[unit]
+        other = statistics.median(theirs[name]) / {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "GB/s": 1e9, "images/s": 1}[unit]
         yield {"what": name, "on": on, "precision": args.dtype, "unit": unit, "greedy": own, "pytorch": other,
                "ratio": own / other, "compiled": args.mode if args.compile and part == "steps" else None,
                "fast": args.fast, "deterministic": args.deterministic, "torch": torch.__version__}
@@ -126,7 +128,11 @@ def seconds(args, work):
 
 def counterpart(args, what, on):
     """What a row of greedy's table counts, and the same work in PyTorch."""
-    inputs, outputs, size, batch = (int(number or 0) for number in CASE.search(on).groups())
+    if LINEAR.search(on):
+        return linear(args, what, *(int(number) for number in LINEAR.search(on).groups()))
+    *sizes, kernel, stride, padding = CASE.search(on).groups()
+    inputs, outputs, size, batch = (int(number or 0) for number in sizes)
+    window = (int(kernel), int(stride), int(padding)) if kernel else (3, 1, 1)
     if what.startswith("training step"):
         return batch, step(args, int(what[-1]), (inputs or outputs, outputs), size, batch)
     if what == "frozen block":
@@ -134,23 +140,52 @@ def counterpart(args, what, on):
         block = nn.Sequential(nn.Conv2d(inputs or outputs, outputs, 3, padding=1), nn.ReLU())
         block = compiled(args, block.to(args.device, DTYPES[args.dtype], memory_format=torch.channels_last))
         return batch, no_gradients(lambda: block(x))
+    if what.startswith("max pooling"):
+        return max_pooling(what, images(args, batch, outputs, size), window)
     if not inputs:
         return None
-    x, grad = images(args, batch, inputs, size), images(args, batch, outputs, size)
-    weight = torch.randn(outputs, inputs, 3, 3, device=args.device, dtype=DTYPES[args.dtype])
+    kernel, stride, padding = window
+    result = (size + 2 * padding - kernel) // stride + 1
+    x, grad = images(args, batch, inputs, size), images(args, batch, outputs, result)
+    weight = torch.randn(outputs, inputs, kernel, kernel, device=args.device, dtype=DTYPES[args.dtype])
     weight = weight.to(memory_format=torch.channels_last)
-    work = 2 * batch * size * size * inputs * outputs * 9
+    work = 2 * grad.numel() * inputs * kernel * kernel
 
     def backward(mask):
         return lambda: torch.ops.aten.convolution_backward(
-            grad, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
+            grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask)
 
     works = {
-        "convolution": lambda: F.conv2d(x, weight, padding=1),
+        "convolution": lambda: F.conv2d(x, weight, None, stride, padding),
         "weight gradient": backward([False, True, False]),
         "input gradient": backward([True, False, False]),
     }
     return (work, no_gradients(works[what])) if what in works else None
+
+
+def linear(args, what, inputs, outputs, batch):
+    like = {"device": args.device, "dtype": DTYPES[args.dtype]}
+    x, grad, bias = torch.randn(batch, inputs, **like), torch.randn(batch, outputs, **like), torch.randn(outputs, **like)
+    weight = torch.randn(outputs, inputs, **like)
+    works = {
+        "linear": lambda: F.linear(x, weight, bias),
+        "linear weight gradient": lambda: grad.t() @ x,
+        "linear input gradient": lambda: grad @ weight,
+        "dropout": lambda: F.dropout(x, 0.5),
+    }
+    work = 2 * x.nbytes if what == "dropout" else 2 * batch * inputs * outputs
+    return work, no_gradients(works[what])
+
+
+def max_pooling(what, x, window):
+    kernel, stride, padding = ([number] * 2 for number in window)
+    y, places = torch.ops.aten.max_pool2d_with_indices(x, kernel, stride, padding)
+    works = {
+        "max pooling": lambda: F.max_pool2d(x, kernel, stride, padding),
+        "max pooling gradient": lambda: torch.ops.aten.max_pool2d_with_indices_backward(
+            y, x, kernel, stride, padding, [1, 1], False, places),
+    }
+    return (2 if "gradient" in what else 1) * x.nbytes + y.nbytes, no_gradients(works[what])
 
 
 def no_gradients(work):

@@ -29,7 +29,8 @@ pub fn assert_close(found: &Tensor, expected: &Tensor, tolerance: f64, what: &st
     }
 }
 
-fn cases(all: &HashMap<String, Tensor>) -> BTreeSet<&str> {
+/// The names of the cases of a fixture file.
+pub fn cases(all: &HashMap<String, Tensor>) -> BTreeSet<&str> {
     all.keys().filter_map(|name| name.split_once('.').map(|(case, _)| case)).collect()
 }
 
@@ -132,8 +133,8 @@ fn max_pooling_agrees_with_pytorch() {
     let all = fixture("max_pool");
     for case in cases(&all) {
         let get = |name: &str| &all[&format!("{case}.{name}")];
-        let numbers: Vec<usize> = case.split('_').take(2).map(|number| number.parse().unwrap()).collect();
-        let window = Window::new(numbers[0], numbers[1], 0);
+        let numbers: Vec<usize> = case.split('_').take(3).map(|number| number.parse().unwrap()).collect();
+        let window = Window::new(numbers[0], numbers[1], numbers[2]);
         let x = to_nhwc(get("x")).unwrap();
         assert_close(&to_nchw(&max_pool(&x, window).unwrap()).unwrap(), get("y"), 0.0, case);
         let found = max_pool_gradient(&x, &to_nhwc(get("grad_y")).unwrap(), window).unwrap();
@@ -168,7 +169,7 @@ fn cross_entropy_agrees_with_pytorch() {
 }
 
 /// Random values with a fixed seed.
-fn noise(shape: &[usize], seed: u64) -> Tensor {
+pub fn noise(shape: &[usize], seed: u64) -> Tensor {
     let mut draw = Stream::new(Purpose::Weights, seed, (0, 0));
     let values: Vec<f64> = (0..shape.iter().product()).map(|_| draw.normal()).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
@@ -187,7 +188,7 @@ fn by_candle(inputs: &[Tensor], grad: &Tensor, f: impl Fn(&[Var]) -> Result<Tens
 /// Fails unless each tensor agrees with its reference in double precision, by the root mean square of the difference
 /// relative to that of the reference.
 #[track_caller]
-fn assert_near(found: &[Tensor], expected: &[Tensor], tolerance: f64, what: &str) {
+pub fn assert_near(found: &[Tensor], expected: &[Tensor], tolerance: f64, what: &str) {
     let mean_square = |tensor: &Tensor| -> f64 {
         tensor.to_dtype(DType::F64).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar().unwrap()
     };
@@ -200,12 +201,13 @@ fn assert_near(found: &[Tensor], expected: &[Tensor], tolerance: f64, what: &str
     }
 }
 
-fn single(tensor: &Tensor) -> Tensor {
+/// In single precision.
+pub fn single(tensor: &Tensor) -> Tensor {
     tensor.to_dtype(DType::F32).unwrap()
 }
 
 /// The convolution's result, bias gradient included, and its gradients, against candle's in double precision.
-fn check_convolution(x: &[usize], outputs: usize, window: Window, relu: bool, seed: u64, tolerance: f64) {
+pub fn check_convolution(x: &[usize], outputs: usize, window: Window, relu: bool, seed: u64, tolerance: f64) {
     let Window { kernel, stride, padding } = window;
     let (x, w) = (noise(x, seed), noise(&[outputs, x[3], kernel, kernel], seed ^ 1));
     let b = noise(&[outputs], seed ^ 2);

@@ -1,16 +1,16 @@
-//! Pipeline files: those that come with the program, and what is said about wrong ones.
+//! Recipe files: those that come with the program, and what is said about wrong ones.
 
-use greedy::pipeline::{Manifest, Pipeline};
+use greedy::pipeline::{Layer, Layers, Manifest, Recipe, Stage};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-fn parse(text: &str) -> Result<Pipeline, String> {
+fn parse(text: &str) -> Result<Recipe, String> {
     parse_with(text, &[])
 }
 
-fn parse_with(text: &str, overrides: &[&str]) -> Result<Pipeline, String> {
+fn parse_with(text: &str, overrides: &[&str]) -> Result<Recipe, String> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    Pipeline::parse("p.toml", "p", text, &overrides)
+    Recipe::parse("p.toml", "p", text, &overrides)
         .map_err(|fault| format!("{fault} | {}", fault.way_out().unwrap_or_default()))
 }
 
@@ -32,7 +32,7 @@ fn every_pipeline_that_comes_along_is_understood() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
-        let pipeline = Pipeline::parse(&name, &name, &text, &[]).unwrap_or_else(|fault| panic!("{fault}"));
+        let pipeline = Recipe::parse(&name, &name, &text, &[]).unwrap_or_else(|fault| panic!("{fault}"));
         assert_eq!(pipeline.name, name);
         names.insert(name);
     }
@@ -43,22 +43,33 @@ fn every_pipeline_that_comes_along_is_understood() {
 
 #[test]
 fn the_papers_networks_have_the_papers_shapes() {
-    let shapes = |name: &str| {
+    let stages = |name: &str| {
         let path = format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-        let pipeline = parse(&std::fs::read_to_string(path).unwrap()).unwrap();
-        let stages = pipeline.stages.iter().map(|s| (s.block.output.channels, s.block.output.size, s.auxiliary.width));
-        (stages.collect::<Vec<_>>(), pipeline.stages[0].auxiliary.convolutions, pipeline.stages[0].block.batch_norm)
+        parse(&std::fs::read_to_string(path).unwrap()).unwrap().stages
     };
-    let (k1, convolutions, batch_norm) = shapes("imagenet-simcnn-k1");
-    let k1: Vec<_> = k1.into_iter().map(|(channels, size, _)| (channels, size)).collect();
-    assert_eq!(k1[..4], [(256, 112), (256, 112), (512, 56), (1024, 28)]);
-    assert_eq!(k1[4..], [(2048, 14), (2048, 14), (4096, 7), (4096, 7)]);
-    assert_eq!((convolutions, batch_norm), (0, false));
-    let (k3, convolutions, batch_norm) = shapes("imagenet-simcnn-k3");
-    assert_eq!((k3[0], k3[7]), ((128, 112, 256), (1024, 14, 2048)));
-    assert_eq!((convolutions, batch_norm), (2, true));
-    assert_eq!(shapes("cifar10-simcnn-k2").0, [(128, 32, 128), (128, 32, 128), (256, 16, 256), (256, 16, 256)]);
-    assert_eq!(shapes("cifar10-simcnn-k1").0.len(), 5);
+    let shape = |stage: &Stage| (stage.block.output.channels, stage.block.output.size);
+    let hidden = |layers: &Layers| layers.iter().filter(|layer| matches!(layer, Layer::Conv { .. })).count();
+    let width = |stage: &Stage| key(stage, "auxiliary.width").parse::<usize>().unwrap();
+    let k1 = stages("imagenet-simcnn-k1");
+    let shapes: Vec<_> = k1.iter().map(shape).collect();
+    assert_eq!(shapes[..4], [(256, 112), (256, 112), (512, 56), (1024, 28)]);
+    assert_eq!(shapes[4..], [(2048, 14), (2048, 14), (4096, 7), (4096, 7)]);
+    assert_eq!((hidden(k1[0].head.as_ref().unwrap()), normalised(&k1[0].block)), (0, false));
+    let k3 = stages("imagenet-simcnn-k3");
+    assert_eq!([&k3[0], &k3[7]].map(|stage| (shape(stage), width(stage))), [((128, 112), 256), ((1024, 14), 2048)]);
+    assert_eq!((hidden(k3[0].head.as_ref().unwrap()), normalised(&k3[0].block)), (2, true));
+    let cifar: Vec<_> = stages("cifar10-simcnn-k2").iter().map(|stage| (shape(stage), width(stage))).collect();
+    assert_eq!(cifar, [((128, 32), 128), ((128, 32), 128), ((256, 16), 256), ((256, 16), 256)]);
+    assert_eq!(stages("cifar10-simcnn-k1").len(), 5);
+}
+
+/// The value of a setting that a stage comes from.
+fn key(stage: &Stage, name: &str) -> String {
+    stage.keys.iter().find(|(own, _)| *own == name).unwrap().1.clone()
+}
+
+fn normalised(layers: &Layers) -> bool {
+    layers.iter().any(|layer| layer == Layer::BatchNorm)
 }
 
 #[test]
@@ -116,7 +127,7 @@ fn a_recorded_text_means_the_same_pipeline() {
 fn batch_norm_is_as_written_and_otherwise_as_in_the_paper() {
     let of = |text: &str| {
         let stages = parse(&format!("{LEAST}{text}")).unwrap().stages.into_iter();
-        stages.map(|stage| (stage.block.batch_norm, stage.auxiliary.batch_norm)).collect::<Vec<_>>()
+        stages.map(|stage| (normalised(&stage.block), normalised(&stage.head.unwrap()))).collect::<Vec<_>>()
     };
     assert_eq!(of("")[0], (true, true));
     assert_eq!(of("[auxiliary]\nk = 1")[0], (false, false));

@@ -23,7 +23,7 @@ fn names_sizes_and_times_of_the_images_count_and_nothing_else_about_them() {
     set_time(&image, time + Duration::from_millis(20));
     assert_eq!(space.states("photos.toml"), stale);
     let why = space.run("status photos.toml").ok().stdout;
-    assert!(why.contains("stage 0: data.files: 6 files") && why.contains("->"), "{why}");
+    assert!(why.contains("images: data.files: 6 files") && why.contains("->"), "{why}");
     set_time(&image, time);
     assert_eq!(space.states("photos.toml"), current);
 
@@ -84,7 +84,7 @@ fn a_large_folder_is_remembered_and_can_be_looked_at_again() {
     // Whatever else makes the images stale, they are looked at in full before they are decoded.
     fs::remove_file(space.path("photos/train/b/7.png")).unwrap();
     let why = space.run(&format!("status {few} --set data.size=9")).ok().stdout;
-    assert!(why.contains("stage 0: data.files:") && why.contains("stage 0: data.size: 8 -> 9"), "{why}");
+    assert!(why.contains("images: data.files:") && why.contains("images: data.size: 8 -> 9"), "{why}");
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn what_comes_out_the_same_leaves_the_stages_after_it_current() {
     let space = Space::with_photos();
     space.run("run photos.toml").ok();
     set_time(&space.path("photos/train/a/1.png"), SystemTime::UNIX_EPOCH);
-    assert_eq!(space.run("run photos.toml --json").ok().json()["done"], json!([0]));
+    assert_eq!(space.run("run photos.toml --json").ok().json()["done"], json!(["stage0"]));
     // The only epoch is over before the learning rate ever drops.
     let later = "photos.toml --set stage.1.training.decay_every=40";
     assert_eq!(space.states(later), ["current", "stale", "waiting"]);
-    assert_eq!(space.run(&format!("run {later} --json")).ok().json()["done"], json!([1]));
+    assert_eq!(space.run(&format!("run {later} --json")).ok().json()["done"], json!(["stage1"]));
     assert_eq!(space.states(later), ["current"; 3]);
 }
 
@@ -123,7 +123,7 @@ fn a_classifier_of_stage_3_is_no_business_of_stages_1_and_2() {
     let before = [space.files("cache/stage1"), space.files("cache/stage2")];
     let wider = format!("{blocks} --set stage.3.auxiliary.width=6");
     assert_eq!(space.states(&wider), ["current", "current", "current", "stale"]);
-    assert_eq!(space.run(&format!("run {wider} --json")).ok().json()["done"], json!([3]));
+    assert_eq!(space.run(&format!("run {wider} --json")).ok().json()["done"], json!(["stage3"]));
     assert_eq!([space.files("cache/stage1"), space.files("cache/stage2")], before);
 }
 
@@ -133,7 +133,7 @@ fn status_explains_every_stage() {
     space.run("run photos.toml").ok();
     let why = space.run("status photos.toml --why --set stage.1.training.epochs=2 --set network.blocks=3").ok().stdout;
     for part in [
-        "stage 0: current\n  the 10 values it depends on are those it was made with (key ",
+        "images: current\n  the 10 values it depends on are those it was made with (key ",
         "stage 1: stale\n  training.epochs: 1 -> 2\n",
         "stage 2: waiting\n  stage 1 comes first\n  whether it then is current depends on what comes out there\n",
         "made on cpu with 2 threads",
@@ -154,7 +154,7 @@ fn a_stage_in_trouble_has_its_row_and_the_others_theirs() {
         "{",
         "",
         &whole.replacen("\"epoch\": 1", "\"epoch\": 3", 1),
-        &whole.replacen("\"format\": 2", "\"format\": 1", 1),
+        &whole.replacen("\"format\": 3", "\"format\": 2", 1),
     ] {
         assert_ne!(damaged, whole);
         fs::write(&record, damaged).unwrap();
@@ -169,7 +169,7 @@ fn a_stage_in_trouble_has_its_row_and_the_others_theirs() {
     fs::remove_dir_all(space.path("photos")).unwrap();
     assert_eq!(space.states("photos.toml"), ["trouble", "current", "current"]);
     let status = space.run("status photos.toml").ok().stdout;
-    assert!(status.contains("stage 0: cannot read folder `photos`: no such file"), "{status}");
+    assert!(status.contains("images: cannot read folder `photos`: no such file"), "{status}");
     assert_eq!(space.states("photos.toml --set training.epochs=3"), ["trouble", "stale", "stale"]);
 }
 
@@ -184,7 +184,7 @@ fn a_flipped_bit_in_metadata_is_noticed_and_made_good() {
         bytes[20] ^= 1;
         fs::write(&path, bytes).unwrap();
         assert_eq!(space.states("photos.toml"), ["current", "partial", "waiting"], "{name}");
-        assert_eq!(space.run("run photos.toml --json").ok().json()["done"], json!([1]), "{name}");
+        assert_eq!(space.run("run photos.toml --json").ok().json()["done"], json!(["stage1"]), "{name}");
         assert_eq!(space.states("photos.toml"), ["current"; 3]);
     }
     assert_eq!(space.files("cache/stage1/train"), before);

@@ -2,24 +2,20 @@
 
 use crate::operations::{assert_close, fixture};
 use candle_core::{DType, Device, Tensor, Var};
-use greedy::network::StageNetwork;
+use greedy::network::{Network, Noise};
 use greedy::ops::{Descent, cross_entropy, descend, to_nchw, to_nhwc};
-use greedy::pipeline::{self, Shape, Training};
+use greedy::pipeline::Recipe;
 use greedy::random::{Purpose, Stream};
 use greedy::training::{Sgd, step};
 use std::collections::HashMap;
 
-fn stage(k: usize, batch_norm: bool) -> pipeline::Stage {
-    let output = Shape { channels: 8, size: 4 };
-    let input = Shape { channels: 3, size: 8 };
-    let text = "[data]\nsource = \"builtin\"\n";
-    let training: Training = pipeline::Pipeline::parse("test", "test", text, &[]).unwrap().stages[0].training;
-    pipeline::Stage {
-        number: 1,
-        block: pipeline::Block { input, output, space_to_depth: true, batch_norm },
-        auxiliary: pipeline::Auxiliary { input: output, convolutions: k - 1, width: 10, batch_norm },
-        training,
-    }
+/// A stage of SimCNN on 8 x 8 pixels: 2x2 space-to-depth, then 8 channels; a classifier of 10 channels.
+fn pipeline(k: usize, batch_norm: bool) -> Recipe {
+    let text = format!(
+        "[data]\nsource = \"builtin\"\nsize = 8\n[network]\nblocks = 1\nwidth = 8\nspace_to_depth = [1]\nbatch_norm = {batch_norm}\n\
+         [auxiliary]\nk = {k}\nwidth = 10\nbatch_norm = {batch_norm}\n"
+    );
+    Recipe::parse("test", "test", &text, &[]).unwrap()
 }
 
 fn under(all: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor> {
@@ -29,7 +25,8 @@ fn under(all: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor>
 fn check(k: usize, batch_norm: bool) {
     let all = fixture(&format!("step_k{k}_{}", if batch_norm { "bn" } else { "plain" }));
     let mut draw = Stream::new(Purpose::Weights, 0, (1, 0));
-    let network = StageNetwork::new(&stage(k, batch_norm), 5, &mut draw, &Device::Cpu).unwrap();
+    let pipeline = pipeline(k, batch_norm);
+    let network = Network::of_stage(&pipeline.stages[0], 5, (pipeline.init, &mut draw, &Device::Cpu)).unwrap();
     let variables = network.variables();
     variables.set(&under(&all, "before."), "fixture").unwrap();
     let before = under(&all, "before.");
@@ -38,22 +35,24 @@ fn check(k: usize, batch_norm: bool) {
     let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
     let x = to_nhwc(&all["x"]).unwrap();
     let labels = all["labels"].to_dtype(DType::U32).unwrap();
-    let (logits, pass) = network.train(&x).unwrap();
+    let samples: Vec<u32> = (0..labels.elem_count() as u32).collect();
+    let noise = Noise::new(0, (1, 0), &samples);
+    let (logits, pass) = network.train(&x, &noise).unwrap();
     let loss = cross_entropy(&logits, &labels).unwrap();
     assert_close(&logits, &all["logits"], 1e-5, "logits");
     assert_close(&loss.mean.reshape(1).unwrap(), &all["loss"], 1e-5, "loss");
-    let gradients = network.gradients(&pass, &loss.gradient).unwrap();
+    let gradients = network.gradients(pass, &loss.gradient).unwrap();
     for (name, variable) in variables.parameters() {
         assert_close(gradients.get(variable).unwrap(), &all[&format!("grad.{name}")], 1e-5, name);
     }
     sgd.step(&gradients, 0.1).unwrap();
-    step(&network, &mut sgd, (&x, &labels), 0.1).unwrap();
+    step(&network, &mut sgd, (&x, &labels, &noise), 0.1).unwrap();
     for (name, variable) in variables.iter() {
         assert_close(variable, &all[&format!("after.{name}")], 2e-5, name);
     }
-    let features = network.block.frozen().unwrap().forward(&x).unwrap();
+    let features = network.blocks[0].frozen().unwrap().forward(&x).unwrap();
     assert_close(&to_nchw(&features).unwrap(), &all["eval.features"], 2e-5, "features");
-    let logits = network.auxiliary.frozen().unwrap().forward(&features).unwrap();
+    let logits = network.head.frozen().unwrap().logits(&features).unwrap();
     assert_close(&logits, &all["eval.logits"], 5e-5, "logits after");
 }
 

@@ -3,20 +3,21 @@
 use crate::space::{SMALL, Space};
 use candle_core::{DType, Device, Tensor};
 use greedy::features::{Draw, Loader, Subset};
-use greedy::network::{Block, Chain, load};
-use greedy::pipeline::{Pipeline, Shape};
+use greedy::network::{Chain, Network, load};
+use greedy::pipeline::{Recipe, Shape};
 use greedy::random::{Purpose, Stream};
 
 /// The small pipeline with other settings.
-fn pipeline(overrides: &[&str]) -> Pipeline {
+fn pipeline(overrides: &[&str]) -> Recipe {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    Pipeline::parse("small.toml", "small", SMALL, &overrides).unwrap()
+    Recipe::parse("small.toml", "small", SMALL, &overrides).unwrap()
 }
 
 /// The frozen block of a stage of a cache.
-fn block(space: &Space, pipeline: &Pipeline, number: usize) -> Chain {
+fn block(space: &Space, pipeline: &Recipe, number: usize) -> Chain {
     let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
-    let block = Block::new(&pipeline.stages[number - 1].block, &mut draw, &Device::Cpu).unwrap();
+    let start = (pipeline.init, &mut draw, &Device::Cpu);
+    let block = Network::block(&pipeline.stages[number - 1].block, start).unwrap();
     let bytes = std::fs::read(space.path(&format!("cache/stage{number}/block.safetensors"))).unwrap();
     block.variables().set(&load(&bytes, "weights", &Device::Cpu).unwrap(), "weights").unwrap();
     Chain::new(vec![block.frozen().unwrap()], &Device::Cpu, DType::F32)
@@ -30,7 +31,7 @@ fn values(x: &Tensor) -> Vec<f32> {
     x.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn loader(space: &Space, number: usize, pipeline: &Pipeline, chain: Chain) -> Loader {
+fn loader(space: &Space, number: usize, pipeline: &Recipe, chain: Chain) -> Loader {
     Loader::open(&space.path(&format!("cache/stage{number}")), Subset::Train, pipeline, 10, chain).unwrap()
 }
 
@@ -139,7 +140,7 @@ fn stages_without_features_lead_on() {
     let wanted = space.run("run small.toml --set features.materialize=[1,3]").ok();
     assert!(
         wanted.stderr.contains("stage 3 (restore: features.kept: false -> nothing")
-            || wanted.stderr.contains("restore"),
+            || wanted.stderr.contains("re-extract"),
         "{}",
         wanted.stderr
     );
@@ -295,5 +296,5 @@ fn what_does_not_go_together_is_refused_and_costs_nothing() {
     let late = "late.toml --cache late --set features.crop=late --set augmentation.padding=4";
     space.run(&format!("run {late}")).ok();
     let states = space.states(&format!("{late} --set network.space_to_depth=[1,3]"));
-    assert_eq!(states[1], "restore");
+    assert_eq!(states[1], "re-extract");
 }

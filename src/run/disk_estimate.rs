@@ -1,6 +1,6 @@
 //! What a stage will write at most, so that a disk without room for it is refused before anything begins.
 
-use crate::pipeline::{Codec, Dtype, Features, Pipeline, Shape, Stage};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Recipe, Shape, Stage};
 
 /// Bytes of a sample's checksum, of its place in the shard's index and of its label.
 const BESIDE_SAMPLE: u64 = 4 + 16 + 4;
@@ -16,13 +16,21 @@ pub(super) fn images(image: Shape, count: usize) -> u64 {
 
 /// Bytes of a trained stage: features and labels of all samples, logits of the validation samples, weights, and the
 /// checkpoints, which hold the weights and a velocity for each.
-pub(super) fn stage(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2], classes: usize) -> u64 {
+pub(super) fn stage(pipeline: &Recipe, stage: &Stage, [train, val]: [usize; 2], classes: usize) -> u64 {
     let logits = val as u64 * classes as u64 * VALUE;
-    let weights = (stage.block.weights() + stage.auxiliary.weights(classes)) as u64 * VALUE;
+    let weights =
+        (stage.block.weights(classes) + stage.head.as_ref().map_or(0, |head| head.weights(classes))) as u64 * VALUE;
     features(pipeline, stage, [train, val]) + logits + weights * (1 + 2 * CHECKPOINTS)
 }
 
-fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64 {
+/// Bytes of a network that is trained as a whole: weights, checkpoints, labels and logits of the validation samples.
+pub(super) fn network(pipeline: &Recipe, val: usize, classes: usize) -> u64 {
+    let blocks: usize = pipeline.stages.iter().map(|stage| stage.block.weights(classes)).sum();
+    let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref()).map_or(0, |head| head.weights(classes));
+    (blocks + head) as u64 * VALUE * (1 + 2 * CHECKPOINTS) + val as u64 * (classes as u64 + 1) * VALUE
+}
+
+fn features(pipeline: &Recipe, stage: &Stage, [train, val]: [usize; 2]) -> u64 {
     let Features { dtype, codec, views, late_crops, .. } = pipeline.features;
     if !pipeline.features.keeps(stage.number) {
         return (train + val) as u64 * BESIDE_SAMPLE;
@@ -30,7 +38,7 @@ fn features(pipeline: &Pipeline, stage: &Stage, [train, val]: [usize; 2]) -> u64
     let crop = stage.block.output;
     let bytes = samples(if late_crops { pipeline.canvas(crop) } else { crop }, dtype, views * train + val);
     // Nobody knows yet what compressed features take; hardly less than a quarter.
-    if matches!(codec, Codec::None | Codec::Auto) { bytes } else { bytes / 4 }
+    if matches!(codec, CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest) { bytes } else { bytes / 4 }
 }
 
 fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {
@@ -40,7 +48,7 @@ fn samples(shape: Shape, dtype: Dtype, count: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::StageNetwork;
+    use crate::network::Network;
     use crate::random::{Purpose, Stream};
     use candle_core::Device;
 
@@ -48,19 +56,19 @@ mod tests {
     fn weights_are_counted_as_the_network_has_them() {
         let text = "[data]\nsource = \"builtin\"\n[network]\nwidth = 5\nspace_to_depth = [1, 3]\n[auxiliary]\nwidth = 7\n\
                     [stage.2.auxiliary]\nk = 1\n[stage.4.auxiliary]\nbatch_norm = false\nk = 4\n";
-        let pipeline = Pipeline::parse("p.toml", "p", text, &[]).unwrap();
+        let pipeline = Recipe::parse("p.toml", "p", text, &[]).unwrap();
         for stage in &pipeline.stages {
             let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
-            let network = StageNetwork::new(stage, 9, &mut draw, &Device::Cpu).unwrap();
+            let network = Network::of_stage(stage, 9, (pipeline.init, &mut draw, &Device::Cpu)).unwrap();
             let all: usize = network.variables().iter().map(|(_, variable)| variable.elem_count()).sum();
-            assert_eq!(stage.block.weights() + stage.auxiliary.weights(9), all, "stage {}", stage.number);
+            assert_eq!(stage.block.weights(9) + stage.head.as_ref().unwrap().weights(9), all, "stage {}", stage.number);
         }
     }
 
     #[test]
     fn the_papers_first_block_on_imagenet_takes_four_terabytes() {
         let file = format!("{}/pipelines/imagenet-simcnn-k2.toml", env!("CARGO_MANIFEST_DIR"));
-        let pipeline = Pipeline::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &[]).unwrap();
+        let pipeline = Recipe::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &[]).unwrap();
         let bytes = stage(&pipeline, &pipeline.stages[0], [1_281_167, 50_000], 1000);
         assert!((4_000_000_000_000..4_500_000_000_000).contains(&bytes), "{bytes}");
     }

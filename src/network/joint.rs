@@ -1,0 +1,106 @@
+//! What is trained at once: the block of a stage with the head on top of it (section 3 of the paper), or all blocks of a
+//! network with the head of the last.
+
+use super::convolution::Input;
+use super::gradients::Gradients;
+use super::initial::Initial;
+use super::noise::Noise;
+use super::sequence::{Pass, Sequence};
+use super::variables::Variables;
+use crate::pipeline::{Init, Layers, Role, Stage};
+use crate::random::Stream;
+use candle_core::{Device, Result, Tensor, bail};
+
+/// Blocks, and the head that classifies the features of the last.
+pub struct Network {
+    /// The blocks, which stay.
+    pub blocks: Vec<Sequence>,
+    /// The classifier.
+    pub head: Sequence,
+}
+
+/// What the gradients of a network are computed from.
+pub struct NetworkPass {
+    blocks: Vec<Pass>,
+    head: Pass,
+}
+
+impl Network {
+    /// Blocks and head with initial weights, drawn in this order.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn new(
+        blocks: &[&Layers],
+        head: &Layers,
+        classes: usize,
+        (init, draw, device): (Init, &mut Stream, &Device),
+    ) -> Result<Self> {
+        let initial = &mut Initial { init, draw, device };
+        let blocks = blocks.iter().map(|block| Sequence::new(block, Role::Block, classes, initial));
+        let blocks = blocks.collect::<Result<_>>()?;
+        Ok(Self { blocks, head: Sequence::new(head, Role::Head, classes, initial)? })
+    }
+
+    /// The block and the head of a stage that is trained by itself.
+    ///
+    /// # Errors
+    /// When it has no head, or the device has no memory.
+    pub fn of_stage(stage: &Stage, classes: usize, start: (Init, &mut Stream, &Device)) -> Result<Self> {
+        let Some(head) = &stage.head else { bail!("stage {} has no classifier of its own", stage.number) };
+        Self::new(&[&stage.block], head, classes, start)
+    }
+
+    /// A single block with initial weights.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn block(block: &Layers, (init, draw, device): (Init, &mut Stream, &Device)) -> Result<Sequence> {
+        Sequence::new(block, Role::Block, 1, &mut Initial { init, draw, device })
+    }
+
+    /// \[batch, height, width, channels\] → logits \[batch, classes\] in training mode: batch norm uses the statistics
+    /// of the batch and moves the running ones, dropout draws from the noise.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn train(&self, x: &Tensor, noise: &Noise<'_>) -> Result<(Tensor, NetworkPass)> {
+        let mut x = x.clone();
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for (number, block) in self.blocks.iter().enumerate() {
+            let (y, pass) = block.train(x, &noise.of_part(number))?;
+            blocks.push(pass);
+            x = y;
+        }
+        let (logits, head) = self.head.train(x, &noise.of_part(self.blocks.len()))?;
+        Ok((logits.flatten_from(1)?, NetworkPass { blocks, head }))
+    }
+
+    /// The gradients of all parameters, from the gradient of the logits. The input gets none: it is a constant.
+    ///
+    /// # Errors
+    /// When the pass is not one of this network.
+    pub fn gradients(&self, pass: NetworkPass, grad: &Tensor) -> Result<Gradients> {
+        let mut out = Gradients::default();
+        let (batch, classes) = grad.dims2()?;
+        let grad = grad.reshape((batch, 1, 1, classes))?;
+        let mut grad = self.head.gradients(pass.head, grad, Input::Computed, &mut out)?;
+        for (at, (block, pass)) in self.blocks.iter().zip(pass.blocks).enumerate().rev() {
+            let Some(above) = grad.take() else { bail!("a head gave no gradient") };
+            let input = if at == 0 { Input::Constant } else { Input::Computed };
+            grad = block.gradients(pass, above, input, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// All variables: `block.…`, or `block1.…` and so on where there are several, and `auxiliary.…`.
+    pub fn variables(&self) -> Variables {
+        let mut all = Variables::default();
+        for (number, block) in (1..).zip(&self.blocks) {
+            let name = if self.blocks.len() == 1 { "block".into() } else { format!("block{number}") };
+            all.append(block.variables().under(&name));
+        }
+        all.append(self.head.variables().under("auxiliary"));
+        all
+    }
+}

@@ -1,0 +1,294 @@
+//! A list of layers that is trained: forward, backward, and frozen as it is.
+//!
+//! Layers that one operation computes together are one unit: a convolution with the batch norm and the ReLU behind it, a
+//! batch norm or a linear layer with its ReLU. Each unit's `train` gives its result and what its gradients are computed
+//! from, and no more than that; the backward pass takes these apart one by one, so that memory is free again as soon as it
+//! can be. Feature maps are \[batch, height, width, channels\], flattened samples \[batch, 1, 1, values\].
+
+use super::batch_norm::{BatchNorm, BatchNormPass};
+use super::convolution::{Convolution, ConvolutionPass, Input};
+use super::frozen::{Frozen, FrozenUnit};
+use super::gradients::Gradients;
+use super::initial::Initial;
+use super::linear::{Linear, LinearPass};
+use super::noise::Noise;
+use super::variables::Variables;
+use crate::ops::{
+    Activation, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool, pool_gradient, relu,
+    relu_gradient, space_to_depth, to_nchw, to_nhwc,
+};
+use crate::pipeline::{Layer, Layers, Role};
+use candle_core::{DType, Result, Tensor, bail};
+
+/// A block, or the head that classifies its features.
+pub struct Sequence {
+    layers: Layers,
+    units: Vec<(Unit, Names)>,
+}
+
+/// What the variables of a unit are called: those of the convolution, linear layer or batch norm, and those of a batch
+/// norm behind a convolution.
+type Names = (String, String);
+
+pub(super) enum Unit {
+    SpaceToDepth,
+    Convolution(Convolution),
+    BatchNorm(BatchNorm, Activation),
+    Relu,
+    MaxPool(Window),
+    /// The side, and whether a convolution reads the result, which then has the type of its feature maps.
+    AvgPool(usize, bool),
+    /// The share, and the number among all units.
+    Dropout(f64, usize),
+    Flatten,
+    Linear(Linear),
+}
+
+/// What the gradients of a list of layers are computed from.
+pub struct Pass {
+    units: Vec<UnitPass>,
+}
+
+enum UnitPass {
+    Nothing,
+    Convolution(ConvolutionPass),
+    BatchNorm(BatchNormPass),
+    /// The result.
+    Relu(Tensor),
+    /// The input.
+    MaxPool(Tensor),
+    /// Height, width and type of the input.
+    AvgPool((usize, usize), DType),
+    /// The seed of each sample.
+    Dropout(Vec<u64>),
+    /// Height, width, channels and type of the input.
+    Flatten((usize, usize, usize), DType),
+    Linear(LinearPass),
+}
+
+impl Sequence {
+    /// The layers with initial weights; `role` names them.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub(super) fn new(layers: &Layers, role: Role, classes: usize, initial: &mut Initial<'_>) -> Result<Self> {
+        let names = layers.names(role);
+        let all: Vec<_> = layers.shapes(classes).collect();
+        let follows = |at: usize, layer: Layer| all.get(at).is_some_and(|(own, ..)| *own == layer);
+        let name = |at: usize| names.get(at).cloned().flatten().unwrap_or_default();
+        let mut units = Vec::new();
+        let mut at = 0;
+        while let Some(&(layer, input, output)) = all.get(at) {
+            let own = (name(at), name(at + 1));
+            let mut taken = 1;
+            let unit = match layer {
+                Layer::SpaceToDepth => Unit::SpaceToDepth,
+                Layer::Conv { channels, kernel, stride, padding, bias } => {
+                    let norm = follows(at + 1, Layer::BatchNorm);
+                    taken += usize::from(norm);
+                    let relu = follows(at + taken, Layer::Relu);
+                    taken += usize::from(relu);
+                    let window = Window::new(kernel, stride, padding);
+                    Unit::Convolution(Convolution::new(
+                        (input.channels, channels),
+                        window,
+                        (bias, norm, relu),
+                        initial,
+                    )?)
+                }
+                Layer::BatchNorm => {
+                    let relu = follows(at + 1, Layer::Relu);
+                    taken += usize::from(relu);
+                    let activation = if relu { Activation::Relu } else { Activation::Identity };
+                    Unit::BatchNorm(BatchNorm::new(input.channels, initial.device)?, activation)
+                }
+                Layer::Relu => Unit::Relu,
+                Layer::MaxPool { kernel, stride, padding } => Unit::MaxPool(Window::new(kernel, stride, padding)),
+                Layer::AvgPool { size } => {
+                    let convolved = all[at + 1..].iter().any(|(layer, ..)| matches!(layer, Layer::Conv { .. }));
+                    Unit::AvgPool(size, convolved)
+                }
+                Layer::Dropout { rate } => Unit::Dropout(rate, units.len()),
+                Layer::Flatten => Unit::Flatten,
+                Layer::Linear { .. } => {
+                    let relu = follows(at + 1, Layer::Relu);
+                    taken += usize::from(relu);
+                    Unit::Linear(Linear::new(input.values(), output.values(), relu, initial)?)
+                }
+            };
+            units.push((unit, own));
+            at += taken;
+        }
+        Ok(Self { layers: layers.clone(), units })
+    }
+
+    /// \[batch, height, width, channels\] → the result of the last layer in training mode: batch norm uses the statistics
+    /// of the batch and moves the running ones, dropout draws from the noise.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, Pass)> {
+        let mut x = x;
+        let mut passes = Vec::with_capacity(self.units.len());
+        for (unit, _) in &self.units {
+            let (y, pass) = unit.train(x, noise)?;
+            passes.push(pass);
+            x = y;
+        }
+        Ok((x, Pass { units: passes }))
+    }
+
+    /// Adds the gradients of all parameters, from the gradient of the result, and gives that of the input where it is
+    /// wanted.
+    ///
+    /// # Errors
+    /// When the pass is not one of these layers.
+    pub(super) fn gradients(
+        &self,
+        pass: Pass,
+        grad: Tensor,
+        input: Input,
+        out: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
+        // Below the first layer that learns there is nothing to be computed unless somebody wants the input's gradient.
+        let first = self.units.iter().position(|(unit, _)| unit.learns()).unwrap_or(self.units.len());
+        let mut grad = grad;
+        for (at, ((unit, _), pass)) in self.units.iter().zip(pass.units).enumerate().rev() {
+            let wanted = if input == Input::Computed || at > first { Input::Computed } else { Input::Constant };
+            if at < first && wanted == Input::Constant {
+                return Ok(None);
+            }
+            match unit.gradients(pass, grad, wanted, out)? {
+                Some(before) => grad = before,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(grad).filter(|_| input == Input::Computed))
+    }
+
+    /// The layers as they are now, in evaluation mode.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn frozen(&self) -> Result<Frozen> {
+        let units = self.units.iter().filter_map(|(unit, _)| unit.frozen().transpose()).collect::<Result<_>>()?;
+        Ok(Frozen::new(self.layers.clone(), units))
+    }
+
+    /// The variables, named as PyTorch would.
+    pub fn variables(&self) -> Variables {
+        let mut all = Variables::default();
+        for (unit, (name, norm_name)) in &self.units {
+            match unit {
+                Unit::Convolution(own) => own.variables(name, norm_name, &mut all),
+                Unit::BatchNorm(own, _) => own.variables(name, &mut all),
+                Unit::Linear(own) => own.variables(name, &mut all),
+                _ => {}
+            }
+        }
+        all
+    }
+}
+
+impl Unit {
+    fn learns(&self) -> bool {
+        matches!(self, Self::Convolution(_) | Self::BatchNorm(..) | Self::Linear(_))
+    }
+
+    fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, UnitPass)> {
+        Ok(match self {
+            Self::SpaceToDepth => (space_to_depth(&x)?, UnitPass::Nothing),
+            Self::Convolution(own) => {
+                let (y, pass) = own.train(x)?;
+                (y, UnitPass::Convolution(pass))
+            }
+            Self::BatchNorm(own, activation) => {
+                let (y, pass) = own.train(x, *activation)?;
+                (y, UnitPass::BatchNorm(pass))
+            }
+            Self::Relu => {
+                let y = relu(&x)?;
+                (y.clone(), UnitPass::Relu(y))
+            }
+            Self::MaxPool(window) => (max_pool(&x, *window)?, UnitPass::MaxPool(x)),
+            Self::AvgPool(side, convolved) => {
+                let (_, height, width, _) = x.dims4()?;
+                (averaged(&x, *side, *convolved)?, UnitPass::AvgPool((height, width), x.dtype()))
+            }
+            Self::Dropout(rate, number) => {
+                let seeds = noise.seeds(*number, x.dim(0)?)?;
+                (dropout(&x, *rate, &seeds)?, UnitPass::Dropout(seeds))
+            }
+            Self::Flatten => {
+                let (_, height, width, channels) = x.dims4()?;
+                (flattened(&x)?, UnitPass::Flatten((height, width, channels), x.dtype()))
+            }
+            Self::Linear(own) => {
+                let (y, pass) = own.train(rows(&x)?)?;
+                (samples(&y)?, UnitPass::Linear(pass))
+            }
+        })
+    }
+
+    fn gradients(&self, pass: UnitPass, grad: Tensor, input: Input, out: &mut Gradients) -> Result<Option<Tensor>> {
+        Ok(Some(match (self, pass) {
+            (Self::SpaceToDepth, UnitPass::Nothing) => depth_to_space(&grad)?,
+            (Self::Convolution(own), UnitPass::Convolution(pass)) => return own.gradients(pass, grad, input, out),
+            (Self::BatchNorm(own, _), UnitPass::BatchNorm(pass)) => own.gradients(pass, &grad, out)?,
+            (Self::Relu, UnitPass::Relu(y)) => relu_gradient(&y, &grad)?,
+            (Self::MaxPool(window), UnitPass::MaxPool(x)) => max_pool_gradient(&x, &grad, *window)?,
+            (Self::AvgPool(_, convolved), UnitPass::AvgPool(size, dtype)) => {
+                let grad = if *convolved { cast(&grad, DType::F32)? } else { grad };
+                pool_gradient(&grad, size, dtype)?
+            }
+            (Self::Dropout(rate, _), UnitPass::Dropout(seeds)) => dropout(&grad, *rate, &seeds)?,
+            (Self::Flatten, UnitPass::Flatten((height, width, channels), dtype)) => {
+                let planes = grad.reshape((grad.dim(0)?, channels, height, width))?;
+                cast(&to_nhwc(&planes)?, dtype)?
+            }
+            (Self::Linear(own), UnitPass::Linear(pass)) => samples(&own.gradients(pass, rows(&grad)?, out)?)?,
+            _ => bail!("the pass is not one of these layers"),
+        }))
+    }
+
+    /// The unit as it is now; nothing where it does nothing in evaluation mode.
+    fn frozen(&self) -> Result<Option<FrozenUnit>> {
+        Ok(Some(match self {
+            Self::SpaceToDepth => FrozenUnit::SpaceToDepth,
+            Self::Convolution(own) => FrozenUnit::Convolution(own.frozen()?),
+            Self::BatchNorm(own, activation) => {
+                let (scale, shift) = own.frozen()?;
+                FrozenUnit::Affine { scale, shift, relu: *activation == Activation::Relu }
+            }
+            Self::Relu => FrozenUnit::Relu,
+            Self::MaxPool(window) => FrozenUnit::MaxPool(*window),
+            Self::AvgPool(side, convolved) => FrozenUnit::AvgPool(*side, *convolved),
+            Self::Dropout(..) => return Ok(None),
+            Self::Flatten => FrozenUnit::Flatten,
+            Self::Linear(own) => FrozenUnit::Linear(own.frozen()?),
+        }))
+    }
+}
+
+/// The average of each cell of a grid; where a convolution reads it, in the type of feature maps.
+pub(super) fn averaged(x: &Tensor, side: usize, convolved: bool) -> Result<Tensor> {
+    let y = pool(x, side)?;
+    if convolved { cast(&y, x.dtype()) } else { Ok(y) }
+}
+
+/// \[batch, height, width, channels\] → \[batch, 1, 1, channels * height * width\], in the order of PyTorch's features
+/// and in single precision, in which linear layers compute.
+pub(super) fn flattened(x: &Tensor) -> Result<Tensor> {
+    cast(&samples(&to_nchw(x)?.flatten_from(1)?)?, DType::F32)
+}
+
+/// \[batch, 1, 1, values\] → \[batch, values\]
+pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
+    x.flatten_from(1)
+}
+
+/// \[batch, values\] → \[batch, 1, 1, values\]
+pub(super) fn samples(x: &Tensor) -> Result<Tensor> {
+    let (batch, values) = x.dims2()?;
+    x.reshape((batch, 1, 1, values))
+}

@@ -1,0 +1,246 @@
+//! Convolution with any window on images in NHWC order, forward and backward, as products of small matrices.
+//!
+//! What an output is made of lies in the image as it is: in a run of values for each row of the kernel. So the image is
+//! the left matrix of a product, rows of pixels at a time, and nothing is unfolded. The gradient of the input is made in
+//! the same way from that of the result, with one set of kernels for each remainder that the stride leaves.
+
+use super::axes::{Axis, hull};
+use super::band::Band;
+use super::channels::{load, store};
+use super::cpu::{build_parts, build_unset};
+use super::geometry::{Finish, Images};
+use super::panels::{BLOCK, Left, Right, multiply, padded};
+use super::window::Window;
+use pulp::{Arch, Simd, WithSimd};
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// Values of sources, sums and kernels that are worked on at a time: 256 KiB, so that they stay in the second-level cache.
+const AT_ONCE: usize = 1 << 16;
+/// Pixels of the result that are worked on at a time at least, as all kernels are read for each part.
+const LEAST_PIXELS: usize = 48;
+
+thread_local! {
+    /// Padded source, and sums; kept, so that a step allocates none.
+    static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+}
+
+/// All sizes of one convolution.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub images: Images,
+    pub inputs: usize,
+    pub outputs: usize,
+    pub window: Window,
+    /// Rows and columns of the result.
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl Sizes {
+    pub fn results(&self) -> Images {
+        Images { height: self.rows, width: self.columns, ..self.images }
+    }
+
+    /// Convolves `x` with weights \[outputs, inputs, kernel, kernel\]: \[batch, height', width', outputs\].
+    pub fn convolve(&self, x: &[f32], weight: &[f32], finish: Finish<'_>) -> Vec<f32> {
+        let Self { inputs, outputs, window, rows, columns, .. } = *self;
+        let area = window.kernel * window.kernel;
+        let value = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * area + tap];
+        let phase = Phase::new(
+            [Axis::forward(window, rows), Axis::forward(window, columns)],
+            (inputs, outputs),
+            |input, output, y, x| value(output, input, y * window.kernel + x),
+        );
+        run(&[phase], (self.images, inputs, x), (self.results(), outputs), finish)
+    }
+
+    /// The gradient of the input \[batch, height, width, inputs\], from that of the result.
+    pub fn input_gradient(&self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+        let Self { images, inputs, outputs, window, .. } = *self;
+        let area = window.kernel * window.kernel;
+        let value = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * area + tap];
+        let axes = |at: usize| {
+            let (down, right) = (at / window.stride, at % window.stride);
+            [Axis::backward(window, down, images.height), Axis::backward(window, right, images.width)]
+        };
+        let phase = |at: usize| {
+            Phase::new(axes(at), (outputs, inputs), |output, input, y, x| value(output, input, y * window.kernel + x))
+        };
+        let phases: Vec<Phase> = (0..window.stride * window.stride).map(phase).collect();
+        run(&phases, (self.results(), outputs, grad), (images, inputs), Finish { bias: None, relu: false })
+    }
+}
+
+/// Pixels of a result that are made with the same taps.
+struct Phase {
+    /// Rows and columns.
+    axes: [Axis; 2],
+    /// \[block of results, tap, source channel, result in block\].
+    kernels: Vec<f32>,
+}
+
+impl Phase {
+    /// `value` gives that of a source channel, a result channel and the row and column of a tap.
+    fn new(
+        axes: [Axis; 2],
+        (depth, channels): (usize, usize),
+        value: impl Fn(usize, usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        let [rows, columns] = axes;
+        let block = rows.taps * columns.taps * depth * BLOCK;
+        let blocks = channels.div_ceil(BLOCK);
+        let kernels = build_parts(&vec![block; blocks], |block, out| {
+            let first = block * BLOCK;
+            for (at, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+                let (tap, source) = (at / depth, at % depth);
+                let (y, x) = (rows.tap(tap / columns.taps), columns.tap(tap % columns.taps));
+                for (channel, out) in (first..channels).zip(out) {
+                    *out = value(source, channel, y, x);
+                }
+            }
+        });
+        Self { axes, kernels }
+    }
+}
+
+/// Makes a result of so many channels from a source, which has its own images and channels.
+fn run(
+    phases: &[Phase],
+    source: (Images, usize, &[f32]),
+    (result, channels): (Images, usize),
+    finish: Finish<'_>,
+) -> Vec<f32> {
+    let (images, depth, _) = source;
+    let pixel = images.height * images.width * depth / (result.height * result.width).max(1) + channels;
+    let parts = parts(result, pixel);
+    let lengths: Vec<usize> = parts.iter().map(|rows| rows.len() * result.width * channels).collect();
+    let make = |part: usize, out: &mut [MaybeUninit<f32>]| {
+        let rows = parts[part].clone();
+        BUFFERS.with_borrow_mut(|[padded, sums]| {
+            let work = Part { phases, source, result, channels, rows, finish, padded, sums, out };
+            Arch::new().dispatch(work);
+        });
+    };
+    // SAFETY: the phases cover the rows and columns of a part, and all channels of each pixel are written.
+    unsafe { build_unset(&lengths, make) }
+}
+
+/// Rows of the result, counted over all images, that are worked on at a time: some of one image, or all of some. `pixel`
+/// values are touched for each pixel.
+pub(super) fn parts(result: Images, pixel: usize) -> Vec<Range<usize>> {
+    let Images { batch, height, width } = result;
+    let least = LEAST_PIXELS.div_ceil(width.max(1));
+    let rows = (AT_ONCE / (width * pixel).max(1)).max(least).max(1);
+    if rows >= height {
+        let images = (rows / height.max(1)).max(1);
+        return (0..batch).step_by(images).map(|at| at * height..(at + images).min(batch) * height).collect();
+    }
+    // As equal as can be.
+    let bands = height.div_ceil(rows);
+    let band = |at: usize| (at / bands * height, at % bands);
+    let bounds = |(image, at): (usize, usize)| image + at * height / bands..image + (at + 1) * height / bands;
+    (0..batch * bands).map(|at| bounds(band(at))).collect()
+}
+
+/// The images, and the rows of each, that a part holds.
+pub(super) fn of_images(part: &Range<usize>, height: usize) -> (Range<usize>, Range<usize>) {
+    let images = part.start / height..part.end.div_ceil(height);
+    let first = part.start % height;
+    (images.clone(), first..first + part.len() / images.len().max(1))
+}
+
+/// The rows and columns of the source that a part of the result is made of.
+pub(super) fn reach(
+    axes: impl Iterator<Item = [Axis; 2]> + Clone,
+    rows: Range<usize>,
+    width: usize,
+) -> [Range<isize>; 2] {
+    let down = hull(axes.clone().map(|[own, _]| own.reach(rows.clone())));
+    [down, hull(axes.map(|[_, own]| own.reach(0..width)))]
+}
+
+/// Some rows of the result.
+struct Part<'a> {
+    phases: &'a [Phase],
+    source: (Images, usize, &'a [f32]),
+    result: Images,
+    channels: usize,
+    rows: Range<usize>,
+    finish: Finish<'a>,
+    padded: &'a mut Vec<f32>,
+    sums: &'a mut Vec<f32>,
+    out: &'a mut [MaybeUninit<f32>],
+}
+
+impl WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { phases, source: (images, depth, source), result, channels, rows, finish, padded: buffer, sums, out } =
+            self;
+        let (which, rows) = of_images(&rows, result.height);
+        let [down, right] = reach(phases.iter().map(|phase| phase.axes), rows.clone(), result.width);
+        let band = Band::new(source, (images, depth), which.clone(), (down, right), buffer);
+        let stride = padded(channels);
+        for Phase { axes: [y_axis, x_axis], kernels } in phases {
+            let (lines, columns) = (y_axis.positions(rows.clone()), x_axis.all());
+            let lines = (0..which.len()).flat_map(|image| lines.clone().map(move |y| (image, y)));
+            let (in_line, taps) = (columns.clone().count(), y_axis.taps * x_axis.taps * depth);
+            let Some(first) = columns.clone().next() else { continue };
+            let length = lines.clone().count() * in_line * stride;
+            if sums.len() < length {
+                sums.resize(length, 0.0);
+            }
+            let sums = &mut sums[..length];
+            if taps == 0 {
+                sums.fill(0.0);
+            }
+            // As many blocks of kernels as stay in the cache while the lines go by.
+            let at_once = (AT_ONCE / (taps * BLOCK).max(1)).max(2);
+            for block in (0..stride / BLOCK).step_by(at_once) {
+                if taps == 0 {
+                    break;
+                }
+                let blocks = at_once.min(stride / BLOCK - block);
+                let values = &kernels[block * taps * BLOCK..];
+                let right = Right { values, blocks, row_stride: BLOCK, block_stride: taps * BLOCK };
+                for (line, (image, y)) in lines.clone().enumerate() {
+                    let left = Left {
+                        values: band.from(image, y_axis.begin(y), x_axis.begin(first)),
+                        rows: in_line,
+                        row_stride: x_axis.stride() * depth,
+                        runs: y_axis.taps,
+                        run_stride: band.row,
+                        columns: x_axis.taps * depth,
+                        column_stride: 1,
+                    };
+                    multiply(simd, left, right, &mut sums[line * in_line * stride + block * BLOCK..], stride, false);
+                }
+            }
+            let pixels = lines.flat_map(|(image, y)| columns.clone().map(move |x| (image, y, x)));
+            for ((image, y, x), sums) in pixels.zip(sums.chunks_exact(stride)) {
+                let pixel = (image * rows.len() + y - rows.start) * result.width + x;
+                finished(simd, finish, sums, &mut out[pixel * channels..][..channels]);
+            }
+        }
+    }
+}
+
+/// Writes the channels of a pixel from their sums, of which there may be more.
+#[inline(always)]
+fn finished<S: Simd>(simd: S, finish: Finish<'_>, sums: &[f32], out: &mut [MaybeUninit<f32>]) {
+    let least = simd.splat_f32s(if finish.relu { 0.0 } else { f32::NEG_INFINITY });
+    for first in (0..out.len()).step_by(S::F32_LANES) {
+        let many = S::F32_LANES.min(out.len() - first);
+        let mut value = load(simd, &sums[first..][..S::F32_LANES]);
+        if let Some(bias) = finish.bias {
+            value = simd.add_f32s(value, load(simd, &bias[first..][..many]));
+        }
+        // Unlike a maximum, this keeps what is not a number.
+        let value = simd.select_f32s(simd.less_than_f32s(value, least), least, value);
+        store(simd, &mut out[first..][..many], value);
+    }
+}

@@ -1,0 +1,95 @@
+//! Features of a trained block, and the depths of a network that was trained as a whole.
+
+use super::ancestry::Inputs;
+use super::contents::{BLOCK, HEAD};
+use super::disk_estimate;
+use super::execute::{Work, note_array};
+use super::network::{load_block, load_network};
+use super::record::{Record, State};
+use crate::error::{Error, Result};
+use crate::features::{self, Subset};
+use crate::network::{Network, Sequence, save_bytes};
+use crate::pipeline::{Stage, Verdict};
+use crate::room;
+use crate::training;
+use std::time::Instant;
+
+impl Work<'_> {
+    /// Takes the block of a depth from the network, and writes its features; the last depth has the network's classifier
+    /// and logits as well, so that it is as whole as a stage that was trained by itself.
+    pub(super) fn take_depth(&self, verdict: &Verdict) -> Result<()> {
+        let stage = self.stage()?;
+        let missing = || Error::failed("the network that it is taken from is missing");
+        let (source, whole) = self.network.as_ref().ok_or_else(missing)?;
+        let _reading = self.ancestry.share()?;
+        let nearest = self.pipeline.features.nearest(stage.number);
+        let inputs = self.ancestry.inputs(self.pipeline, stage, nearest, self.device)?;
+        let counts = [inputs.train.len(), inputs.val.len()];
+        room::require(self.folder.path(), disk_estimate::stage(self.pipeline, stage, counts, inputs.classes.len()))?;
+        let mut record = self.prepare(verdict)?;
+        record.classes = inputs.classes.clone();
+        if record.state != State::Trained {
+            let network = load_network(source, whole, self.pipeline, self.device)?;
+            let block = network.blocks.get(stage.number - 1).ok_or_else(missing)?;
+            if self.write_weights(&mut record, BLOCK, &save_bytes(&block.variables().tensors(), None)?)? {
+                self.clear_features(&mut record)?;
+            }
+            if stage.head.is_some() {
+                self.write_weights(&mut record, HEAD, &save_bytes(&network.head.variables().tensors(), None)?)?;
+                record.figures = whole.figures.clone();
+            }
+            record.state = State::Trained;
+            record.write(self.folder.path())?;
+        }
+        if stage.head.is_some() {
+            let (logits, _) = features::read_logits(source.path(), Subset::Val)?;
+            let files = features::logit_files(Subset::Val, &logits, record.classes.len())?;
+            features::write_files(self.folder.path(), &files)?;
+        }
+        let block = load_block(self.folder, &record, self.pipeline, self.device)?;
+        self.write_features(&mut record, &block, stage, &inputs)?;
+        self.finish(&mut record)
+    }
+
+    /// Writes the logits again where they got lost.
+    pub(super) fn complete_logits(&self, network: &Network, batch: usize, inputs: &Inputs) -> Result<()> {
+        if features::read_logits(self.folder.path(), Subset::Val).is_ok() {
+            return Ok(());
+        }
+        let logits = training::classify(network, &inputs.val, batch, self.progress)?;
+        let files = features::logit_files(Subset::Val, &logits, inputs.classes.len())?;
+        features::write_files(self.folder.path(), &files)
+    }
+
+    /// Runs a block over the data set and writes labels and, where they are kept, its features.
+    pub(super) fn write_features(
+        &self,
+        record: &mut Record,
+        block: &Sequence,
+        stage: &Stage,
+        inputs: &Inputs,
+    ) -> Result<()> {
+        let started = Instant::now();
+        for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
+            features::write_files(self.folder.path(), &features::label_files(subset, input.labels())?)?;
+        }
+        if !self.pipeline.features.keeps(stage.number) {
+            return Ok(());
+        }
+        let extraction = features::Extraction {
+            stage: self.folder.path(),
+            block: &block.frozen()?,
+            features: &self.pipeline.features,
+            progress: self.progress,
+        };
+        self.write_arrays(record, |record| {
+            for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
+                let written = extraction.write(subset, input)?;
+                note_array(record, subset, &written);
+            }
+            Ok(())
+        })?;
+        record.spend("features", started.elapsed());
+        Ok(())
+    }
+}
