@@ -124,7 +124,12 @@ impl std::error::Error for Error {}
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
-        Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
+        let failed = Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()));
+        match text.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            true => Self::failed("the GPU is out of memory")
+                .hint("a smaller `training.batch` takes less; other programs may have the rest"),
+            false => failed,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{
-    Draw, Extraction, Layout, Loader, Reader, StoredSamples, Split, at_once, decode, label_files, write_array,
+    Draw, Extraction, Layout, Loader, Reader, Split, StoredSamples, at_once, decode, label_files, write_array,
     write_files,
 };
 use crate::images::ImageSet;

@@ -4,7 +4,7 @@ use super::args::CleanArgs;
 use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{Project, Garbage, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
+use crate::run::{Garbage, Project, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
 use crate::text::shown;
 use serde_json::{Value, json};
 use std::io::IsTerminal;

@@ -1,8 +1,8 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
 use super::array::{Files, Layout, Order, Split, write_files};
-use super::shard::{ShardWriter, StoredSamples};
 use super::labels::label_files;
+use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};

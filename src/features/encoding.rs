@@ -1,7 +1,7 @@
 //! Values of features as bytes and back.
 
 use super::array::{Layout, Order};
-use super::order::{hwc_to_chw, chw_to_hwc};
+use super::order::{chw_to_hwc, hwc_to_chw};
 use super::scale::{Scale, diverged, largest, quantised};
 use crate::error::{Error, Result};
 use crate::pipeline::Dtype;

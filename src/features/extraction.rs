@@ -3,11 +3,11 @@
 use super::array::{Files, Layout, Order, Split};
 use super::draw::Draw;
 use super::encoding::encode_sample;
-use super::storage_format::Form;
 use super::loader::{Batch, Loader};
 use super::on_device::form;
 use super::scale::unfit;
 use super::shard::{ShardWriter, StoredSamples};
+use super::storage_format::Form;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::Frozen;

@@ -5,11 +5,11 @@
 
 use super::array::{Layout, Split};
 use super::draw::{Draw, Rotation, Shown, entropy, order};
-use super::view_cache::ViewCache;
+use super::labels::read_labels;
 use super::refresh::{Made, Refresh};
 use super::samples::{LateCrops, Samples};
-use super::labels::read_labels;
 use super::source::{self, Source};
+use super::view_cache::ViewCache;
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::ops::cut;

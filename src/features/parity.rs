@@ -134,7 +134,10 @@ fn features_of_every_type_are_decoded_alike_wherever_that_is_done() {
         for road in [DataPath::Device, DataPath::Resident] {
             assert!(met(&stages.open(1, road)) == expected, "{road:?} with {settings:?}");
             let refreshed = met(&stages.refreshed(road, &stages.pipeline));
-            assert!(refreshed == met(&stages.refreshed(DataPath::Host, &stages.pipeline)), "{road:?} with {settings:?}");
+            assert!(
+                refreshed == met(&stages.refreshed(DataPath::Host, &stages.pipeline)),
+                "{road:?} with {settings:?}"
+            );
             assert!(refreshed != expected, "no view was made anew with {settings:?}");
         }
     }

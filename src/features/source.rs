@@ -7,9 +7,9 @@
 use super::array::Layout;
 use super::draw::{Draw, Shown};
 use super::encoding::encode_sample;
-use super::view_cache::{ViewCache, Slots};
 use super::on_device::{OnDevice, Resident, places};
 use super::samples::Samples;
+use super::view_cache::{Slots, ViewCache};
 use crate::error::{Error, Result};
 use crate::ops::{Uploaded, cast, on_host};
 use crate::pipeline::Shape;

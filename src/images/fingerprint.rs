@@ -41,7 +41,7 @@ fn look_at_folder(root: &Path, survey: fn(&Path) -> Result<Survey>) -> Result<Fi
     let began = SystemTime::now();
     let mut survey = survey(root)?;
     let fingerprint = summary(&mut survey.images);
-    Ok(Fingerprint { memory: Memory::of(root, &survey, &fingerprint, began), fingerprint })
+    Ok(Fingerprint { memory: Memory::of(root, &survey, &fingerprint, began), text: fingerprint })
 }
 
 /// The names of files without their folders, and what the system knows of them.
@@ -85,7 +85,7 @@ mod tests {
     fn names_sizes_and_times_count_but_not_the_folder() {
         let root = tempfile::tempdir().unwrap();
         let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let print = |folder: &str| look(&Source::Folder(root.path().join(folder))).unwrap().fingerprint;
+        let print = |folder: &str| look(&Source::Folder(root.path().join(folder))).unwrap().text;
         for folder in ["a", "b", "c", "d", "e"] {
             write(&root.path().join(folder).join("train/cat/1.jpg"), b"cat", time);
         }

@@ -266,7 +266,7 @@ fn every_form_gives_equal_pixels_and_labels() {
     for form in &forms[1..] {
         assert!(contents(form.clone()) == expected, "{form:?}");
         // What was taken and what was seen from outside go together.
-        assert!(super::look(form).unwrap().fingerprint.contains("files"));
+        assert!(super::look(form).unwrap().text.contains("files"));
     }
 }
 

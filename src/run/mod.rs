@@ -6,10 +6,10 @@ mod choice;
 mod clean;
 mod clearing;
 mod contents;
-mod decode;
-mod device;
 #[cfg(test)]
 mod cross_device;
+mod decode;
+mod device;
 mod execute;
 mod extract;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Split, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
+use crate::ops::cut;
 use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -120,12 +121,13 @@ impl TrainedNetwork {
 
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, size, _, channels) = x.dims4()?;
+        let (batch, size, _, channels) = x.dims4()?;
         let crop = self.pipeline.crop(Shape { channels, size }).size;
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
         let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
         let place = place * crop / self.pipeline.augmentation.size;
-        Ok(x.narrow(1, place, crop)?.narrow(2, place, crop)?.contiguous()?)
+        let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
+        Ok(cut(x, &places, crop)?)
     }
 
     /// The images of a split that the network was made with. Whatever it was trained with, it is looked at in single

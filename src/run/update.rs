@@ -8,7 +8,7 @@ use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
 use crate::error::{Error, Result};
-use crate::images::{Memory, Fingerprint, look};
+use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
 use crate::network::map_type;
 use crate::pipeline::{Graph, Kind, Manifest, Node, Recipe, Seen, Settings, Source as Images, Verdict, plan};
