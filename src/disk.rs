@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(made().1, 0);
         fs::write(folder.path().join("file"), "").unwrap();
         let error = create_folder(&folder.path().join("file/a")).unwrap_err();
-        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Error {
     /// there is a hint.
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
         let failed = Self::failed(format!("cannot {verb} `{}`: {}", shown(path), reason(error)));
-        match way_out(path, error) {
+        match hint_text(path, error) {
             Some(hint) => failed.hint(hint),
             None => failed,
         }
@@ -77,7 +77,7 @@ impl Error {
     }
 
     /// The hint, if there is one.
-    pub fn way_out(&self) -> Option<&str> {
+    pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
@@ -91,7 +91,7 @@ fn reason(error: &std::io::Error) -> String {
 }
 
 /// What a user can do about a fault of the disk.
-fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
+fn hint_text(path: &Path, error: &std::io::Error) -> Option<String> {
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             let free = size::free(path).map_or_else(String::new, |free| format!(" ({} are free)", size::words(free)));
@@ -124,7 +124,12 @@ impl std::error::Error for Error {}
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
         let text = error.to_string();
-        Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()))
+        let failed = Self::failed(format!("tensor operation failed: {}", text.lines().next().unwrap_or_default()));
+        match text.contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            true => Self::failed("the GPU is out of memory")
+                .hint("a smaller `training.batch` takes less; other programs may have the rest"),
+            false => failed,
+        }
     }
 }
 
@@ -139,7 +144,7 @@ mod tests {
         let mut file = std::fs::File::options().write(true).open(full).unwrap();
         let error = Error::io("write", full, &file.write_all(b"x").unwrap_err());
         assert_eq!(error.to_string(), "cannot write `/dev/full`: no space left on device");
-        assert!(error.way_out().unwrap().contains("are free"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("are free"), "{error:?}");
     }
 
     #[test]
@@ -147,6 +152,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let below = file.path().join("stage1");
         let error = Error::io("read", &below, &std::fs::read(&below).unwrap_err());
-        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 }

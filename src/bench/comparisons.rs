@@ -275,7 +275,7 @@ fn linear_layers(on: &mut Comparison<'_, '_>, (batch, inputs, outputs): (usize, 
     let (w, bias) = (on.rounded(&w?)?, on.noise(&[outputs])?);
     on.compare(["linear"], &case, ([&x], [&w, &bias]), |[x], [w, bias]| Ok([linear(x, w, bias)?]))?;
     on.compare(["linear, weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
-        Ok([linear_weight_gradient(x, grad)?.to_dtype(x.dtype())?])
+        Ok([cast(&linear_weight_gradient(x, grad)?, x.dtype())?])
     })?;
     on.compare(["linear, input gradient"], &case, ([&grad], [&w]), |[grad], [w]| {
         Ok([linear_input_gradient(w, grad)?])

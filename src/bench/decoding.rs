@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::error::{Error, Result};
-use crate::images::{ImageSet, Split, decode_file};
+use crate::images::{ImageSet, SplitImages, decode_file};
 use crate::pipeline::{Data, Recipe};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
@@ -44,7 +44,7 @@ fn decode_often(file: &[u8], data: &Data) -> Result<()> {
 }
 
 /// Decodes images that are spread evenly over a split.
-fn decode_spread(images: &Split, count: usize, data: &Data) -> Result<()> {
+fn decode_spread(images: &SplitImages, count: usize, data: &Data) -> Result<()> {
     let decode = |at: usize| Ok(images.decode(at * images.len() / count, &mut vec![0; planes(data)]).map(drop)?);
     (0..count).into_par_iter().try_for_each(decode)
 }

@@ -91,7 +91,7 @@ fn report(error: &Error) -> ExitCode {
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),
     }
-    if let Some(hint) = error.way_out() {
+    if let Some(hint) = error.hint_text() {
         complain(&format!("hint: {hint}"));
     }
     ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })

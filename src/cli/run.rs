@@ -98,9 +98,9 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         }
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
-    let renews = settings.as_written().features.refresh > 0.0;
+    let refreshes = settings.as_written().features.refresh > 0.0;
     let mut project = Project::single(settings, args.number, &from, to)?;
-    if renews && project.pipeline().features.refresh == 0.0 {
+    if refreshes && project.pipeline().features.refresh == 0.0 {
         terminal.say("the images are not within reach: no views are made anew");
     }
     if args.work.dry_run {

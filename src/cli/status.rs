@@ -84,7 +84,7 @@ fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
 fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
     match look.trouble {
         Some(trouble) => {
-            let hint = trouble.way_out().map(|hint| format!("hint: {hint}"));
+            let hint = trouble.hint_text().map(|hint| format!("hint: {hint}"));
             ("trouble", std::iter::once(trouble.to_string()).chain(hint).collect())
         }
         None => wording::verdict(look.verdict, graph),

@@ -12,7 +12,7 @@ __device__ inline unsigned random_bits(unsigned long long seed, unsigned long lo
 template <class T, int N>
 __device__ inline void dropout(const T *x, const unsigned *seeds, T *out, unsigned samples, unsigned values, unsigned lanes,
                                unsigned in_part, unsigned threshold, float scale) {
-    map_part<N>(samples, values, lanes, in_part, [=](Offset at) {
+    map_part<N>(samples, values, lanes, in_part, [=](Offset at, unsigned, unsigned) {
         unsigned sample = (unsigned)(at / values), first = (unsigned)(at % values);
         unsigned long long seed = (unsigned long long)seeds[2 * sample + 1] << 32 | seeds[2 * sample];
         float own[N];

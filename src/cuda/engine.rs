@@ -3,6 +3,7 @@
 use super::compiler;
 use super::convolution::Convolutions;
 use super::gpu::{Argument, Gpu, Launch, Pointer};
+use super::memory;
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaSlice, DevicePtr, result, sys};
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::{Device, Error, Result, bail};
@@ -117,7 +118,7 @@ pub(crate) fn free_memory(device: &Device) -> Result<u64> {
     let kept = bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
     let used = bytes(sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?;
     let (free, _) = stream.context().mem_get_info().w()?;
-    Ok(free as u64 + kept.saturating_sub(used))
+    Ok(free as u64 + kept.saturating_sub(used) + memory::idle() as u64)
 }
 
 impl Engine {

@@ -5,6 +5,7 @@
 //! these were found. They are hidden from the libraries themselves, which call each other. One that is missing here is
 //! linked as usual.
 
+use super::memory;
 use candle_core::{Error, Result};
 use libloading::Library;
 use std::path::{Path, PathBuf};
@@ -120,7 +121,25 @@ const HOMES: [&str; 3] = ["/usr/local/cuda/lib64", "/usr/local/nvidia/lib64", "/
 /// When one is missing, or is of another version.
 pub(super) fn open() -> Result<()> {
     static DONE: OnceLock<std::result::Result<(), String>> = OnceLock::new();
-    DONE.get_or_init(|| LIBRARIES.iter().try_for_each(Wanted::open)).clone().map_err(Error::msg)
+    let opened = || LIBRARIES.iter().try_for_each(Wanted::open).map(|()| keep_memory());
+    DONE.get_or_init(opened).clone().map_err(Error::msg)
+}
+
+/// Lets candle call our functions where it asks for memory and gives it back.
+fn keep_memory() {
+    let places = (&cuMemAllocAsync::PLACE, &cuMemFreeAsync::PLACE);
+    let [reserve, release] = [places.0, places.1].map(|place| place.load(Ordering::Acquire));
+    // SAFETY: they were found under these names.
+    let (reserve, release) = unsafe {
+        (
+            std::mem::transmute::<*mut (), memory::Reserve>(reserve),
+            std::mem::transmute::<*mut (), memory::Release>(release),
+        )
+    };
+    if let Some((reserve, release)) = memory::instead_of(reserve, release) {
+        places.0.store(reserve as *mut (), Ordering::Release);
+        places.1.store(release as *mut (), Ordering::Release);
+    }
 }
 
 /// Whether the driver is there, so that what is missing besides is worth a word.

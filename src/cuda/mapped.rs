@@ -3,6 +3,7 @@
 use super::elementwise;
 use super::engine::engine;
 use super::gpu::{Element, Gpu, Pointer};
+use super::memory;
 use super::normalise::{self, Line};
 use super::places::{element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
@@ -84,8 +85,13 @@ pub(crate) fn concat(parts: &[Tensor]) -> Result<Tensor> {
 /// As [`ops::spoil`].
 pub(crate) fn spoil(device: &Device, bytes: usize) -> Result<()> {
     let engine = engine(device)?;
-    let memory = engine.reserve(bytes)?;
+    // Else what is reserved next would be what others gave back before.
+    memory::give_back();
+    let spoilt = engine.reserve(bytes)?;
     let stream = engine.device.cuda_stream();
     // SAFETY: as many bytes were reserved, on the same stream.
-    unsafe { result::memset_d8_async(engine.pointer(&memory).0, 0xff, bytes, stream.cu_stream()) }.w()
+    unsafe { result::memset_d8_async(engine.pointer(&spoilt).0, 0xff, bytes, stream.cu_stream()) }.w()?;
+    drop(spoilt);
+    memory::give_back();
+    Ok(())
 }

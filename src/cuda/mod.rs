@@ -24,6 +24,8 @@ pub(crate) mod learning;
 mod libraries;
 #[cfg(feature = "cuda")]
 mod mapped;
+#[cfg(feature = "cuda")]
+mod memory;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]

@@ -152,7 +152,7 @@ __device__ inline void add_bias(T *x, const float *bias, unsigned pixels, unsign
 
 template <class T, int N>
 __device__ inline void relu(const T *x, T *out, unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part) {
-    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at) {
+    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at, unsigned, unsigned) {
         float values[N];
         load<T, N>(x + at, values);
 #pragma unroll

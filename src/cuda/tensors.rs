@@ -7,6 +7,7 @@ use super::dropout::Mask;
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
 use super::learning::{self, LossPlaces, Step, Weights};
+use super::mapped::cast;
 use super::normalise::{self, Line, NormGradients};
 use super::pixels::{self, Images, Windows};
 use super::places::{Unset, element, in_place, make, require, with_pointers};
@@ -243,7 +244,7 @@ pub(crate) fn channel_sums(x: &Tensor) -> Result<Tensor> {
 /// As [`ops::linear`]. The matrix product is made in the type of the input, from which the weights are rounded to it.
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     require([weight], DType::F32)?;
-    let y = x.matmul(&weight.to_dtype(x.dtype())?.t()?)?;
+    let y = x.matmul(&cast(weight, x.dtype())?.t()?)?;
     finish(&*engine(x.device())?, &y, bias, false)?;
     Ok(y)
 }
@@ -251,13 +252,13 @@ pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tenso
 /// As [`ops::linear_weight_gradient`].
 pub(crate) fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
     require([grad], x.dtype())?;
-    grad.t()?.matmul(x)?.to_dtype(DType::F32)
+    cast(&grad.t()?.matmul(x)?, DType::F32)
 }
 
 /// As [`ops::linear_input_gradient`].
 pub(crate) fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
     require([weight], DType::F32)?;
-    grad.matmul(&weight.to_dtype(grad.dtype())?)
+    grad.matmul(&cast(weight, grad.dtype())?)
 }
 
 /// As [`ops::pool`]; the result is f32.

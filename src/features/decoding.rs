@@ -1,12 +1,12 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
-use super::array::{Files, Layout, Order, Subset, write_files};
+use super::array::{Files, Layout, Order, Split, write_files};
+use super::labels::label_files;
 use super::shard::{ShardWriter, StoredSamples};
-use super::small::label_files;
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::images::{Fault, Split};
+use crate::images::{Fault, SplitImages};
 use crate::pipeline::{BadImage, Codec, Dtype, Recipe, Shape};
 use crate::progress::{Progress, Task};
 use crate::room;
@@ -19,7 +19,7 @@ const BATCH: usize = 256;
 /// Bytes of such a batch at most.
 const BATCH_BYTES: usize = 1 << 26;
 
-/// What stage 0 wrote of one subset.
+/// What stage 0 wrote of one split.
 pub struct Decoded {
     /// The array.
     pub written: Written,
@@ -63,7 +63,7 @@ impl Hindrances {
             ([], [_]) => Err(unreadable.remove(0).or_hint("nothing is wrong with an image because it cannot be read")),
             (bad, []) => Err(Error::failed(format!("{} are bad:{}", count(bad.len()), list(bad))).hint(skip)),
             (bad, unreadable) => {
-                let first = unreadable.first().and_then(Error::way_out);
+                let first = unreadable.first().and_then(Error::hint_text);
                 let hint = first.unwrap_or("nothing is wrong with an image because it cannot be read").to_string();
                 let also = if bad.is_empty() {
                     String::new()
@@ -77,24 +77,24 @@ impl Hindrances {
     }
 }
 
-/// Decodes one subset into a stage's folder; shards that are there are kept.
+/// Decodes one split into a stage's folder; shards that are there are kept.
 ///
 /// # Errors
 /// Those of [`decode_noting`], and when an image hinders it.
 pub fn decode(
     stage: &Path,
-    subset: Subset,
-    images: &Split,
+    split: Split,
+    images: &SplitImages,
     pipeline: &Recipe,
     progress: &dyn Progress,
 ) -> Result<Decoded> {
     let mut hindrances = Hindrances::default();
-    let decoded = decode_noting(stage, subset, images, pipeline, (&mut hindrances, progress))?;
+    let decoded = decode_noting(stage, split, images, pipeline, (&mut hindrances, progress))?;
     hindrances.refuse()?;
-    decoded.ok_or_else(|| Error::failed(format!("no {} image could be decoded", subset.name())))
+    decoded.ok_or_else(|| Error::failed(format!("no {} image could be decoded", split.name())))
 }
 
-/// Decodes one subset into a stage's folder, and notes what hinders that; shards that are there are kept.
+/// Decodes one split into a stage's folder, and notes what hinders that; shards that are there are kept.
 ///
 /// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
 /// after them, so that a run which goes on finds every image at the same place. Once an image hinders the stage, those
@@ -104,17 +104,17 @@ pub fn decode(
 /// When no image is good, the disk refuses or the user interrupts.
 pub fn decode_noting(
     stage: &Path,
-    subset: Subset,
-    images: &Split,
+    split: Split,
+    images: &SplitImages,
     pipeline: &Recipe,
     (hindrances, progress): (&mut Hindrances, &dyn Progress),
 ) -> Result<Option<Decoded>> {
     let layout = layout(images, pipeline);
     let samples_in_shard = layout.samples_in_shard;
-    let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
-    let list = skipped_list(stage, subset);
-    disk::create_folder(&stage.join(subset.name()))?;
-    let array = subset.array(stage, "features");
+    let task = progress.start(&format!("decode {}", split.name()), images.len() as u64);
+    let list = skipped_list(stage, split);
+    disk::create_folder(&stage.join(split.name()))?;
+    let array = split.array(stage, "features");
     let mut decoder = Decoder {
         images,
         layout,
@@ -122,7 +122,7 @@ pub fn decode_noting(
         task: &*task,
         progress,
         skipped: read_list(&list)?,
-        warned: read_list(&warned_list(stage, subset))?,
+        warned: read_list(&warned_list(stage, split))?,
         hindrances,
     };
     let mut shards = Vec::new();
@@ -152,7 +152,7 @@ pub fn decode_noting(
             write_list(&list, &decoder.skipped)?;
         }
         if decoder.warned.len() > warned {
-            let warned = warned_list(stage, subset);
+            let warned = warned_list(stage, split);
             warned.parent().map_or(Ok(()), disk::create_folder)?;
             write_list(&warned, &decoder.warned)?;
         }
@@ -165,51 +165,51 @@ pub fn decode_noting(
     let Decoder { skipped, warned, .. } = decoder;
     let kept = candidates(images, &skipped);
     if kept.is_empty() {
-        return Err(Error::failed(format!("no {} image could be decoded", subset.name())));
+        return Err(Error::failed(format!("no {} image could be decoded", split.name())));
     }
     let layout = Layout { samples: kept.len(), ..layout };
-    write_files(stage, &decoded_files(subset, images, &layout, &kept)?)?;
+    write_files(stage, &decoded_files(split, images, &layout, &kept)?)?;
     let placed = |list: Vec<(usize, String)>| list.into_iter().map(|(at, text)| (images.place(at), text)).collect();
     let (skipped, warned) = (placed(skipped), placed(warned));
     Ok(Some(Decoded { written: Written { layout, shards }, skipped, warned, kept }))
 }
 
 /// What all images of a split would take, were all of them good.
-fn layout(images: &Split, pipeline: &Recipe) -> Layout {
+fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
     let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
     let (dtype, order, codec) = (Dtype::U8, Order::Planes, Codec::None);
     Layout { views: 1, samples: images.len(), shape, dtype, order, codec, scale: None, samples_in_shard }
 }
 
-/// The small files of a subset: metadata and labels.
-fn decoded_files(subset: Subset, images: &Split, layout: &Layout, kept: &[usize]) -> Result<Files> {
+/// The small files of a split: metadata and labels.
+fn decoded_files(split: Split, images: &SplitImages, layout: &Layout, kept: &[usize]) -> Result<Files> {
     let labels: Vec<u32> = kept.iter().map(|&index| images.label(index)).collect();
-    let mut files = label_files(subset, &labels)?;
-    files.push(layout.file(subset)?);
+    let mut files = label_files(split, &labels)?;
+    files.push(layout.file(split)?);
     Ok(files)
 }
 
-/// A subset that was decoded before, of which parts are made again.
+/// A split that was decoded before, of which parts are made again.
 pub struct Redecoding<'a> {
     stage: &'a Path,
-    subset: Subset,
-    images: &'a Split,
+    split: Split,
+    images: &'a SplitImages,
     layout: Layout,
     /// The images that were good.
     kept: Vec<usize>,
 }
 
 impl<'a> Redecoding<'a> {
-    /// Takes up a subset with the images that it was made of and the list of those that were left out.
+    /// Takes up a split with the images that it was made of and the list of those that were left out.
     ///
     /// # Errors
     /// When the list is damaged.
-    pub fn open(stage: &'a Path, subset: Subset, images: &'a Split, pipeline: &Recipe) -> Result<Self> {
-        let skipped = read_list(&skipped_list(stage, subset))?;
+    pub fn open(stage: &'a Path, split: Split, images: &'a SplitImages, pipeline: &Recipe) -> Result<Self> {
+        let skipped = read_list(&skipped_list(stage, split))?;
         let kept = candidates(images, &skipped);
         let layout = Layout { samples: kept.len(), ..layout(images, pipeline) };
-        Ok(Self { stage, subset, images, layout, kept })
+        Ok(Self { stage, split, images, layout, kept })
     }
 
     /// Metadata and labels.
@@ -217,7 +217,7 @@ impl<'a> Redecoding<'a> {
     /// # Errors
     /// When they cannot be encoded.
     pub fn files(&self) -> Result<Files> {
-        decoded_files(self.subset, self.images, &self.layout, &self.kept)
+        decoded_files(self.split, self.images, &self.layout, &self.kept)
     }
 
     /// Writes single shards again, so that their bytes are the recorded ones.
@@ -226,10 +226,10 @@ impl<'a> Redecoding<'a> {
     /// When an image is bad, other bytes come out, the disk refuses or the user interrupts; such a shard is left as it
     /// is.
     pub fn rewrite(&self, shards: &[ShardSum], progress: &dyn Progress) -> Result<()> {
-        let Self { stage, subset, images, layout, kept } = self;
+        let Self { stage, split, images, layout, kept } = self;
         let count = samples_in(layout, shards);
-        let task = progress.start(&format!("decode {}", subset.name()), count as u64);
-        rewrite_shards(&subset.array(stage, "features"), layout, shards, |_, samples, shard| {
+        let task = progress.start(&format!("decode {}", split.name()), count as u64);
+        rewrite_shards(&split.array(stage, "features"), layout, shards, |_, samples, shard| {
             let mut hindrances = Hindrances::default();
             let mut decoder = Decoder {
                 images,
@@ -248,7 +248,7 @@ impl<'a> Redecoding<'a> {
 }
 
 struct Decoder<'a> {
-    images: &'a Split,
+    images: &'a SplitImages,
     layout: Layout,
     on_bad_image: BadImage,
     task: &'a dyn Task,
@@ -326,32 +326,32 @@ impl Decoder<'_> {
 }
 
 /// The images that are not known to be bad, in order.
-fn candidates(images: &Split, skipped: &[(usize, String)]) -> Vec<usize> {
+fn candidates(images: &SplitImages, skipped: &[(usize, String)]) -> Vec<usize> {
     let bad: HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
     (0..images.len()).filter(|index| !bad.contains(index)).collect()
 }
 
 /// Writes the list of images that were left out, given by their places in the source, as it was when they were
-/// decoded; says how many of them belong to the subset.
+/// decoded; says how many of them belong to the split.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<usize> {
+pub fn note_skipped(stage: &Path, split: Split, images: &SplitImages, skipped: &[(String, String)]) -> Result<usize> {
     let faults: HashMap<&str, &str> = skipped.iter().map(|(place, fault)| (place.as_str(), fault.as_str())).collect();
     let fault = |index: usize| faults.get(images.place(index).as_str()).map(|fault| (index, fault.to_string()));
     let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
-    write_list(&skipped_list(stage, subset), &found)?;
+    write_list(&skipped_list(stage, split), &found)?;
     Ok(found.len())
 }
 
-/// The file that lists the images of a subset that were left out.
-fn skipped_list(stage: &Path, subset: Subset) -> PathBuf {
-    stage.join(subset.name()).join("skipped.json")
+/// The file that lists the images of a split that were left out.
+fn skipped_list(stage: &Path, split: Split) -> PathBuf {
+    stage.join(split.name()).join("skipped.json")
 }
 
-/// The file that lists, while a subset is decoded, the images that were read although something was odd about them.
-fn warned_list(stage: &Path, subset: Subset) -> PathBuf {
-    stage.join("checkpoint").join(format!("warned-{}.json", subset.name()))
+/// The file that lists, while a split is decoded, the images that were read although something was odd about them.
+fn warned_list(stage: &Path, split: Split) -> PathBuf {
+    stage.join("checkpoint").join(format!("warned-{}.json", split.name()))
 }
 
 fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {
@@ -389,10 +389,10 @@ mod tests {
         let path = format!("data.path={:?}", images.display().to_string());
         let pipeline = Recipe::parse("p.toml", "p", text, &[path]).unwrap();
         let train = ImageSet::open(&pipeline.data, 0).unwrap().train;
-        let decoded = decode(&stage, Subset::Train, &train, &pipeline, &Silent).unwrap();
+        let decoded = decode(&stage, Split::Train, &train, &pipeline, &Silent).unwrap();
         assert_eq!((decoded.written.shards.len(), decoded.skipped.len()), (2, 1));
         assert_eq!(decoded.skipped[0].0, "train/b/3.pgm");
-        for (name, bytes) in Redecoding::open(&stage, Subset::Train, &train, &pipeline).unwrap().files().unwrap() {
+        for (name, bytes) in Redecoding::open(&stage, Split::Train, &train, &pipeline).unwrap().files().unwrap() {
             assert!(fs::read(stage.join(&name)).unwrap() == bytes, "{name}");
         }
     }

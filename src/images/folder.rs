@@ -247,7 +247,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), "images.tar");
         let error = open(&root.path().join("images.tar")).err().unwrap();
-        assert!(error.way_out().unwrap().contains("source = \"tar\""));
+        assert!(error.hint_text().unwrap().contains("source = \"tar\""));
         let error = open(&root.path().join("missing")).err().unwrap().to_string();
         assert!(error.contains("missing`: no such file"), "{error}");
     }

@@ -266,7 +266,7 @@ fn every_form_gives_equal_pixels_and_labels() {
     for form in &forms[1..] {
         assert!(contents(form.clone()) == expected, "{form:?}");
         // What was taken and what was seen from outside go together.
-        assert!(super::look(form).unwrap().fingerprint.contains("files"));
+        assert!(super::look(form).unwrap().text.contains("files"));
     }
 }
 
@@ -316,7 +316,7 @@ fn a_flat_folder_without_labels_is_refused_with_what_is_missing() {
     flat(space.path(), "val", &val());
     let error = opened(Source::Imagenet(space.path().into())).err().unwrap();
     assert!(error.to_string().contains("nothing tells the class of `ILSVRC2012_val_00000001.JPEG`"), "{error}");
-    assert!(error.way_out().unwrap().contains("LOC_val_solution.csv"));
+    assert!(error.hint_text().unwrap().contains("LOC_val_solution.csv"));
     let empty = tempfile::tempdir().unwrap();
     assert!(opened(Source::Imagenet(empty.path().into())).err().unwrap().to_string().contains("no training images"));
 }

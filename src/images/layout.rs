@@ -478,9 +478,9 @@ mod tests {
     fn a_data_set_that_lies_deeper_or_higher_gets_the_hint() {
         let deeper = Inside::<()> { images: Vec::new(), others: Vec::new(), folders: vec!["a/b/train".into()] };
         let error = arrange(Path::new("pets"), deeper).err().unwrap();
-        assert!(error.way_out().unwrap().contains("there are such folders in `pets/a/b`"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("there are such folders in `pets/a/b`"), "{error:?}");
         let none = || Inside::<()> { images: Vec::new(), others: Vec::new(), folders: Vec::new() };
         let error = arrange(Path::new("pets/train"), none()).err().unwrap();
-        assert!(error.way_out().unwrap().contains("name the folder above"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("name the folder above"), "{error:?}");
     }
 }

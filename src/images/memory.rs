@@ -124,7 +124,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Sight, look};
+    use super::super::{Fingerprint, look};
     use super::*;
     use crate::pipeline::Source;
     use std::fs::File;
@@ -138,7 +138,7 @@ mod tests {
         std::thread::sleep(SETTLED + Duration::from_millis(50));
     }
 
-    fn seen(root: &Path) -> Sight {
+    fn seen(root: &Path) -> Fingerprint {
         look(&Source::Folder(root.to_path_buf())).unwrap()
     }
 
@@ -155,7 +155,7 @@ mod tests {
         images(&root, 3000);
         assert!(seen(&few).memory.is_none() && seen(&linked).memory.is_none());
 
-        let Sight { fingerprint, memory } = seen(&root);
+        let Fingerprint { text: fingerprint, memory } = seen(&root);
         memory.unwrap().write(&file).unwrap();
         assert_eq!(Memory::recall(&file, &root), Some(fingerprint));
         assert_eq!(Memory::recall(&file, &few), None);

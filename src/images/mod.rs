@@ -33,7 +33,7 @@ pub use census::{Census, Passed, is_litter};
 pub use classes::words;
 pub use decode::decode_file;
 pub use file::read_image;
-pub use fingerprint::{Sight, look};
+pub use fingerprint::{Fingerprint, look};
 pub use memory::Memory;
 
 use crate::error::{Error, Result};
@@ -48,9 +48,9 @@ pub struct ImageSet {
     /// What the classes are called by people, where the data set or the program knows; else an empty text.
     pub words: Vec<String>,
     /// The training images.
-    pub train: Split,
+    pub train: SplitImages,
     /// The validation images.
-    pub val: Split,
+    pub val: SplitImages,
     /// What was found and what of it was taken.
     pub census: Census,
 }
@@ -84,8 +84,8 @@ impl ImageSet {
         let mut set = Self {
             words: found.words.unwrap_or_else(|| found.classes.iter().map(known).collect()),
             classes: found.classes,
-            train: Split { store: found.train, chosen: train, data: data.clone() },
-            val: Split { store: found.val, chosen: val, data: data.clone() },
+            train: SplitImages { store: found.train, chosen: train, data: data.clone() },
+            val: SplitImages { store: found.val, chosen: val, data: data.clone() },
             census: found.census,
         };
         for (name, split) in [("train", &set.train), ("val", &set.val)] {
@@ -111,14 +111,14 @@ fn one_class(class: &str, first: &str) -> Error {
 }
 
 /// The images of one split; any of them can be decoded at any time, by several threads at once.
-pub struct Split {
+pub struct SplitImages {
     store: Box<dyn Store>,
     /// The images of the store that belong to the split; absent where all do.
     chosen: Option<Vec<u32>>,
     data: Data,
 }
 
-impl Split {
+impl SplitImages {
     /// The number of images.
     pub fn len(&self) -> usize {
         self.chosen.as_ref().map_or_else(|| self.store.len(), Vec::len)
@@ -266,7 +266,7 @@ fn choose(count: usize, limit: Option<usize>, key: &str, (seed, split): (u64, u6
     match limit {
         None => Ok(None),
         Some(limit) if (1..=count).contains(&limit) => {
-            let mut chosen = Stream::new(Purpose::Subset, seed, (split, 0)).permutation(count);
+            let mut chosen = Stream::new(Purpose::Split, seed, (split, 0)).permutation(count);
             chosen.truncate(limit);
             chosen.sort_unstable();
             Ok(Some(chosen))

@@ -204,6 +204,6 @@ mod tests {
     #[test]
     fn a_compressed_archive_is_refused_with_the_tool_that_opens_it() {
         let error = opened(b"\x1f\x8b\x08\x00 and more").err().unwrap();
-        assert!(error.to_string().contains("is compressed") && error.way_out().unwrap().contains("gunzip"));
+        assert!(error.to_string().contains("is compressed") && error.hint_text().unwrap().contains("gunzip"));
     }
 }

@@ -20,7 +20,7 @@ pub fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         bail!("a scale of {:?} and a shift of {:?} for {:?}", scale.shape(), shift.shape(), x.shape())
     }
     on_gpu!(x, crate::cuda::affine(x, scale, shift));
-    x.broadcast_mul(scale)?.broadcast_add(shift)
+    x.to_dtype(scale.dtype())?.broadcast_mul(scale)?.broadcast_add(shift)?.to_dtype(x.dtype())
 }
 
 /// sum ← sum + share · new.

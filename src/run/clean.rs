@@ -44,14 +44,14 @@ pub struct Unwanted {
 
 /// What was found in the caches of some pipelines.
 #[derive(Debug, Default)]
-pub struct Rubbish {
+pub struct Garbage {
     /// What can be removed.
     pub unwanted: Vec<Unwanted>,
     /// What would be, but for what is said of it.
     pub left: Vec<(PathBuf, String)>,
 }
 
-impl Rubbish {
+impl Garbage {
     /// Looks through the caches of all the pipelines.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use super::execute::{Work, note_array};
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::features::{self, Subset};
+use crate::features::{self, Split};
 use crate::images::ImageSet;
 use crate::pipeline::{Shape, Verdict, footprint};
 use crate::room;
@@ -23,12 +23,12 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        let splits = [(Subset::Train, &images.train), (Subset::Val, &images.val)];
+        let splits = [(Split::Train, &images.train), (Split::Val, &images.val)];
         // A finished stage knows what it left out: without the list every later image would move up.
         if !record.skipped.is_empty() {
             let mut noted = 0;
-            for (subset, split) in splits {
-                noted += features::note_skipped(self.folder.path(), subset, split, &record.skipped)?;
+            for (split, own) in splits {
+                noted += features::note_skipped(self.folder.path(), split, own, &record.skipped)?;
             }
             self.require_all_noted(noted, record.skipped.len())?;
         }
@@ -36,15 +36,15 @@ impl Work<'_> {
             record.skipped.clear();
             let mut census = images.census.clone();
             let mut hindrances = features::Hindrances::default();
-            for (subset, split) in splits {
+            for (split, own) in splits {
                 let known = (&mut hindrances, self.progress);
-                let Some(decoded) = features::decode_noting(self.folder.path(), subset, split, self.pipeline, known)?
+                let Some(decoded) = features::decode_noting(self.folder.path(), split, own, self.pipeline, known)?
                 else {
                     continue;
                 };
-                note_array(record, subset, &decoded.written);
-                if let Some(note) = split.empty_classes(&images.classes, decoded.kept.iter().copied()) {
-                    let note = format!("{note} among the {} good {} images", decoded.kept.len(), subset.name());
+                note_array(record, split, &decoded.written);
+                if let Some(note) = own.empty_classes(&images.classes, decoded.kept.iter().copied()) {
+                    let note = format!("{note} among the {} good {} images", decoded.kept.len(), split.name());
                     if !decoded.skipped.is_empty() {
                         self.progress.say(&format!("  {note}"));
                         census.notes.push(note);

@@ -6,10 +6,10 @@ mod choice;
 mod clean;
 mod clearing;
 mod contents;
+#[cfg(test)]
+mod cross_device;
 mod decode;
 mod device;
-#[cfg(test)]
-mod elsewhere;
 mod execute;
 mod extract;
 #[cfg(test)]
@@ -25,7 +25,7 @@ mod verify;
 
 pub use cache::stages;
 pub use choice::{recall_choice, remember_choice};
-pub use clean::{Rubbish, Unneeded, Unwanted};
+pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
@@ -44,7 +44,7 @@ use std::path::Path;
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = Self::usage(fault.to_string());
-        match fault.way_out() {
+        match fault.hint_text() {
             Some(hint) => error.hint(hint),
             None => error,
         }

@@ -5,9 +5,10 @@ use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Subset, planes_to_pixels};
+use crate::features::{Draw, Loader, Split, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
+use crate::ops::cut;
 use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
@@ -120,22 +121,23 @@ impl TrainedNetwork {
 
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, size, _, channels) = x.dims4()?;
+        let (batch, size, _, channels) = x.dims4()?;
         let crop = self.pipeline.crop(Shape { channels, size }).size;
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
         let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
         let place = place * crop / self.pipeline.augmentation.size;
-        Ok(x.narrow(1, place, crop)?.narrow(2, place, crop)?.contiguous()?)
+        let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
+        Ok(cut(x, &places, crop)?)
     }
 
-    /// The images of a subset that the network was made with. Whatever it was trained with, it is looked at in single
+    /// The images of a split that the network was made with. Whatever it was trained with, it is looked at in single
     /// precision.
     ///
     /// # Errors
     /// When they are missing or damaged.
-    pub fn images(&self, subset: Subset) -> Result<Loader> {
+    pub fn images(&self, split: Split) -> Result<Loader> {
         let none = Chain::new(Vec::new(), &self.device, DType::F32);
-        Loader::open(self.images.path(), subset, &self.pipeline, self.classes.len(), none)
+        Loader::open(self.images.path(), split, &self.pipeline, self.classes.len(), none)
     }
 
     /// Runs images through the whole network, without what is cached of any stage.
@@ -177,7 +179,7 @@ impl TrainedNetwork {
             false => augmenter.draw(None),
         };
         augmenter.show(&stored, &part, &mut planes);
-        planes_to_pixels(&planes, data.channels, &mut values);
+        chw_to_hwc(&planes, data.channels, &mut values);
         let shape = (1, image.size, image.size, image.channels);
         let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
         let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };

@@ -115,8 +115,14 @@ def undisturbed(bed, name, sets=()):
 
 
 @check
+def the_stand_in_notices_what_breaks_a_rule(bed):
+    done = subprocess.run([bed.libraries / "rules"], env=bed.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@check
 def every_operation_agrees_with_the_cpu(bed):
-    result = bed.greedy("bench", "agreement", "--device", "cuda", "--quiet", "--seed", 1).fine()
+    result = bed.greedy("bench", "agreement", "--device", "cuda", "--quiet", "--seed", 1, GREEDY_CUDA_CACHE=0).fine()
     assert result.report["algorithms refused"] > 0, "no algorithm was refused when it was run: the fallback was not tried"
     assert "convolutions with other bits at every run" not in result.report
 
@@ -136,13 +142,18 @@ def the_same_run_gives_the_same_bytes_whatever_the_streams_do(bed):
     undisturbed(bed, "gpu")
     bed.run("again", SEED=2, DELAY=3000).fine()
     bed.same("gpu", "again")
+    # Memory that is never used again is poison, and watched.
+    bed.run("anew", GREEDY_CUDA_CACHE=0).fine()
+    bed.same("gpu", "anew")
 
 
 @check
 def streamed_features_are_those_that_stay_on_the_device(bed):
-    resident = bed.run("resident").fine()
-    streamed = bed.run("streamed", MEMORY=resident.report["peak bytes"] * 3 // 4).fine()
-    assert streamed.report["pinned bytes to the GPU"] > 1.5 * resident.report["pinned bytes to the GPU"], "nothing was streamed"
+    sets = ["data.train_images=2000", "training.epochs=2"]
+    resident = bed.run("resident", sets).fine()
+    # The features of stage 1 take more than half of it.
+    streamed = bed.run("streamed", sets, MEMORY=22 << 20).fine()
+    assert streamed.report["pinned bytes to the GPU"] > 1.2 * resident.report["pinned bytes to the GPU"], "nothing was streamed"
     bed.same("resident", "streamed")
 
 
@@ -161,7 +172,7 @@ def a_killed_run_ends_with_the_same_bytes(bed):
     killed(bed, undisturbed(bed, "gpu"), [], kills=3)
 
 
-REFRESHED = ["features.refresh=0.4", "features.crop=late", "augmentation.flip=true", "training.epochs=4"]
+REFRESHED = ["features.refresh=0.4", "features.dtype=f32", "features.crop=late", "augmentation.flip=true", "training.epochs=4"]
 
 
 @check
@@ -193,11 +204,16 @@ def fast_takes_other_algorithms(bed):
 
 @check
 def nothing_is_lost_step_by_step(bed):
-    few = bed.run("few", ["training.epochs=1"]).fine().report
-    many = bed.run("many", ["training.epochs=4"]).fine().report
+    few = bed.run("few", ["training.epochs=2"]).fine().report
+    many = bed.run("many", ["training.epochs=6"]).fine().report
     for what in ("live allocations", "pinned allocations"):
-        assert many[what] == few[what], f"{what} at the end: {few[what]} after one epoch, {many[what]} after four"
-    assert many["peak bytes"] <= few["peak bytes"] * 1.01, "more epochs take more memory"
+        one, four = few.get(what, 0), many.get(what, 0)
+        assert one == four, f"{what} at the end: {one} after two epochs, {four} after six"
+    steps = 4 * 2 * 4
+    assert many["allocations"] - few["allocations"] < steps, "steps ask the driver for memory"
+    # How far the reader is ahead differs from run to run.
+    peaks = few["peak bytes"], many["peak bytes"]
+    assert peaks[1] <= peaks[0] * 1.3, f"more epochs take more memory: {peaks}"
 
 
 @check
@@ -205,7 +221,7 @@ def too_little_memory_is_said_and_nothing_is_lost(bed):
     undisturbed(bed, "gpu")
     for bytes in (300_000, 1_500_000, 2_500_000):
         error = bed.run("small", MEMORY=bytes).error()
-        assert "memory" in error, error
+        assert "the GPU is out of memory" in error and "training.batch" in error, error
     bed.run("small").fine()
     bed.same("gpu", "small")
 
@@ -316,8 +332,8 @@ def main():
             try:
                 function(bed)
                 state = "ok"
-            except (AssertionError, subprocess.TimeoutExpired) as e:
-                state, wrong = f"WRONG\n    {e}", wrong + 1
+            except (AssertionError, LookupError, OSError, subprocess.TimeoutExpired) as e:
+                state, wrong = f"WRONG\n    {type(e).__name__}: {e}", wrong + 1
             print(f"{name}: {state} ({time.monotonic() - began:.1f} s)", flush=True)
     return 1 if wrong else 0
 

@@ -88,15 +88,22 @@ API int cublasGemmStridedBatchedEx(void *given, int of_a, int of_b, int m, int n
         for (int one = 0; one < batch; one++) {
             const char *x = here<char>(at_a) + size * one * a_stride, *y = here<char>(at_b) + size * one * b_stride;
             char *z = here<char>(at_c) + size * one * c_stride;
-            for (int column = 0; column < n; column++)
-                for (int row = 0; row < m; row++) {
-                    float sum = 0;
-                    for (int at = 0; at < k; at++)
-                        sum += value(x, a_type, of_a ? (size_t)row * lda + at : (size_t)at * lda + row) *
-                               value(y, a_type, of_b ? (size_t)at * ldb + column : (size_t)column * ldb + at);
-                    size_t place = (size_t)column * ldc + row;
-                    set(z, a_type, place, scale * sum + (kept != 0 ? kept * value(z, a_type, place) : 0.f));
+            // Columns of the first, side by side.
+            std::vector<float> columns((size_t)m * k), sums(m);
+            for (int at = 0; at < k; at++)
+                for (int row = 0; row < m; row++)
+                    columns[(size_t)at * m + row] = value(x, a_type, of_a ? (size_t)row * lda + at : (size_t)at * lda + row);
+            for (int column = 0; column < n; column++) {
+                sums.assign(m, 0.f);
+                for (int at = 0; at < k; at++) {
+                    float factor = value(y, a_type, of_b ? (size_t)at * ldb + column : (size_t)column * ldb + at);
+                    for (int row = 0; row < m; row++) sums[row] += columns[(size_t)at * m + row] * factor;
                 }
+                for (int row = 0; row < m; row++) {
+                    size_t place = (size_t)column * ldc + row;
+                    set(z, a_type, place, scale * sums[row] + (kept != 0 ? kept * value(z, a_type, place) : 0.f));
+                }
+            }
         }
     };
     count("matrix products");

@@ -64,8 +64,8 @@ fn add_run(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     Project::open(pipeline, folder(), false).update(&Device::Cpu, &Silent, |_, _| {})?;
     for stage in ["stage0", "stage1"].map(|stage| folder().join(stage)) {
         corpus.add("record", &fs::read(stage.join("record.json"))?)?;
-        for subset in ["train", "val"].map(|subset| stage.join(subset)) {
-            let read = |name: &str| fs::read(subset.join(name));
+        for split in ["train", "val"].map(|split| stage.join(split)) {
+            let read = |name: &str| fs::read(split.join(name));
             let (metadata, shard) = (read("features/zarr.json")?, read("features/c/0/0/0/0/0")?);
             let (labels_metadata, labels) = (read("labels/zarr.json")?, read("labels/c/0")?);
             corpus.add("zarr", &join(&[&metadata, &shard, &labels_metadata, &labels]))?;

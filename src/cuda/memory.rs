@@ -1,0 +1,115 @@
+//! Memory of the GPU that was given back is kept, and handed out again without asking the driver: a step reserves the same
+//! memory as the one before it. All of it is used on the one stream that computes, where what is asked for next comes
+//! behind all that used it before.
+//!
+//! It is the driver's functions themselves that are replaced, as candle calls them at every tensor. With
+//! `GREEDY_CUDA_CACHE=0` every tensor is the driver's own again, for tools that watch its memory.
+
+use super::engine::lock;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, OnceLock};
+
+pub(super) type Reserve = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
+pub(super) type Release = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
+
+/// Small memory comes in multiples of the one, large memory in multiples of the other, so that what nearly fits is used.
+const SMALL: usize = 512;
+const LARGE: usize = 1 << 20;
+
+/// The driver's functions, and what is kept of each stream.
+struct Driver {
+    reserve: Reserve,
+    release: Release,
+    streams: Mutex<HashMap<usize, Store>>,
+}
+
+/// Memory of one stream.
+#[derive(Default)]
+struct Store {
+    /// What nobody uses, by size.
+    idle: BTreeMap<usize, Vec<CUdeviceptr>>,
+    /// The size of all that there is.
+    sizes: HashMap<CUdeviceptr, usize>,
+}
+
+static DRIVER: OnceLock<Driver> = OnceLock::new();
+
+/// Takes the place of the driver's functions: those that are to be called instead.
+pub(super) fn instead_of(reserve: Reserve, release: Release) -> Option<(Reserve, Release)> {
+    if std::env::var_os("GREEDY_CUDA_CACHE").is_some_and(|value| value == "0") {
+        return None;
+    }
+    DRIVER.get_or_init(|| Driver { reserve, release, streams: Mutex::default() });
+    Some((reserve_again, release_later))
+}
+
+/// Bytes that are kept for nobody.
+pub(super) fn idle() -> usize {
+    let Some(driver) = DRIVER.get() else { return 0 };
+    lock(&driver.streams).values().flat_map(|store| &store.idle).map(|(size, all)| size * all.len()).sum()
+}
+
+/// Gives all that nobody uses back to the driver.
+pub(super) fn give_back() {
+    let Some(driver) = DRIVER.get() else { return };
+    for (&stream, store) in lock(&driver.streams).iter_mut() {
+        for memory in std::mem::take(&mut store.idle).into_values().flatten() {
+            store.sizes.remove(&memory);
+            // SAFETY: it was reserved on this stream, and nobody has it. A driver that fails has lost it anyway.
+            let _ = unsafe { (driver.release)(memory, stream as CUstream) };
+        }
+    }
+}
+
+fn rounded(bytes: usize) -> usize {
+    bytes.next_multiple_of(if bytes < LARGE { SMALL } else { LARGE })
+}
+
+impl Store {
+    /// Memory of a size, or little more.
+    fn take(&mut self, size: usize) -> Option<CUdeviceptr> {
+        let (&found, all) = self.idle.range_mut(size..=size + size / 8).next()?;
+        let memory = all.pop();
+        if all.is_empty() {
+            self.idle.remove(&found);
+        }
+        memory
+    }
+}
+
+unsafe extern "C" fn reserve_again(memory: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+    let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
+    let size = rounded(bytes);
+    if let Some(found) = lock(&driver.streams).entry(stream as usize).or_default().take(size) {
+        // SAFETY: the caller's pointer, as of the driver's function.
+        unsafe { memory.write(found) };
+        return CUresult::CUDA_SUCCESS;
+    }
+    // SAFETY: the caller's promises, as of the driver's function.
+    let mut done = unsafe { (driver.reserve)(memory, size, stream) };
+    if done == CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+        give_back();
+        // SAFETY: as before.
+        done = unsafe { (driver.reserve)(memory, size, stream) };
+    }
+    if done == CUresult::CUDA_SUCCESS {
+        // SAFETY: it was just written.
+        let reserved = unsafe { memory.read() };
+        lock(&driver.streams).entry(stream as usize).or_default().sizes.insert(reserved, size);
+    }
+    done
+}
+
+unsafe extern "C" fn release_later(memory: CUdeviceptr, stream: CUstream) -> CUresult {
+    let Some(driver) = DRIVER.get() else { return CUresult::CUDA_ERROR_NOT_INITIALIZED };
+    let mut streams = lock(&driver.streams);
+    let store = streams.entry(stream as usize).or_default();
+    if let Some(&size) = store.sizes.get(&memory) {
+        store.idle.entry(size).or_default().push(memory);
+        return CUresult::CUDA_SUCCESS;
+    }
+    drop(streams);
+    // SAFETY: the caller's promises, as of the driver's function.
+    unsafe { (driver.release)(memory, stream) }
+}
