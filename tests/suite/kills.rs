@@ -65,7 +65,7 @@ enum Moment {
 impl Moment {
     /// Some are spread over the time that a whole run takes, some over the files that it writes: many of its phases
     /// are short.
-    fn draw(draw: &mut Stream, whole: Duration, missing: &[PathBuf]) -> Self {
+    fn draw(rng: &mut Stream, whole: Duration, missing: &[PathBuf]) -> Self {
         let file = missing.get(rng.below(missing.len() as u64) as usize);
         match (rng.below(8), file) {
             (0, _) => Self::Saving(format!("stage{}/checkpoint", 1 + rng.below(2)).into()),
