@@ -1,6 +1,6 @@
 //! The segments of a JPEG file: what strict decoders refuse though nothing of the image is missing is put right, and said.
 
-use super::scan::Frame;
+use super::scan::{Frame, Segment};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -21,13 +21,6 @@ pub(super) struct Jpeg<'a> {
     /// Whether the file itself had an end mark.
     pub is_ended: bool,
     segments: Vec<Segment>,
-}
-
-/// A marker with its parameters, and the coded data behind those of a scan; ranges count in [`Jpeg::bytes`].
-pub(super) struct Segment {
-    pub marker: u8,
-    pub body: Range<usize>,
-    pub data: Range<usize>,
 }
 
 impl<'a> Jpeg<'a> {

@@ -1,7 +1,6 @@
 //! Data sets of numbered files in which classes are numbers: their splits, missing parts, and the names of classes.
 
 use super::classes;
-use super::webdataset::Shards;
 use crate::error::{Error, Result};
 use crate::text::{shown, shown_name};
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +13,19 @@ const MOST_CLASSES: i64 = 1 << 20;
 /// A label, where a number can be one.
 pub(super) fn label(number: i64) -> Option<u32> {
     (0..MOST_CLASSES).contains(&number).then_some(number as u32)
+}
+
+/// The archives of each split.
+pub(super) struct Shards {
+    pub train: Vec<PathBuf>,
+    pub val: Vec<PathBuf>,
+}
+
+impl Shards {
+    /// All of them.
+    pub fn all(self) -> Vec<PathBuf> {
+        self.train.into_iter().chain(self.val).collect()
+    }
 }
 
 /// Sorts files into splits by the words in their names; of a folder those with an extension, in it or in the folders of

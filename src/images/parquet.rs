@@ -4,8 +4,8 @@
 
 use super::census::Census;
 use super::file::OpenFile;
+use super::numbered::Shards;
 use super::numbered::{self, Numbered};
-use super::webdataset::Shards;
 use super::{Content, Fault, Found, Store, pattern};
 use crate::error::{Error, Result};
 use crate::text::{printable, shown, shown_name};

@@ -2,8 +2,8 @@
 //!
 //! Decoders fill what is missing with gray and say nothing, least of all where an end mark was put behind the cut.
 
-use super::jpeg::Segment;
 use crate::error::{Error, Result};
+use std::ops::Range;
 
 const BASELINE: u8 = 0xc0;
 const EXTENDED: u8 = 0xc1;
@@ -13,6 +13,13 @@ const SCAN: u8 = 0xda;
 const RESTARTS: u8 = 0xdd;
 /// Scans at most: each may walk over the whole image.
 const MOST_SCANS: usize = 200;
+
+/// A marker with its parameters, and the coded data behind those of a scan; ranges count in the file.
+pub(super) struct Segment {
+    pub marker: u8,
+    pub body: Range<usize>,
+    pub data: Range<usize>,
+}
 
 /// The sizes of a JPEG.
 pub(super) struct Frame {

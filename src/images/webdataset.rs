@@ -4,7 +4,7 @@ use super::census::{Census, Why, why_not};
 use super::file::{OpenFile, Shelf};
 use super::layout::ImageFile;
 use super::members::{Kind, Member, Place, members};
-use super::numbered::{self, Numbered};
+use super::numbered::{self, Numbered, Shards};
 use super::placed::{Placed, Where};
 use super::tar::refuse_compressed;
 use super::{Found, pattern};
@@ -17,19 +17,6 @@ use std::sync::Arc;
 
 /// Bytes of a file with a label at most.
 const MOST_LABEL: u64 = 1 << 20;
-
-/// The archives of each split.
-pub(super) struct Shards {
-    pub train: Vec<PathBuf>,
-    pub val: Vec<PathBuf>,
-}
-
-impl Shards {
-    /// All of them.
-    pub fn all(self) -> Vec<PathBuf> {
-        self.train.into_iter().chain(self.val).collect()
-    }
-}
 
 /// Finds the archives of a folder, or those that a pattern stands for.
 ///

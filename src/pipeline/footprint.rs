@@ -178,11 +178,11 @@ mod tests {
         let recipe = Recipe::parse("p", "p", text, &[]).unwrap();
         let blocks: Vec<_> = recipe.stages.iter().map(|stage| &stage.block).collect();
         let whole = Cost::of_network(&blocks, recipe.stages[3].head.as_ref(), 10);
-        let machine = (8000, Processor::Cpu { threads: 2 });
-        let all = Memory::of_network(&recipe, &whole, machine).host;
+        let machine = (8000, Processor::Gpu);
+        let all = Memory::of_network(&recipe, &whole, machine).device;
         for stage in 1..=4 {
             let cost = Cost::of(&recipe.stages[stage - 1], 10);
-            assert!(all > Memory::of_stage(&recipe, (stage, stage - 1), &cost, machine).host, "stage {stage}");
+            assert!(all > Memory::of_stage(&recipe, (stage, stage - 1), &cost, machine).device, "stage {stage}");
         }
     }
 }
