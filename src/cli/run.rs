@@ -50,6 +50,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     })?;
     let pipeline = project.pipeline();
     if args.work.json {
+        list_odd(&update, terminal);
         return output.json(&json!({
             "pipeline": pipeline.name,
             "cache": shown(&cache),

@@ -115,7 +115,7 @@ impl Table {
             return Err(Fault::new(Place { source, offset: 0 }, "no `=` in it")
                 .hint("write `--set key=value`, as in `--set training.epochs=5`"));
         };
-        let bare_word = value.starts_with(|first: char| first.is_alphanumeric() || "./~_".contains(first));
+        let bare_word = value.starts_with(|first: char| first.is_alphanumeric() || "./~_$".contains(first));
         let quoted = toml::Value::String(value.into());
         Self::parse(&name, setting).or_else(|fault| match bare_word {
             true => Self::parse(&name, &format!("{key} = {quoted}")).map_err(|_| fault),
