@@ -1,7 +1,7 @@
 //! Files that are whole or absent: written beside their place, synced, renamed.
 
 use crate::error::{Error, Result};
-use crate::room;
+use crate::size;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -53,7 +53,7 @@ impl NewFile {
 
     /// Appends bytes.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let failed = |e| Error::io(&format!("write {} to", room::words(bytes.len() as u64)), &self.path, &e);
+        let failed = |e| Error::io(&format!("write {} to", size::words(bytes.len() as u64)), &self.path, &e);
         Passing(&mut self.file, &self.path).write_all(bytes).map_err(failed)?;
         self.unsynced += bytes.len();
         if self.unsynced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(JoinHandle::is_finished) {

@@ -1,6 +1,6 @@
 //! The one error type of the program: what failed, and the way out where there is one.
 
-use crate::room;
+use crate::size;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -88,7 +88,7 @@ fn reason(error: &std::io::Error) -> String {
 fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            let free = room::free(path).map_or_else(String::new, |free| format!(" ({} are free)", room::words(free)));
+            let free = size::free(path).map_or_else(String::new, |free| format!(" ({} are free)", size::words(free)));
             format!("make room on that disk{free}; the same command then goes on where it stopped")
         }
         ErrorKind::ReadOnlyFilesystem => "that disk cannot be written; name a folder on another one".into(),

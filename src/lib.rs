@@ -7,7 +7,7 @@
 //!
 //! The modules, in the order in which they are best read: what is wanted, where images come from, what is trained, how
 //! features are kept between stages, how a stage learns, how fast this machine is, how stages are run, and how the
-//! program talks. Each may import those above it, but none below, and all may use the six at the end; a test holds that.
+//! program talks. Each may import those above it, but none below, and all may use those at the end; a test holds that.
 
 pub mod pipeline;
 
@@ -40,3 +40,4 @@ pub mod lock;
 pub mod progress;
 pub mod random;
 pub mod room;
+pub mod size;

@@ -1,28 +1,9 @@
-//! The room on a disk and in memory: how much is free, how much is taken, and sizes as people say them.
+//! The room on a disk and in memory: what is taken, and what does not fit.
 
 use crate::error::{Error, Result};
+use crate::size::{self, free};
 use std::fs;
 use std::path::Path;
-
-/// Bytes in binary units, such as `1.5 MiB`.
-pub fn words(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
-/// Bytes that this user may still write to the disk of a path, or of the nearest folder above it that is there.
-/// Nothing where the system does not say.
-pub fn free(path: &Path) -> Option<u64> {
-    let absolute = std::path::absolute(path).ok()?;
-    let found = absolute.ancestors().find_map(|there| rustix::fs::statvfs(there).ok())?;
-    found.f_bavail.checked_mul(found.f_frsize)
-}
 
 /// Bytes of all files below a path; links are not followed, and what cannot be read counts nothing.
 pub fn taken(path: &Path) -> u64 {
@@ -44,8 +25,8 @@ pub fn require(folder: &Path, bytes: u64) -> Result<()> {
         Some(free) if free < needed => Err(Error::failed(format!(
             "not enough room for `{}`: {} more are needed ({needed} bytes), and {} are free ({free} bytes)",
             folder.display(),
-            words(needed),
-            words(free)
+            size::words(needed),
+            size::words(free)
         ))
         .hint("free some of that disk (`greedy clean` removes stages that no pipeline needs), or use another with `--cache DIR`")),
         _ => Ok(()),
@@ -74,7 +55,7 @@ pub fn free_memory() -> u64 {
 /// When there is no memory for it, where a plain `resize` would end the program.
 pub fn resize(buffer: &mut Vec<u8>, bytes: usize) -> Result<()> {
     buffer.try_reserve_exact(bytes.saturating_sub(buffer.len())).map_err(|_| {
-        Error::failed(format!("not enough memory: {} ({bytes} bytes) are needed at once", words(bytes as u64)))
+        Error::failed(format!("not enough memory: {} ({bytes} bytes) are needed at once", size::words(bytes as u64)))
             .hint("end other programs, or take smaller samples (`data.size`, `network.width`)")
     })?;
     buffer.resize(bytes, 0);
@@ -84,13 +65,6 @@ pub fn resize(buffer: &mut Vec<u8>, bytes: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn says_sizes_as_people_do() {
-        assert_eq!(words(1000), "1000 B");
-        assert_eq!(words(3 << 19), "1.5 MiB");
-        assert_eq!(words(u64::MAX), "16384.0 PiB");
-    }
 
     #[test]
     fn what_does_not_fit_is_refused_with_both_sizes() {

@@ -7,16 +7,17 @@ use super::cache::{Scratch, block, write};
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, write_files};
+use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, processor, write_files};
 use crate::images::ImageSet;
-use crate::network::{Chain, Network, Noise, map_type};
+use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
-use crate::pipeline::{self, Cost, Estimate, Features, Machine, Parts, Recipe, Source, Stage};
+use crate::pipeline::{self, Cost, Estimate, Features, Layers, Machine, Method, Parts, Recipe, Source, Stage};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
+use crate::size;
 use crate::training::{Sgd, step};
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -63,14 +64,15 @@ pub fn rates(
         stages[stage.number - 1].load = load;
         stages.push(parts);
     }
+    let network = if pipeline.method == Method::EndToEnd { sample.network()? } else { Parts::default() };
     let file = scratch.0.join("file");
     let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| draw.bits().to_le_bytes()).collect();
     let write = FILE as f64 / bench.seconds(|| disk::write(&file, &noise))?;
     let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
     let memory = pipeline.features.memory as f64;
-    let overlaps = !bench.device.is_cpu();
-    Ok(Machine { name: "this machine, as measured".into(), overlaps, stages, read, write, memory })
+    let processor = processor(&bench.device);
+    Ok(Machine { name: "this machine, as measured".into(), processor, stages, network, read, write, memory })
 }
 
 /// The stages whose features make a pipeline fastest here, as measured for some seconds: what `features.materialize =
@@ -96,7 +98,7 @@ pub fn worth_keeping(
 /// Bytes that features may take: as the pipeline says, or else as much as is free or lies in the folder of the stages
 /// already, without the images.
 pub fn budget(estimate: &Estimate<'_>, folder: &Path) -> Option<u64> {
-    let room = || Some(room::free(folder)?.saturating_add(room::taken(folder)).saturating_sub(estimate.bytes(0)));
+    let room = || Some(size::free(folder)?.saturating_add(room::taken(folder)).saturating_sub(estimate.bytes(0)));
     estimate.pipeline.features.disk.or_else(room)
 }
 
@@ -160,7 +162,9 @@ impl<'a, 'b> Sample<'a, 'b> {
         let per_sample = |seconds: f64| seconds / input.len() as f64;
         let load = || input.for_each_batch(&order, stage.training.batch, draw, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
-        let train = self.training(stage, (&input, &order), load)?;
+        // Blocks that are trained together are measured together.
+        let alone = self.pipeline.method == Method::Layerwise;
+        let train = if alone { self.training(stage, (&input, &order), load)? } else { 0.0 };
         let [classify, frozen] = self.forward(stage)?;
         let block = block(bench, &self.pipeline, stage.number)?;
         let mut folders = Vec::new();
@@ -213,11 +217,44 @@ impl<'a, 'b> Sample<'a, 'b> {
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
         let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
         let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, &bench.device))?;
-        let (block, head) = (network.blocks[0].frozen()?, network.head.frozen()?);
-        let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);
+        let block = Network::block(&stage.block, (self.pipeline.init, &mut draw, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
-        Ok([bench.seconds(classify)?, bench.seconds(frozen)?].map(|seconds| seconds / batch as f64))
+        let frozen = bench.seconds(frozen)? / batch as f64;
+        if self.pipeline.method == Method::EndToEnd {
+            return Ok([0.0, frozen]);
+        }
+        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, &bench.device))?;
+        let head = network.head.frozen()?;
+        let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);
+        Ok([bench.seconds(classify)? / batch as f64, frozen])
+    }
+
+    /// Seconds an image of a training step and of a classification of the whole network, on noise that is in memory.
+    fn network(&self) -> Result<Parts> {
+        let (bench, pipeline) = (self.bench, &self.pipeline);
+        let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
+        let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
+        let head = head.ok_or_else(|| Error::failed("the network has no classifier"))?;
+        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = Network::new(&blocks, head, self.classes, (pipeline.init, &mut draw, &bench.device))?;
+        let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
+        let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
+        let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
+        let x = cast(&x, map_type(pipeline.training.precision, &bench.device)?)?;
+        let samples: Vec<u32> = (0..batch as u32).collect();
+        let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
+        let labels = Tensor::from_vec(labels, batch, &bench.device)?;
+        let noise = Noise::new(0, (0, 0), &samples);
+        let sgd = &mut Sgd::new(&network.variables(), pipeline.training.momentum, pipeline.training.weight_decay)?;
+        let train = bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-9).map(drop)?))?;
+        let blocks = network.blocks.iter().map(Sequence::frozen).collect::<candle_core::Result<Vec<_>>>()?;
+        let head = network.head.frozen()?;
+        let classify = bench.seconds(|| {
+            let logits = || head.logits(&blocks.iter().try_fold(x.clone(), |x, block| block.forward(&x))?);
+            Ok(compute(x.device(), logits).map(drop)?)
+        })?;
+        let [train, classify] = [train, classify].map(|seconds| seconds / batch as f64);
+        Ok(Parts { train, classify, ..Parts::default() })
     }
 
     /// Images a step: those of the pipeline, or fewer where feature maps are large.

@@ -40,7 +40,7 @@ pub(super) enum Command {
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
     #[command(
-        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8"
+        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot"
     )]
     Status(StatusArgs),
     /// Predict bytes and time of every stage, and choose whose features are worth their bytes
@@ -147,13 +147,25 @@ pub(super) struct StageArgs {
     pub work: WorkArgs,
 }
 
+/// How a graph is printed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum GraphForm {
+    /// A table of nodes and what they are made of
+    Text,
+    /// The language of Graphviz
+    Dot,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Explain every stage, also those that are current
+    /// Explain every node, also those that are current
     #[arg(long)]
     pub why: bool,
+    /// Print the graph of nodes instead: as text, or for Graphviz (`--graph dot | dot -Tsvg`)
+    #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "text", conflicts_with = "json")]
+    pub graph: Option<GraphForm>,
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,

@@ -8,7 +8,7 @@ use super::run::{Opened, project};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{self, Cost, Estimate, Figures, Kind, Machine, Recipe, Verdict};
+use crate::pipeline::{self, Costs, Estimate, Figures, Kind, Machine, Recipe, Verdict, footprint};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
 use candle_core::DType;
@@ -25,7 +25,7 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let Opened { project, cache, unplanned } = project(&args.pipeline, &args.set)?;
     let pipeline = project.pipeline();
     let data = DataSet::find(args, &project)?;
-    let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, data.classes)).collect();
+    let costs = Costs::of(pipeline, data.classes);
     let mut machine = match &args.profile {
         Some(profile) => profile.machine(pipeline, &costs),
         None => measure(args, pipeline, &data, &cache, terminal)?,
@@ -50,7 +50,9 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
     let kept = if follows { chosen.clone() } else { pipeline.features.kept.clone() };
-    let plan = Plan { estimate, costs: &costs, records: &records, disk, chosen, kept };
+    let network = project.nodes().find(|look| look.node.kind == Kind::EndToEnd && *look.verdict == Verdict::Current);
+    let network = network.and_then(|look| look.found).map(|found| &found.record);
+    let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, kept };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 
@@ -66,7 +68,7 @@ fn current(project: &Project, number: usize) -> Option<&Record> {
 fn compression(records: &[Option<&Record>]) -> f64 {
     let arrays = || records.iter().skip(1).flatten().flat_map(|record| record.arrays.values());
     let stored: u64 = arrays().map(|array| array.stored_bytes).sum();
-    let beside: u64 = arrays().map(|array| (array.shape[0] * array.shape[1]) as u64 * Estimate::BESIDE_SAMPLE).sum();
+    let beside: u64 = arrays().map(|array| (array.shape[0] * array.shape[1]) as u64 * footprint::BESIDE_SAMPLE).sum();
     match arrays().map(|array| array.logical_bytes).sum::<u64>() {
         0 => 1.0,
         logical => stored.saturating_sub(beside) as f64 / logical as f64,

@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::wording::{bytes, magnitude, seconds};
-use crate::pipeline::{Cost, Estimate, Limit, Memory, Shape, Time};
+use crate::pipeline::{Cost, Costs, Estimate, Limit, Memory, Shape, Time};
 use crate::run::Record;
 use serde_json::{Value, json};
 
@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 pub(super) struct Plan<'a> {
     pub estimate: Estimate<'a>,
     /// Of the stages, first to last.
-    pub costs: &'a [Cost],
+    pub costs: &'a Costs,
     /// Of the stages that are there as the pipeline would make them; the images first.
     pub records: &'a [Option<&'a Record>],
+    /// Of the network that was trained as a whole, if it is there.
+    pub network: Option<&'a Record>,
     /// Bytes that features may take.
     pub disk: Option<u64>,
     /// The stages whose features make it fastest.
@@ -41,7 +43,7 @@ struct Row<'a> {
 
 impl Plan<'_> {
     fn row(&self, number: usize) -> Row<'_> {
-        let (estimate, cost) = (&self.estimate, &self.costs[number - 1]);
+        let (estimate, cost) = (&self.estimate, &self.costs.stages[number - 1]);
         let from = self.kept.iter().copied().take_while(|&stage| stage < number).last().unwrap_or(0);
         let train = estimate.epochs(number, from);
         let kept = self.kept.contains(&number);
@@ -61,7 +63,7 @@ impl Plan<'_> {
     }
 
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        (1..=self.costs.len()).map(|number| self.row(number))
+        (1..=self.costs.stages.len()).map(|number| self.row(number))
     }
 
     /// Seconds of training and of writing features as the pipeline itself says what is kept, not this plan: what stages
@@ -125,6 +127,9 @@ impl Plan<'_> {
             cells.extend(beside(decoding.seconds, self.actual(0, "decode")));
         }
         table.row(cells);
+        if let Some(cost) = &self.costs.network {
+            table.row(self.network_cells(cost, done));
+        }
         for row in self.rows() {
             let number = row.number;
             let (size, kept) = (self.estimate.bytes(number), self.kept.contains(&number));
@@ -133,20 +138,26 @@ impl Plan<'_> {
                 say(row.output),
                 magnitude(row.cost.parameters() as f64),
                 magnitude(row.cost.forward),
-                magnitude(row.cost.training),
+                if self.costs.network.is_some() { "-".into() } else { magnitude(row.cost.training) },
                 bytes(self.estimate.sample_bytes(number) as u64),
                 if kept { bytes(size) } else { format!("({})", bytes(size)) },
-                seconds(row.read.seconds),
-                seconds(row.recomputed.seconds),
-                if row.from == 0 { "images".into() } else { row.from.to_string() },
-                word(row.epoch.limit).into(),
-                seconds(row.train + row.evaluation + row.features),
-                bytes(row.memory.host as u64),
-                if row.memory.device > 0.0 { bytes(row.memory.device as u64) } else { "-".into() },
             ];
+            let fed = if row.from == 0 { "images".into() } else { row.from.to_string() };
+            if self.costs.network.is_some() {
+                cells.extend(["-".into(), "-".into(), fed, "-".into(), seconds(row.features)]);
+            } else {
+                cells.extend([seconds(row.read.seconds), seconds(row.recomputed.seconds), fed]);
+                cells.push(word(row.epoch.limit).into());
+                cells.push(seconds(row.train + row.evaluation + row.features));
+            }
+            cells.extend(said(row.memory));
             if done {
                 let [train, features] = self.as_done(number);
-                cells.extend(beside(train, self.actual(number, "train")));
+                let trained = self.costs.network.is_none();
+                cells.extend(beside(
+                    if trained { train } else { 0.0 },
+                    self.actual(number, "train").filter(|_| trained),
+                ));
                 cells.extend(beside(features, self.actual(number, "features")));
             }
             table.row(cells);
@@ -154,9 +165,26 @@ impl Plan<'_> {
         table.text()
     }
 
+    /// The row of a network that is trained as a whole.
+    fn network_cells(&self, cost: &Cost, done: bool) -> Vec<String> {
+        let estimate = &self.estimate;
+        let (epoch, all) = (estimate.epoch_of_network(), estimate.training_of_network());
+        let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
+        let mut cells = vec!["network".into(), "-".into(), magnitude(cost.parameters() as f64)];
+        cells.extend([magnitude(cost.classify), magnitude(cost.training), "-".into(), "-".into()]);
+        cells.extend([seconds(epoch.seconds), "-".into(), "images".into(), word(epoch.limit).into(), seconds(all)]);
+        cells.extend(said(memory));
+        if done {
+            let epochs = epoch.seconds * estimate.pipeline.training.epochs as f64;
+            let took = self.network.and_then(|record| record.seconds.get("train").copied());
+            cells.extend([seconds(epochs), took.map_or("-".into(), seconds), "-".into(), "-".into()]);
+        }
+        cells
+    }
+
     /// Choices beside each other: name, stages.
     fn choices(&self) -> Vec<(&'static str, Vec<usize>)> {
-        let all: Vec<usize> = (1..=self.costs.len()).collect();
+        let all: Vec<usize> = (1..=self.costs.stages.len()).collect();
         let mut choices = vec![("all features kept", all), ("none, all recomputed", Vec::new())];
         if choices.iter().all(|(_, kept)| *kept != self.kept) && self.kept != self.chosen {
             choices.push(("as the pipeline says", self.kept.clone()));
@@ -184,7 +212,7 @@ impl Plan<'_> {
     /// Of each stage, what the total would be with the other decision about it.
     fn others(&self) -> impl Iterator<Item = (usize, bool, f64, bool)> {
         let total = self.estimate.total(&self.chosen);
-        (1..=self.costs.len()).map(move |stage| {
+        (1..=self.costs.stages.len()).map(move |stage| {
             let kept = self.chosen.contains(&stage);
             let mut other: Vec<usize> = self.chosen.iter().copied().filter(|&chosen| chosen != stage).collect();
             if !kept {
@@ -231,11 +259,27 @@ impl Plan<'_> {
             "decoding": {
                 "bytes": self.estimate.bytes(0), "seconds": decoding.seconds, "actual_seconds": self.actual(0, "decode"),
             },
+            "network": self.costs.network.map(|cost| self.network_json(&cost)),
             "stages": self.rows().map(|row| self.row_json(&row)).collect::<Vec<_>>(),
             "choices": choices.collect::<Vec<_>>(),
             "decisions": decisions.collect::<Vec<_>>(),
             "disk": self.disk,
             "materialize": self.chosen,
+        })
+    }
+
+    fn network_json(&self, cost: &Cost) -> Value {
+        let estimate = &self.estimate;
+        let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
+        json!({
+            "parameters": cost.parameters(),
+            "forward_flops": cost.classify,
+            "step_flops": cost.training,
+            "epoch_seconds": estimate.epoch_of_network().seconds,
+            "seconds": estimate.training_of_network(),
+            "actual_seconds": self.network.map(|record| &record.seconds),
+            "host_bytes": memory.host,
+            "device_bytes": memory.device,
         })
     }
 
@@ -271,6 +315,12 @@ impl Plan<'_> {
 
 fn say(shape: Shape) -> String {
     format!("{} x {} x {}", shape.channels, shape.size, shape.size)
+}
+
+/// Memory of the host, and of the device where it has its own.
+fn said(memory: Memory) -> [String; 2] {
+    let device = if memory.device > 0.0 { bytes(memory.device as u64) } else { "-".into() };
+    [bytes(memory.host as u64), device]
 }
 
 fn word(limit: Limit) -> &'static str {

@@ -1,19 +1,22 @@
 //! `greedy status`.
 
-use super::args::StatusArgs;
+use super::args::{GraphForm, StatusArgs};
 use super::output::Output;
 use super::run::{Opened, project, stage_json};
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
 use crate::pipeline::{Graph, Verdict};
-use crate::run::Look;
+use crate::run::{Look, Project};
 use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`: a stage in trouble has its row like the others.
 pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let Opened { project, cache, .. } = project(&args.pipeline, &args.set)?;
     let graph = project.graph();
+    if let Some(form) = args.graph {
+        return graph_text(&project, form, output);
+    }
     if args.json {
         let stages: Vec<Value> = project.nodes().map(|look| look_json(&look, graph)).collect();
         return output.json(&json!({ "pipeline": project.pipeline().name, "cache": cache, "stages": stages }));
@@ -30,6 +33,9 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
             wording::percent(figures.map(|figures| figures.accuracy)),
             record.map_or("-".into(), |record| wording::bytes(record.stored_bytes())),
         ]);
+        if cache.join(&look.node.id) != look.folder.path() {
+            explained.push(format!("{}: in `{}`\n", look.node.title(), look.folder.path().display()));
+        }
         if args.why {
             explained.push(format!("{}: {word}\n", look.node.title()));
             let lines = reasons.into_iter().chain(background(&look));
@@ -40,6 +46,24 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     }
     output.text(&table.text())?;
     if explained.is_empty() { Ok(()) } else { output.text(&format!("\n{}", explained.concat())) }
+}
+
+/// The graph, each node with its state.
+fn graph_text(project: &Project, form: GraphForm, output: &mut Output) -> Result<()> {
+    let graph = project.graph();
+    let states: Vec<String> = project.nodes().map(|look| state(&look, graph).0.to_string()).collect();
+    match form {
+        GraphForm::Dot => output.text(&graph.dot(&project.pipeline().name, &states)),
+        GraphForm::Text => {
+            let mut table = Table::new(&["node", "state", "made of"]);
+            for (node, state) in graph.nodes().iter().zip(states) {
+                let inputs: Vec<&str> = node.inputs.iter().map(|&input| graph.nodes()[input].id.as_str()).collect();
+                let inputs = if inputs.is_empty() { "image files".into() } else { inputs.join(", ") };
+                table.row([node.id.clone(), state, inputs]);
+            }
+            output.text(&table.text())
+        }
+    }
 }
 
 fn look_json(look: &Look<'_>, graph: &Graph) -> Value {

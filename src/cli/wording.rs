@@ -1,7 +1,7 @@
 //! How numbers and verdicts are said.
 
 use crate::pipeline::{Graph, Verdict};
-pub(super) use crate::room::words as bytes;
+pub(super) use crate::size::words as bytes;
 
 /// Seconds as a person would say them, such as `3 min 20 s`.
 pub(super) fn seconds(value: f64) -> String {

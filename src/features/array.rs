@@ -9,7 +9,7 @@
 //!   val/                      the same with one view
 //! ```
 
-use super::encoding::Scale;
+use super::scale::Scale;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, Dtype, Shape};

@@ -2,27 +2,21 @@
 
 use super::array::{Files, Layout, Order, Subset};
 use super::draw::Draw;
-use super::encoding::{encode_sample, unfit};
+use super::encoding::encode_sample;
 use super::form::Form;
 use super::loader::{Batch, Loader};
 use super::on_device::form;
+use super::scale::unfit;
 use super::shard::{ShardWriter, StoredSamples};
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::Frozen;
 use crate::ops::{Downloaded, Downloads, on_host};
-use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Shape};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Processor, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 use std::path::Path;
-
-/// Samples that are run through the block at once at most. Results do not depend on it.
-const BATCH: usize = 256;
-/// Values of such a batch, in or out, at most, so that large feature maps take fewer samples at once: 8 MiB of f32 for each
-/// thread, which go to the disk while the next are made, and 64 MiB on a GPU.
-const THREAD_VALUES: usize = 1 << 21;
-const GPU_VALUES: usize = 1 << 24;
 
 /// Samples that scale and codec are chosen by at most.
 const FIRST: usize = 64;
@@ -204,8 +198,12 @@ impl Extraction<'_> {
 
 /// Samples of these shapes, read and made, that a device takes at once.
 pub(crate) fn at_once(device: &Device, read: Shape, made: Shape) -> usize {
-    let values = if device.is_cpu() { THREAD_VALUES * rayon::current_num_threads() } else { GPU_VALUES };
-    (values / read.values().max(made.values())).clamp(1, BATCH)
+    processor(device).extraction_batch(read, made)
+}
+
+/// What computes on a device.
+pub(crate) fn processor(device: &Device) -> Processor {
+    if device.is_cpu() { Processor::Cpu { threads: rayon::current_num_threads() } } else { Processor::Gpu }
 }
 
 /// How the samples of a subset are drawn for a view that is written.

@@ -2,13 +2,14 @@
 //! is found out on the first samples.
 
 use super::array::{Layout, Order, Subset};
-use super::encoding::{Scale, encode_sample};
+use super::encoding::encode_sample;
 use super::packing::unpack;
+use super::scale::Scale;
 use super::shard::StoredSamples;
 use crate::disk::{self, NO_LINK, UNFINISHED};
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, CodecChoice, Dtype, Features};
-use crate::room;
+use crate::size;
 use rayon::prelude::*;
 use rustix::fs::{Advice, fadvise};
 use std::fs::OpenOptions;
@@ -101,7 +102,7 @@ struct Trial {
 /// takes least where none does.
 fn fastest(stage: &Path, features: &Features, layout: &Layout, values: &[f32]) -> Result<Codec> {
     let trials = TRIED.iter().map(|&codec| trial(&Layout { codec, ..*layout }, values)).collect::<Result<Vec<_>>>()?;
-    let free = room::free(stage).unwrap_or(u64::MAX);
+    let free = size::free(stage).unwrap_or(u64::MAX);
     let limit = features.disk.map_or(free, |disk| disk.min(free)) as f64;
     let rate = reading_rate(stage)?;
     let fits = |trial: &&Trial| layout.logical_bytes() as f64 * trial.ratio * MORE <= limit;

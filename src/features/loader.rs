@@ -15,7 +15,7 @@ use crate::network::Chain;
 use crate::ops::cut;
 use crate::pipeline::{Codec, Recipe, Shape, Shuffle};
 use crate::random::Stream;
-use crate::room;
+use crate::size;
 use candle_core::{Device, Tensor};
 use std::ops::Range;
 use std::path::Path;
@@ -205,7 +205,7 @@ impl Loader {
     /// Where the samples come from and what is done with them, in words.
     pub fn describe(&self) -> String {
         let layout = self.layout();
-        let bytes = room::words(layout.logical_bytes());
+        let bytes = size::words(layout.logical_bytes());
         let what = if self.source.samples.are_images() { "images" } else { "features" };
         let tier = match (self.source.is_resident(), self.source.remembers()) {
             (true, _) => "resident on the device once they are read",

@@ -1,8 +1,8 @@
 //! The layout of a feature array as Zarr's metadata, and back.
 
 use super::array::{Layout, Order};
-use super::encoding::Scale;
 use super::packing::{blosc, crc32c};
+use super::scale::Scale;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, Dtype, Shape};

@@ -187,6 +187,7 @@ mod tests {
             channels: 3,
             train_images: None,
             val_images: None,
+            decoded: None,
             on_bad_image: BadImage::Fail,
             max_pixels: 1 << 20,
             mean: vec![0.5; 3],

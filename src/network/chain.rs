@@ -2,12 +2,8 @@
 
 use super::frozen::Frozen;
 use crate::ops::{compute, concat};
-use crate::pipeline::Shape;
+use crate::pipeline::{Shape, footprint};
 use candle_core::{DType, Device, Result, Tensor};
-
-/// Values that go through the blocks at once at most: 64 MiB of f32, and on a GPU half a GiB.
-const AT_ONCE: usize = 1 << 24;
-const AT_ONCE_ON_GPU: usize = 1 << 27;
 
 /// Frozen blocks between what is stored and what a network takes.
 pub struct Chain {
@@ -68,8 +64,7 @@ impl Chain {
             *shape = block.output(*shape);
             Some(shape.values())
         });
-        let values = if self.device.is_cpu() { AT_ONCE } else { AT_ONCE_ON_GPU };
-        let most = (values / shapes.fold(input.values(), usize::max).max(1)).max(1);
+        let most = footprint::chain_batch(shapes.fold(input.values(), usize::max), self.device.is_cpu());
         let at_once = self.group.map_or(most, |group| group.min(most));
         let part = |first| self.run_part(x.narrow(0, first, at_once.min(count - first))?, at_once);
         concat(&(0..count).step_by(at_once).map(part).collect::<Result<Vec<_>>>()?)

@@ -2,7 +2,7 @@
 
 use super::convolution::FrozenConvolution;
 use super::linear::FrozenLinear;
-use super::sequence::{averaged, flattened, rows, samples};
+use super::shapes::{averaged, flattened, rows, samples};
 use crate::ops::{Window, affine, max_pool, relu, space_to_depth};
 use crate::pipeline::{Layers, Shape};
 use candle_core::{Result, Tensor};

@@ -104,3 +104,32 @@ impl Network {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::Recipe;
+    use crate::random::Purpose;
+
+    #[test]
+    fn weights_are_counted_as_the_network_has_them() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nwidth = 5\nspace_to_depth = [1, 3]\n[auxiliary]\nwidth = 7\n\
+                    [stage.2.auxiliary]\nk = 1\n[stage.4.auxiliary]\nbatch_norm = false\nk = 4\n";
+        let networks = ["vgg11", "vgg16_bn", "alexnet"].map(|name| {
+            format!(
+                "[data]\nsource = \"builtin\"\nsize = 64\n[network]\narchitecture = \"{name}\"\nwidth = 2\nhidden = 5\n\
+                     [auxiliary]\npadding = 1\n"
+            )
+        });
+        for text in [text].into_iter().chain(networks.iter().map(String::as_str)) {
+            let recipe = Recipe::parse("p.toml", "p", text, &[]).unwrap();
+            for stage in &recipe.stages {
+                let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
+                let network = Network::of_stage(stage, 9, (recipe.init, &mut draw, &Device::Cpu)).unwrap();
+                let all: usize = network.variables().iter().map(|(_, variable)| variable.elem_count()).sum();
+                let counted = stage.block.weights(9) + stage.head.as_ref().unwrap().weights(9);
+                assert_eq!(counted, all, "{} stage {}", recipe.architecture, stage.number);
+            }
+        }
+    }
+}

@@ -11,6 +11,7 @@ mod linear;
 mod noise;
 mod precision;
 mod sequence;
+mod shapes;
 mod variables;
 
 pub use chain::Chain;

@@ -12,10 +12,11 @@ use super::gradients::Gradients;
 use super::initial::Initial;
 use super::linear::{Linear, LinearPass};
 use super::noise::Noise;
+use super::shapes::{averaged, flattened, rows, samples};
 use super::variables::Variables;
 use crate::ops::{
-    Activation, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool, pool_gradient, relu,
-    relu_gradient, space_to_depth, to_nchw, to_nhwc,
+    Activation, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu, relu_gradient,
+    space_to_depth, to_nhwc,
 };
 use crate::pipeline::{Layer, Layers, Role};
 use candle_core::{DType, Result, Tensor, bail};
@@ -257,7 +258,8 @@ impl Unit {
             Self::SpaceToDepth => FrozenUnit::SpaceToDepth,
             Self::Convolution(own) => FrozenUnit::Convolution(own.frozen()?),
             Self::BatchNorm(own, activation) => {
-                let (scale, shift) = own.frozen()?;
+                let (scale, shift) = own.affine()?;
+                let (scale, shift) = (scale.to_device(own.device())?, shift.to_device(own.device())?);
                 FrozenUnit::Affine { scale, shift, relu: *activation == Activation::Relu }
             }
             Self::Relu => FrozenUnit::Relu,
@@ -268,27 +270,4 @@ impl Unit {
             Self::Linear(own) => FrozenUnit::Linear(own.frozen()?),
         }))
     }
-}
-
-/// The average of each cell of a grid; where a convolution reads it, in the type of feature maps.
-pub(super) fn averaged(x: &Tensor, side: usize, convolved: bool) -> Result<Tensor> {
-    let y = pool(x, side)?;
-    if convolved { cast(&y, x.dtype()) } else { Ok(y) }
-}
-
-/// \[batch, height, width, channels\] → \[batch, 1, 1, channels * height * width\], in the order of PyTorch's features
-/// and in single precision, in which linear layers compute.
-pub(super) fn flattened(x: &Tensor) -> Result<Tensor> {
-    cast(&samples(&to_nchw(x)?.flatten_from(1)?)?, DType::F32)
-}
-
-/// \[batch, 1, 1, values\] → \[batch, values\]
-pub(super) fn rows(x: &Tensor) -> Result<Tensor> {
-    x.flatten_from(1)
-}
-
-/// \[batch, values\] → \[batch, 1, 1, values\]
-pub(super) fn samples(x: &Tensor) -> Result<Tensor> {
-    let (batch, values) = x.dims2()?;
-    x.reshape((batch, 1, 1, values))
 }

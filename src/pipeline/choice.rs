@@ -1,6 +1,6 @@
 //! Which stages' features are worth their bytes: those that make the whole pipeline fastest on the disk there is.
 
-use super::Estimate;
+use super::{Estimate, Method};
 
 /// What is known of a pipeline with so many stages. `from` is the nearest stage before whose features are written, 0 for
 /// the images: nothing else that was chosen matters to the time of a stage, which is why the search below is exact.
@@ -34,7 +34,11 @@ pub fn choose(estimate: &Estimate<'_>, disk: Option<u64>) -> Vec<usize> {
         stages: estimate.pipeline.stages.len(),
         disk: disk.unwrap_or(u64::MAX),
         bytes: &|stage| estimate.bytes(stage),
-        train: &|stage, from| estimate.training(stage, from),
+        train: &|stage, from| match estimate.pipeline.method {
+            Method::Layerwise => estimate.training(stage, from),
+            // The network is trained before any of its features is there.
+            Method::EndToEnd => 0.0,
+        },
         write: &|stage, from| estimate.extraction(stage, from).seconds,
     }
     .solve()
@@ -88,7 +92,7 @@ fn unbeaten(mut all: Vec<Partial>) -> Vec<Partial> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Cost, Figures, Machine, Profile, Recipe};
+    use crate::pipeline::{Costs, Figures, Machine, Profile, Recipe};
     use proptest::prelude::*;
 
     /// Every subset of stages 1 to `count`, in order.
@@ -167,7 +171,7 @@ mod tests {
 
     /// A machine whose rates are powers of ten.
     fn machine(pipeline: &Recipe, profile: usize, rates: [f64; 5], memory: f64) -> Machine {
-        let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, 10)).collect();
+        let costs = Costs::of(pipeline, 10);
         let mut machine = Profile::ALL[profile].machine(pipeline, &costs);
         let [forward, training, read, write, decode] = rates.map(|exponent| Some(10f64.powf(exponent)));
         let decode = decode.map(|rate| rate / 1e6);

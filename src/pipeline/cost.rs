@@ -4,7 +4,7 @@
 //! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
 use super::layer::Layer;
-use super::{Layers, Stage};
+use super::{Layers, Method, Recipe, Stage};
 
 /// The costs of one stage, or of a network that is trained as a whole.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +22,27 @@ pub struct Cost {
     /// Values an image that a training step holds at once: its input, what the gradients are computed from, and the two
     /// gradients that are in flight.
     pub step_values: usize,
+}
+
+/// The costs of all that a pipeline trains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Costs {
+    /// Of each stage, first to last.
+    pub stages: Vec<Cost>,
+    /// Of the whole network, where it is trained as a whole.
+    pub network: Option<Cost>,
+}
+
+impl Costs {
+    /// The costs of a pipeline that tells so many classes apart.
+    pub fn of(recipe: &Recipe, classes: usize) -> Self {
+        let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
+        let network = (recipe.method == Method::EndToEnd).then(|| {
+            let blocks: Vec<&Layers> = recipe.stages.iter().map(|stage| &stage.block).collect();
+            Cost::of_network(&blocks, recipe.stages.last().and_then(|stage| stage.head.as_ref()), classes)
+        });
+        Self { stages, network }
+    }
 }
 
 impl Cost {

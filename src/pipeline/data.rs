@@ -57,6 +57,9 @@ pub struct Data {
     pub train_images: Option<usize>,
     /// A random subset of so many validation images, or all.
     pub val_images: Option<usize>,
+    /// The folder that the decoded images lie in, where that is not the pipeline's own: pipelines over the same images
+    /// share it.
+    pub decoded: Option<String>,
     /// What happens to an image that cannot be decoded.
     pub on_bad_image: BadImage,
     /// An image with more pixels is bad; checked before it is decoded.
@@ -93,6 +96,7 @@ impl Data {
             channels,
             train_images: read_limit(section, "train_images")?,
             val_images: read_limit(section, "val_images")?,
+            decoded: section.optional("decoded")?,
             on_bad_image: section.choice(
                 "on_bad_image",
                 BadImage::Fail,

@@ -6,7 +6,7 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Cost, Machine, Recipe, Stage};
+use super::{Cost, Machine, Memory, Method, Recipe, Stage, footprint};
 use std::ops::{Add, Mul, Range};
 
 /// What the time of some work is spent on.
@@ -53,24 +53,6 @@ impl Mul<f64> for Load {
     }
 }
 
-/// Bytes of memory that a stage takes at most; on a CPU the device's are the host's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Memory {
-    /// Of the host.
-    pub host: f64,
-    /// Of the device.
-    pub device: f64,
-}
-
-/// Bytes of an f32.
-const VALUE: usize = 4;
-/// Batches of input that are in memory at once: one is used, two wait, one is being read.
-const BATCHES: usize = 4;
-/// Samples that extraction runs at once at most, and the values of such a batch.
-const EXTRACTED: (usize, usize) = (256, 1 << 24);
-/// Bytes that the program takes itself, and that its allocator keeps of what was freed, such as batches of decoded images.
-const PROGRAM: usize = 96 << 20;
-
 /// A pipeline on a machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Estimate<'a> {
@@ -85,9 +67,6 @@ pub struct Estimate<'a> {
 }
 
 impl Estimate<'_> {
-    /// Bytes of a stored sample's checksum and of its place in the index of the shard.
-    pub const BESIDE_SAMPLE: u64 = 20;
-
     fn stage(&self, number: usize) -> &Stage {
         &self.pipeline.stages[number - 1]
     }
@@ -108,7 +87,7 @@ impl Estimate<'_> {
             0 => (data.channels * data.size * data.size) as f64,
             _ => (self.stage(stage).block.output.values() * features.dtype.bytes()) as f64 * self.compression,
         };
-        bytes + Self::BESIDE_SAMPLE as f64
+        bytes + footprint::BESIDE_SAMPLE as f64
     }
 
     /// Bytes of the training samples of a stage, all views.
@@ -142,7 +121,7 @@ impl Estimate<'_> {
     fn time(&self, load: Load) -> Time {
         let Load { decode, compute, disk } = load;
         let busiest = if compute >= decode { Limit::Compute } else { Limit::Decode };
-        let seconds = if self.machine.overlaps { decode.max(compute) } else { decode + compute };
+        let seconds = if !self.machine.processor.is_cpu() { decode.max(compute) } else { decode + compute };
         if disk > seconds { Time { seconds: disk, limit: Limit::Disk } } else { Time { seconds, limit: busiest } }
     }
 
@@ -191,30 +170,33 @@ impl Estimate<'_> {
         self.epochs(stage, from) + looks as f64 * self.evaluation(stage, from).seconds
     }
 
-    /// Memory that a stage takes, whose costs are given, for training or for writing features; roughly, as a step holds a
-    /// little less than all that is counted.
+    /// Memory that a stage takes, whose costs are given, for training or for writing features.
     pub fn memory(&self, stage: usize, from: usize, cost: &Cost) -> Memory {
-        let (own, training) = (&self.stage(stage).block, &self.stage(stage).training);
-        let first = self.stage(from + 1).block.input.values();
-        let between = self.pipeline.stages[from..stage - 1].iter().map(|stage| &stage.block);
-        let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
-        let step = training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
-        let at_once = EXTRACTED.0.min(EXTRACTED.1 / first.max(own.output.values())).max(1);
-        let extraction = at_once * widest.max(own.input.values() + own.output.values());
-        let loaded = BATCHES * first * training.batch.max(at_once);
-        let bytes = |values: usize| (values * VALUE) as f64;
-        let index = (self.images[0] * self.pipeline.features.views) as f64 * Self::BESIDE_SAMPLE as f64;
-        let host = PROGRAM as f64 + bytes(loaded) + index;
-        let device = bytes(step.max(extraction));
-        if self.machine.overlaps { Memory { host, device } } else { Memory { host: host + device, device: 0.0 } }
+        Memory::of_stage(self.pipeline, (stage, from), cost, (self.images[0], self.machine.processor))
+    }
+
+    /// One epoch of training the whole network on the images.
+    pub fn epoch_of_network(&self) -> Time {
+        let step = Load { compute: self.machine.network.train, ..Load::default() };
+        self.time((self.loading(0) + step) * self.images[0] as f64)
+    }
+
+    /// Seconds until the whole network is trained: its epochs, and the evaluations between.
+    pub fn training_of_network(&self) -> f64 {
+        let training = &self.pipeline.training;
+        let classify = Load { decode: self.machine.stages[0].load, compute: self.machine.network.classify, disk: 0.0 };
+        let evaluation = self.time(classify * self.images[1] as f64).seconds;
+        let evaluated = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
+        training.epochs as f64 * self.epoch_of_network().seconds + evaluated as f64 * evaluation
     }
 
     /// Seconds of everything where the features of these stages are written, which are in order.
     pub fn total(&self, kept: &[usize]) -> f64 {
-        let mut all = self.decoding().seconds;
+        let whole = self.pipeline.method == Method::EndToEnd;
+        let mut all = self.decoding().seconds + if whole { self.training_of_network() } else { 0.0 };
         let mut from = 0;
         for stage in 1..=self.pipeline.stages.len() {
-            all += self.training(stage, from);
+            all += if whole { 0.0 } else { self.training(stage, from) };
             if kept.contains(&stage) {
                 all += self.extraction(stage, from).seconds;
                 from = stage;
@@ -227,7 +209,7 @@ impl Estimate<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Parts;
+    use crate::pipeline::{Parts, Processor};
 
     const IMAGES: [usize; 2] = [1000, 100];
 
@@ -243,10 +225,12 @@ mod tests {
 
     /// Milliseconds: to crop 1, to load 2; frozen 4, train 8, classify 16, store 32.
     fn machine(overlaps: bool, memory: f64) -> Machine {
+        let processor = if overlaps { Processor::Gpu } else { Processor::Cpu { threads: 2 } };
         let parts = Parts { load: 2e-3, frozen: 4e-3, train: 8e-3, classify: 16e-3, store: 32e-3 };
         let images = Parts { load: 1e-3, store: 64e-3, ..Parts::default() };
         let stages = vec![images, parts, parts, parts];
-        Machine { name: "m".into(), overlaps, stages, read: 1e6, write: 1e9, memory }
+        let network = Parts { train: 24e-3, classify: 48e-3, ..Parts::default() };
+        Machine { name: "m".into(), processor, stages, network, read: 1e6, write: 1e9, memory }
     }
 
     #[track_caller]
@@ -311,5 +295,19 @@ mod tests {
         // A quarter of the samples comes from the images, through the blocks before.
         same(fresh.epoch(3, 2).seconds, 2.0 + 8.0 + (1.0 + 4.0 + 4.0) / 4.0);
         same(fresh.epoch(3, 0).seconds, one.epoch(3, 0).seconds);
+    }
+
+    #[test]
+    fn a_network_trained_as_a_whole_reads_images_at_every_epoch_and_its_depths_train_no_more() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 3\nwidth = 8\n\
+                    [training]\nmethod = \"end_to_end\"\nepochs = 4\nevaluate_every = 2\n";
+        let pipeline = Recipe::parse("p", "p", text, &[]).unwrap();
+        let machine = machine(false, 1e12);
+        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        same(estimate.epoch_of_network().seconds, 1.0 + 24.0);
+        same(estimate.training_of_network(), 4.0 * 25.0 + 2.0 * (1.0 + 48.0) / 10.0);
+        same(estimate.total(&[]), estimate.decoding().seconds + estimate.training_of_network());
+        let more = estimate.extraction(1, 0).seconds + estimate.extraction(2, 1).seconds;
+        same(estimate.total(&[1, 2]), estimate.total(&[]) + more);
     }
 }

@@ -1,6 +1,6 @@
 //! A fault of a pipeline file: where it is, what it is, and what may have been meant.
 
-use super::tree::Place;
+use super::place::Place;
 use std::fmt;
 
 /// What is wrong with a pipeline file.

@@ -1,6 +1,6 @@
 //! How fast a machine is: measured figures, or the assumed ones of a named profile, as seconds a sample.
 
-use super::{Cost, Recipe};
+use super::{Costs, Processor, Recipe};
 
 /// The parts of a stage's work: seconds a sample of each. Stage 0 is the images.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -22,10 +22,12 @@ pub struct Parts {
 pub struct Machine {
     /// What it is called.
     pub name: String,
-    /// Whether loading and computing run side by side, as with a GPU, or take turns on the same cores.
-    pub overlaps: bool,
+    /// What computes: with a GPU loading and computing run side by side, on a CPU they take turns on the same cores.
+    pub processor: Processor,
     /// The parts of each stage, images first.
     pub stages: Vec<Parts>,
+    /// The steps and the classification of the whole network, where it is trained as a whole.
+    pub network: Parts,
     /// Bytes a second that are read from the disk.
     pub read: f64,
     /// Bytes a second that are written to the disk.
@@ -62,7 +64,7 @@ pub struct Profile {
     pub name: &'static str,
     /// What it stands for.
     about: &'static str,
-    overlaps: bool,
+    processor: Processor,
     figures: Figures,
 }
 
@@ -72,7 +74,7 @@ impl Profile {
         Self {
             name: "h200",
             about: "one H200, two NVMe disks and 16 cores",
-            overlaps: true,
+            processor: Processor::Gpu,
             figures: Figures {
                 // 989 TFLOP/s dense in bf16 by the data sheet, at an efficiency of 40 % forward and 30 % in training.
                 forward: Some(400e12),
@@ -91,7 +93,7 @@ impl Profile {
         Self {
             name: "cpu2",
             about: "two cores of a Xeon with AVX-512 and one disk",
-            overlaps: false,
+            processor: Processor::Cpu { threads: 2 },
             figures: Figures {
                 // As `greedy bench steps` measured it, with 64 to 256 channels and k = 2.
                 forward: Some(700e9),
@@ -109,11 +111,12 @@ impl Profile {
     ];
 
     /// The machine for the stages of a pipeline, whose costs are given first to last.
-    pub fn machine(&self, pipeline: &Recipe, costs: &[Cost]) -> Machine {
+    pub fn machine(&self, pipeline: &Recipe, costs: &Costs) -> Machine {
         let mut machine = Machine {
             name: format!("{}: {} (assumed)", self.name, self.about),
-            overlaps: self.overlaps,
-            stages: vec![Parts::default(); costs.len() + 1],
+            processor: self.processor,
+            network: Parts::default(),
+            stages: vec![Parts::default(); costs.stages.len() + 1],
             read: f64::INFINITY,
             write: f64::INFINITY,
             memory: 0.0,
@@ -125,15 +128,19 @@ impl Profile {
 
 impl Machine {
     /// Takes the figures that are given in place of its own.
-    pub fn set(&mut self, figures: &Figures, pipeline: &Recipe, costs: &[Cost]) {
+    pub fn set(&mut self, figures: &Figures, pipeline: &Recipe, costs: &Costs) {
         let dtype = pipeline.features.dtype.bytes();
-        for ((parts, cost), stage) in self.stages[1..].iter_mut().zip(costs).zip(&pipeline.stages) {
+        for ((parts, cost), stage) in self.stages[1..].iter_mut().zip(&costs.stages).zip(&pipeline.stages) {
             let bytes = (stage.block.output.values() * dtype) as f64;
             replace(&mut parts.frozen, figures.forward.map(|rate| cost.forward / rate));
             replace(&mut parts.classify, figures.forward.map(|rate| cost.classify / rate));
             replace(&mut parts.train, figures.training.map(|rate| cost.training / rate));
             replace(&mut parts.load, figures.convert.map(|rate| bytes / rate));
             replace(&mut parts.store, figures.convert.map(|rate| bytes / rate));
+        }
+        if let Some(whole) = &costs.network {
+            replace(&mut self.network.train, figures.training.map(|rate| whole.training / rate));
+            replace(&mut self.network.classify, figures.forward.map(|rate| whole.classify / rate));
         }
         replace(&mut self.stages[0].load, figures.decode.map(f64::recip));
         replace(&mut self.stages[0].store, figures.files.map(f64::recip));
@@ -154,11 +161,11 @@ mod tests {
     #[test]
     fn a_figure_that_is_given_changes_what_it_is_of_and_nothing_else() {
         let pipeline = Recipe::parse("p", "p", "[data]\nsource = \"builtin\"\n", &[]).unwrap();
-        let costs: Vec<Cost> = pipeline.stages.iter().map(|stage| Cost::of(stage, 10)).collect();
+        let costs = Costs::of(&pipeline, 10);
         let before = Profile::ALL[0].machine(&pipeline, &costs);
         let mut after = before.clone();
         after.set(&Figures { training: Some(1e12), read: Some(5.0), ..Figures::default() }, &pipeline, &costs);
-        assert_eq!((after.stages[2].train, after.read), (costs[1].training / 1e12, 5.0));
+        assert_eq!((after.stages[2].train, after.read), (costs.stages[1].training / 1e12, 5.0));
         for (before, after) in before.stages.iter().zip(&after.stages).skip(1) {
             assert_eq!(Parts { train: before.train, ..*after }, *before);
         }

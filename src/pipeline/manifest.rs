@@ -73,8 +73,18 @@ impl Manifest {
 
     /// What stage 0 depends on: the files (`files` is their fingerprint as observed) and how they are decoded.
     pub fn of_images(pipeline: &Recipe, files: &str) -> Self {
-        let Data { source, size, channels, train_images, val_images, on_bad_image, max_pixels, mean: _, std: _ } =
-            &pipeline.data;
+        let Data {
+            source,
+            size,
+            channels,
+            train_images,
+            val_images,
+            on_bad_image,
+            max_pixels,
+            decoded: _,
+            mean: _,
+            std: _,
+        } = &pipeline.data;
         let limit = |count: &Option<usize>| count.map_or("all".into(), |count| count.to_string());
         let mut manifest = Self::default();
         // To be raised when a new version of the program would decode the same files to other pixels.

@@ -3,6 +3,7 @@
 //! Pure: nothing here reads a file, holds a tensor or fails but on the faults of the file itself.
 
 mod alexnet;
+mod architecture;
 mod auxiliary;
 mod choice;
 mod cost;
@@ -11,12 +12,14 @@ mod data;
 mod estimate;
 mod fault;
 mod features;
+pub mod footprint;
 mod graph;
 mod layer;
 mod layers;
 mod machine;
 mod manifest;
 mod network;
+mod place;
 mod plan;
 mod section;
 mod simcnn;
@@ -25,11 +28,12 @@ mod tree;
 mod vgg;
 
 pub use choice::choose;
-pub use cost::Cost;
+pub use cost::{Cost, Costs};
 pub use data::{Augmentation, BadImage, Crop, Data, Source};
-pub use estimate::{Estimate, Limit, Memory, Time};
+pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
 pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
+pub use footprint::{Memory, Processor};
 pub use graph::{Graph, Kind, Node};
 pub use layer::{Layer, Outputs, Shape};
 pub use layers::{Layers, Role};
@@ -158,7 +162,7 @@ impl Settings {
         let auxiliary = AuxiliarySettings::read(&mut auxiliary_section, &AuxiliarySettings::DEFAULT)?;
         auxiliary_section.finish()?;
         let image = Shape { channels: data.channels, size: augmentation.size };
-        let network = Network::read(&mut network_section, image, auxiliary.k)?;
+        let network = architecture::read(&mut network_section, image, auxiliary.k)?;
         network_section.finish()?;
         let method = Method::read(&mut training_section)?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;

@@ -1,9 +1,7 @@
-//! `[network]`: the architecture by its name, as blocks and, where it has one, a classifier of its own.
+//! A network as an architecture makes it: blocks, how their weights begin, and a classifier where it has one of its own.
 
 use super::layer::{Layer, Shape};
 use super::layers::{Layers, Misfit};
-use super::section::Section;
-use super::{Fault, alexnet, custom, simcnn, vgg};
 
 /// How weights begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,32 +51,7 @@ pub struct Network {
     pub(super) heads: HeadStyle,
 }
 
-/// Reads the rest of `[network]` for an image of a shape, where `k` hidden layers are trained at a stage.
-type Read = fn(&mut Section<'_>, Shape, usize) -> Result<Network, Fault>;
-
-const ARCHITECTURES: [(&str, Read); 11] = [
-    ("simcnn", simcnn::read),
-    ("vgg11", |section, image, _| vgg::read(section, image, &vgg::VGG11, false)),
-    ("vgg11_bn", |section, image, _| vgg::read(section, image, &vgg::VGG11, true)),
-    ("vgg13", |section, image, _| vgg::read(section, image, &vgg::VGG13, false)),
-    ("vgg13_bn", |section, image, _| vgg::read(section, image, &vgg::VGG13, true)),
-    ("vgg16", |section, image, _| vgg::read(section, image, &vgg::VGG16, false)),
-    ("vgg16_bn", |section, image, _| vgg::read(section, image, &vgg::VGG16, true)),
-    ("vgg19", |section, image, _| vgg::read(section, image, &vgg::VGG19, false)),
-    ("vgg19_bn", |section, image, _| vgg::read(section, image, &vgg::VGG19, true)),
-    ("alexnet", alexnet::read),
-    ("custom", custom::read),
-];
-
 impl Network {
-    /// Reads the table; `image` is the shape of the network's input, `k` the hidden layers trained at a stage.
-    pub(super) fn read(section: &mut Section<'_>, image: Shape, k: usize) -> Result<Self, Fault> {
-        let indices: Vec<(&str, usize)> = ARCHITECTURES.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
-        let (name, read) = ARCHITECTURES[section.choice("architecture", 0, &indices)?];
-        let network = read(section, image, k)?;
-        Ok(Self { architecture: name, ..network })
-    }
-
     /// Puts blocks together, each with its keys: one reads what the one before it gives.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Strict reading of one table: every key is asked for once, with its type and range, and what is left over is an error.
 
 use super::Fault;
-use super::tree::{Node, Place, Table, Value};
+use super::place::Place;
+use super::tree::{Node, Table, Value};
 use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
 

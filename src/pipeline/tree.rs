@@ -1,37 +1,9 @@
 //! The values of a pipeline file, each with the place that it was written at.
 
 use super::Fault;
+use super::place::{Place, Source};
 use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
-
-/// A text that values come from: a pipeline file or one `--set` option.
-#[derive(Debug)]
-struct Source {
-    name: String,
-    text: String,
-}
-
-/// Where a value was written.
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    source: Arc<Source>,
-    offset: usize,
-}
-
-impl std::fmt::Display for Place {
-    /// `file:line:column`, both counted from 1, columns in characters.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let text = &self.source.text;
-        let mut end = self.offset.min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let before = &text[..end];
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
-        write!(f, "{}:{line}:{column}", self.source.name)
-    }
-}
 
 /// A value and its place.
 #[derive(Clone, Debug)]

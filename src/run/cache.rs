@@ -1,7 +1,6 @@
 //! The folder of all stages.
 
-use super::choice::CHOICE;
-use super::contents::{RECORD, SPARE};
+use super::contents::{CHOICE, RECORD, SPARE};
 use super::folder::StageFolder;
 use crate::disk;
 use crate::error::{Error, Result};

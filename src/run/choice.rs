@@ -1,13 +1,11 @@
 //! Which features are written where a pipeline leaves that to the plan: it is planned once, and kept to from then on.
 
+use super::contents::CHOICE;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Recipe, Settings, Stage};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-
-/// The file of a cache that remembers it.
-pub(super) const CHOICE: &str = "plan.json";
 
 /// A choice, and what it was made for.
 #[derive(Serialize, Deserialize)]

@@ -101,7 +101,7 @@ impl Rubbish {
             return self.left.push((path, "it has no record that can be read".into()));
         };
         let of = |project: &&Project| {
-            let looks = project.nodes().filter(|look| look.folder.path().file_name() == path.file_name());
+            let looks = project.nodes().filter(|look| is_same(look.folder.path(), &path));
             looks.map(|look| unneeded(&look, project)).collect::<Vec<_>>()
         };
         let opinions: Vec<Option<Unneeded>> = users.iter().flat_map(of).collect();
@@ -156,6 +156,11 @@ impl Unwanted {
                 .hint("the same command looks again")),
         }
     }
+}
+
+/// Whether two paths lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// Why a pipeline does not need a stage as it is; nothing where it does, or where that cannot be told.

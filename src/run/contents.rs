@@ -18,6 +18,9 @@ pub(super) const HEAD: &str = "auxiliary.safetensors";
 /// The file of the weights of a network that is trained as a whole.
 pub(super) const NETWORK: &str = "network.safetensors";
 
+/// The file of a cache that remembers which features are kept, where that was planned.
+pub(super) const CHOICE: &str = "plan.json";
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {

@@ -1,12 +1,11 @@
 //! The node of the images: decodes them once.
 
-use super::disk_estimate;
 use super::execute::{Work, note_array};
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::features::{self, Subset};
 use crate::images::ImageSet;
-use crate::pipeline::{Shape, Verdict};
+use crate::pipeline::{Shape, Verdict, footprint};
 use crate::room;
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ impl Work<'_> {
         let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
         let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
         let stored = Shape { channels: data.channels, size: data.size };
-        room::require(self.folder.path(), disk_estimate::images(stored, count))?;
+        room::require(self.folder.path(), footprint::images_on_disk(stored, count))?;
         let mut record = self.prepare(verdict)?;
         self.decode_images(&mut record, &images)?;
         self.finish(&mut record)

@@ -2,14 +2,13 @@
 
 use super::ancestry::Inputs;
 use super::contents::{BLOCK, HEAD};
-use super::disk_estimate;
 use super::execute::{Work, note_array};
 use super::network::{load_block, load_network};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Subset};
 use crate::network::{Network, Sequence, save_bytes};
-use crate::pipeline::{Stage, Verdict};
+use crate::pipeline::{Stage, Verdict, footprint};
 use crate::room;
 use crate::training;
 use std::time::Instant;
@@ -25,7 +24,10 @@ impl Work<'_> {
         let nearest = self.pipeline.features.nearest(stage.number);
         let inputs = self.ancestry.inputs(self.pipeline, stage, nearest, self.device)?;
         let counts = [inputs.train.len(), inputs.val.len()];
-        room::require(self.folder.path(), disk_estimate::stage(self.pipeline, stage, counts, inputs.classes.len()))?;
+        room::require(
+            self.folder.path(),
+            footprint::stage_on_disk(self.pipeline, stage, counts, inputs.classes.len()),
+        )?;
         let mut record = self.prepare(verdict)?;
         record.classes = inputs.classes.clone();
         if record.state != State::Trained {

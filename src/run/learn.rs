@@ -2,7 +2,6 @@
 
 use super::ancestry::Inputs;
 use super::contents::{BLOCK, HEAD, NETWORK};
-use super::disk_estimate;
 use super::execute::Work;
 use super::folder::StageFolder;
 use super::network::load_stage;
@@ -10,7 +9,7 @@ use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Renewal, Subset};
 use crate::network::save_bytes;
-use crate::pipeline::{Layers, Stage, Training, Verdict};
+use crate::pipeline::{Layers, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 
@@ -34,7 +33,7 @@ impl Work<'_> {
         let renewal = self.ancestry.renewal(self.pipeline, (stage, nearest), &inputs.train, self.device)?;
         let more = self.views_on_disk(&inputs, renewal.is_some());
         let counts = [inputs.train.len(), inputs.val.len()];
-        let needed = disk_estimate::stage(self.pipeline, stage, counts, inputs.classes.len()) + more;
+        let needed = footprint::stage_on_disk(self.pipeline, stage, counts, inputs.classes.len()) + more;
         room::require(self.folder.path(), needed)?;
         let mut record = self.prepare(verdict)?;
         let subject = Subject {
@@ -62,7 +61,7 @@ impl Work<'_> {
         let inputs = self.ancestry.inputs(self.pipeline, first, 0, self.device)?;
         room::require(
             self.folder.path(),
-            disk_estimate::network(self.pipeline, inputs.val.len(), inputs.classes.len()),
+            footprint::network_on_disk(self.pipeline, inputs.val.len(), inputs.classes.len()),
         )?;
         let mut record = self.prepare(verdict)?;
         let subject = Subject {

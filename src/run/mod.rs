@@ -8,7 +8,6 @@ mod clearing;
 mod contents;
 mod decode;
 mod device;
-mod disk_estimate;
 #[cfg(test)]
 mod elsewhere;
 mod execute;

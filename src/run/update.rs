@@ -60,8 +60,8 @@ impl Project {
         };
         let recalled = known.is_some();
         let (sight, trouble) = match known.map(|fingerprint| Ok(Sight { fingerprint, memory: None })) {
-            Some(known) => Self::seen(known, cache),
-            None => Self::seen(look(&pipeline.data.source), cache),
+            Some(known) => Self::seen(known, &pipeline, cache),
+            None => Self::seen(look(&pipeline.data.source), &pipeline, cache),
         };
         let mut project = Self::build(pipeline, cache, &sight.fingerprint);
         if recalled && project.verdicts[0] != Verdict::Current {
@@ -74,11 +74,11 @@ impl Project {
     }
 
     /// What was seen of the images. Where they have gone, all else about the stages can still be judged.
-    fn seen(sight: Result<Sight>, cache: &Path) -> (Sight, Option<Error>) {
+    fn seen(sight: Result<Sight>, pipeline: &Recipe, cache: &Path) -> (Sight, Option<Error>) {
         match sight {
             Ok(sight) => (sight, None),
             Err(e) => {
-                let record = StageFolder::in_cache(cache, 0).record().ok();
+                let record = folder_of(pipeline, cache, &Node::images(Manifest::default())).record().ok();
                 let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
                 let fingerprint = files.unwrap_or_else(|| "unknown".into());
                 (Sight { fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
@@ -88,7 +88,7 @@ impl Project {
 
     fn build(pipeline: Recipe, cache: &Path, files: &str) -> Self {
         let graph = Graph::of(&pipeline, files);
-        let folders = graph.nodes().iter().map(|node| StageFolder::new(cache.join(&node.id))).collect();
+        let folders = graph.nodes().iter().map(|node| folder_of(&pipeline, cache, node)).collect();
         Self::look(pipeline, Some(cache.to_path_buf()), graph, folders)
     }
 
@@ -336,9 +336,23 @@ impl Project {
             return Ok(());
         }
         let folder = self.folders[at].path().display();
+        if self.graph.nodes()[at].kind == Kind::Images && self.pipeline.data.decoded.is_some() {
+            return Err(Error::failed(format!(
+                "the images in `{folder}` were decoded for pipeline `{other}` with other settings, and `{own}` would decode them again"
+            ))
+            .hint("`greedy status` says which; give other images another folder with `data.decoded`, or remove that one"));
+        }
         Err(Error::failed(format!("`{folder}` belongs to pipeline `{other}`, and `{own}` would overwrite it")).hint(
             format!("use `--cache DIR` (or `cache = \"…\"` in the file), or `--set name={other}` if it is the same"),
         ))
+    }
+}
+
+/// Where a node of a pipeline lies: below its cache, but for images that several pipelines share.
+fn folder_of(pipeline: &Recipe, cache: &Path, node: &Node) -> StageFolder {
+    match (&pipeline.data.decoded, node.kind) {
+        (Some(decoded), Kind::Images) => StageFolder::new(decoded),
+        _ => StageFolder::new(cache.join(&node.id)),
     }
 }
 

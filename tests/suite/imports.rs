@@ -18,7 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("inspect", &["run", "features", "pipeline"]),
     ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
-const BASE: [&str; 7] = ["disk", "error", "lock", "progress", "random", "room", "faults"];
+const BASE: [&str; 8] = ["disk", "error", "lock", "progress", "random", "room", "size", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
