@@ -2,10 +2,13 @@
 
 use crate::error::{Error, Result};
 use crate::size;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 /// Whatever is done to the disk passes here first, with the bytes that are to be written, and is told how many may be:
@@ -178,6 +181,42 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     pass(path, 0).and_then(|_| fs::read(path)).map_err(|e| Error::io("read", path, &e))
 }
 
+/// Files that may be kept open at once for reading, all arrays and archives together.
+static SLOTS: OnceLock<AtomicUsize> = OnceLock::new();
+/// Files that the rest of the program needs: streams, locks, what is being written, what threads read for a moment.
+const OTHER_FILES: u64 = 64;
+/// More are of no use.
+const MOST_SLOTS: u64 = 4096;
+
+/// The right to keep a file open; dropped, another may have it.
+pub struct OpenSlot(());
+
+impl Drop for OpenSlot {
+    fn drop(&mut self) {
+        slots().fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks for the right to keep a file open; there is none where the process could then open no others.
+pub fn open_slot() -> Option<OpenSlot> {
+    let take = |free: usize| free.checked_sub(1);
+    slots().fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok().then_some(OpenSlot(()))
+}
+
+/// What is left of the budget. The limit of the process is raised as far as it may be when it is first asked for.
+fn slots() -> &'static AtomicUsize {
+    SLOTS.get_or_init(|| {
+        let found = getrlimit(Resource::Nofile);
+        let wanted = found.maximum.unwrap_or(u64::MAX).min(MOST_SLOTS + OTHER_FILES);
+        let mut limit = found.current.unwrap_or(wanted);
+        if limit < wanted && setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..found }).is_ok() {
+            limit = wanted;
+        }
+        // Of a small limit a quarter.
+        AtomicUsize::new(limit.saturating_sub(OTHER_FILES).max(limit / 4).min(MOST_SLOTS) as usize)
+    })
+}
+
 /// Removes a file or a folder with all it holds; nothing happens where there is none. Links are not followed.
 pub fn remove(path: &Path) -> Result<()> {
     let removed = pass(path, 0).and_then(|_| match fs::symlink_metadata(path)?.is_dir() {
@@ -234,7 +273,7 @@ mod tests {
         assert_eq!(made().1, 0);
         fs::write(folder.path().join("file"), "").unwrap();
         let error = create_folder(&folder.path().join("file/a")).unwrap_err();
-        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The one error type of the program: what failed, and the way out where there is one.
 
 use crate::size;
+use crate::text::shown;
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -46,8 +47,8 @@ impl Error {
     /// An operation on a file failed: `cannot read `path`: no such file or directory`. Where the disk is at fault
     /// there is a hint.
     pub fn io(verb: &str, path: &Path, error: &std::io::Error) -> Self {
-        let failed = Self::failed(format!("cannot {verb} `{}`: {}", path.display(), reason(error)));
-        match way_out(path, error) {
+        let failed = Self::failed(format!("cannot {verb} `{}`: {}", shown(path), reason(error)));
+        match hint_text(path, error) {
             Some(hint) => failed.hint(hint),
             None => failed,
         }
@@ -57,6 +58,11 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Adds a way out where there is none yet.
+    pub fn or_hint(self, hint: impl Into<String>) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
     }
 
     /// Puts what was being done in front of the message.
@@ -71,7 +77,7 @@ impl Error {
     }
 
     /// The hint, if there is one.
-    pub fn way_out(&self) -> Option<&str> {
+    pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }
@@ -85,7 +91,7 @@ fn reason(error: &std::io::Error) -> String {
 }
 
 /// What a user can do about a fault of the disk.
-fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
+fn hint_text(path: &Path, error: &std::io::Error) -> Option<String> {
     Some(match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             let free = size::free(path).map_or_else(String::new, |free| format!(" ({} are free)", size::words(free)));
@@ -96,6 +102,12 @@ fn way_out(path: &Path, error: &std::io::Error) -> Option<String> {
         ErrorKind::NotADirectory => "a file lies where a folder should be; move it away or name another place".into(),
         _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             "a link lies where a file of greedy's own should be; remove it".into()
+        }
+        _ if [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE]
+            .map(|e| Some(e.raw_os_error()))
+            .contains(&error.raw_os_error()) =>
+        {
+            "allow the process more open files: `ulimit -n 4096`".into()
         }
         _ => return None,
     })
@@ -132,7 +144,7 @@ mod tests {
         let mut file = std::fs::File::options().write(true).open(full).unwrap();
         let error = Error::io("write", full, &file.write_all(b"x").unwrap_err());
         assert_eq!(error.to_string(), "cannot write `/dev/full`: no space left on device");
-        assert!(error.way_out().unwrap().contains("are free"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("are free"), "{error:?}");
     }
 
     #[test]
@@ -140,6 +152,6 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let below = file.path().join("stage1");
         let error = Error::io("read", &below, &std::fs::read(&below).unwrap_err());
-        assert!(error.way_out().unwrap().contains("a file lies where a folder should be"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("a file lies where a folder should be"), "{error:?}");
     }
 }

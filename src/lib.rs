@@ -41,3 +41,4 @@ pub mod progress;
 pub mod random;
 pub mod room;
 pub mod size;
+pub mod text;

@@ -12,8 +12,8 @@ pub enum Purpose {
     Augmentation = 3,
     /// Crops and flips of cached views; the counters are (view, sample).
     View = 4,
-    /// The subset of a data set; the counters are (split, 0).
-    Subset = 5,
+    /// The split of a data set; the counters are (split, 0).
+    Split = 5,
     /// Pictures of the built-in data set; the counters are (split, sample).
     Picture = 6,
     /// Crops of cached features; the counters are (stage and epoch, sample).

@@ -83,7 +83,7 @@ mod tests {
         resize(&mut buffer, 5).unwrap();
         assert_eq!(buffer, [7, 7, 7, 0, 0]);
         let error = resize(&mut buffer, 1 << 60).unwrap_err();
-        assert!(error.to_string().contains("1024.0 PiB") && error.way_out().is_some(), "{error}");
+        assert!(error.to_string().contains("1024.0 PiB") && error.hint_text().is_some(), "{error}");
         assert_eq!(buffer.len(), 5);
     }
 

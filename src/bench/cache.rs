@@ -5,7 +5,7 @@ use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{
-    Draw, Extraction, Layout, Loader, Reader, StoredSamples, Subset, at_once, decode, label_files, write_array,
+    Draw, Extraction, Layout, Loader, Reader, Split, StoredSamples, at_once, decode, label_files, write_array,
     write_files,
 };
 use crate::images::ImageSet;
@@ -46,16 +46,16 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let pipeline = Recipe::parse("bench", "bench", &text, &[])?;
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
-        decode(&first, Subset::Train, &images.train, &pipeline, bench.progress)?;
+        decode(&first, Split::Train, &images.train, &pipeline, bench.progress)?;
         let device = bench.device.clone();
         let open = |stage: &Path| {
             let none = Chain::new(Vec::new(), &device, DType::F32);
-            Loader::open(stage, Subset::Train, &pipeline, images.classes.len(), none)
+            Loader::open(stage, Split::Train, &pipeline, images.classes.len(), none)
         };
         let input = open(&first)?;
         extract(bench, &pipeline, 1, (&input, &second))?;
         let input = open(&second)?;
-        let features = Reader::open(&Subset::Train.array(&second, "features"))?;
+        let features = Reader::open(&Split::Train.array(&second, "features"))?;
         writing(bench, &scratch.0, features.layout())?;
         reading(bench, &features, &input)?;
         let memory = open(&second)?.in_memory()?;
@@ -74,8 +74,8 @@ fn of_array(layout: &Layout) -> (String, (f64, &'static str)) {
 /// Writes as many bytes as the array has into one file that is synced, and as a feature array, in turn.
 fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> {
     let (case, size) = of_array(layout);
-    let mut draw = Stream::new(Purpose::Bench, 2, (0, 0));
-    let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| draw.bits() as u8).collect();
+    let mut rng = Stream::new(Purpose::Bench, 2, (0, 0));
+    let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| rng.bits() as u8).collect();
     let (plain, array) = (folder.join("plain"), folder.join("written"));
     let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
     let count = at_once(&bench.device, layout.shape, layout.shape);
@@ -203,14 +203,14 @@ impl Bench<'_> {
 }
 
 fn extract(bench: &Bench<'_>, pipeline: &Recipe, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
-    write_files(to, &label_files(Subset::Train, input.labels())?)?;
+    write_files(to, &label_files(Split::Train, input.labels())?)?;
     write(bench.progress, pipeline, &block(bench, pipeline, number)?, (input, to))
 }
 
 /// The block of a stage, with random weights.
 pub(super) fn block(bench: &Bench<'_>, pipeline: &Recipe, number: usize) -> Result<Frozen> {
-    let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    Ok(Network::block(&pipeline.stages[number - 1].block, (pipeline.init, &mut draw, &bench.device))?.frozen()?)
+    let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+    Ok(Network::block(&pipeline.stages[number - 1].block, (pipeline.init, &mut rng, &bench.device))?.frozen()?)
 }
 
 /// Writes the features of a stage's training samples.
@@ -220,7 +220,7 @@ pub(super) fn write(
     block: &Frozen,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
-    Extraction { stage, block, features: &pipeline.features, progress }.write(Subset::Train, input).map(drop)
+    Extraction { stage, block, features: &pipeline.features, progress }.write(Split::Train, input).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.

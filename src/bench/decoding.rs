@@ -2,7 +2,7 @@
 
 use super::Bench;
 use crate::error::{Error, Result};
-use crate::images::{ImageSet, Split, decode_file};
+use crate::images::{ImageSet, SplitImages, decode_file};
 use crate::pipeline::{Data, Recipe};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
@@ -40,12 +40,12 @@ pub(super) fn seconds(bench: &Bench<'_>) -> Result<f64> {
 }
 
 fn decode_often(file: &[u8], data: &Data) -> Result<()> {
-    (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut vec![0; planes(data)]))
+    (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut vec![0; planes(data)]).map(drop))
 }
 
 /// Decodes images that are spread evenly over a split.
-fn decode_spread(images: &Split, count: usize, data: &Data) -> Result<()> {
-    let decode = |at: usize| images.decode(at * images.len() / count, &mut vec![0; planes(data)]);
+fn decode_spread(images: &SplitImages, count: usize, data: &Data) -> Result<()> {
+    let decode = |at: usize| Ok(images.decode(at * images.len() / count, &mut vec![0; planes(data)]).map(drop)?);
     (0..count).into_par_iter().try_for_each(decode)
 }
 

@@ -111,8 +111,8 @@ impl Bench<'_> {
     /// Random f32 values on the device, the same ones again where there are many.
     fn noise(&self, shape: &[usize], seed: u64) -> Result<Tensor> {
         let count: usize = shape.iter().product();
-        let mut draw = Stream::new(Purpose::Bench, seed, (0, 0));
-        let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| draw.uniform(-1.0, 1.0) as f32).collect();
+        let mut rng = Stream::new(Purpose::Bench, seed, (0, 0));
+        let drawn: Vec<f32> = (0..count.min(DRAWN)).map(|_| rng.uniform(-1.0, 1.0) as f32).collect();
         let drawn = drawn.into_iter().cycle().take(count).collect();
         Ok(Tensor::from_vec::<_, f32>(drawn, shape, &self.device)?)
     }

@@ -7,7 +7,7 @@ use super::cache::{Scratch, block, write};
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Batch, Draw, Loader, Subset, decode, label_files, processor, write_files};
+use crate::features::{Batch, Draw, Loader, Split, decode, label_files, processor, write_files};
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
@@ -66,8 +66,8 @@ pub fn rates(
     }
     let network = if pipeline.method == Method::EndToEnd { sample.network()? } else { Parts::default() };
     let file = scratch.0.join("file");
-    let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| draw.bits().to_le_bytes()).collect();
+    let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+    let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| rng.bits().to_le_bytes()).collect();
     let write = FILE as f64 / bench.seconds(|| disk::write(&file, &noise))?;
     let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
     let memory = pipeline.features.memory as f64;
@@ -144,7 +144,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let folder = self.stage_folder(0);
         let decode = || {
             disk::remove(&folder)?;
-            decode(&folder, Subset::Train, &images.train, &self.pipeline, self.bench.progress).map(drop)
+            decode(&folder, Split::Train, &images.train, &self.pipeline, self.bench.progress).map(drop)
         };
         let seconds = self.bench.seconds(decode)? / self.count as f64;
         // Built-in pictures are drawn, not decoded.
@@ -156,7 +156,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let bench = self.bench;
         let before = self.stage_folder(stage.number - 1);
         let none = Chain::new(Vec::new(), &bench.device, map_type(stage.training.precision, &bench.device)?);
-        let input = Loader::open(&before, Subset::Train, &self.pipeline, self.classes, none)?;
+        let input = Loader::open(&before, Split::Train, &self.pipeline, self.classes, none)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
         let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
         let per_sample = |seconds: f64| seconds / input.len() as f64;
@@ -182,7 +182,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let store = (extracted - beside).max(0.0);
         disk::remove(&before)?;
         if let Some(last) = folders.pop() {
-            write_files(&last, &label_files(Subset::Train, input.labels())?)?;
+            write_files(&last, &label_files(Split::Train, input.labels())?)?;
             std::fs::rename(&last, self.stage_folder(stage.number)).map_err(|e| Error::io("rename", &last, &e))?;
         }
         folders.iter().try_for_each(|folder| disk::remove(folder))?;
@@ -193,8 +193,8 @@ impl<'a, 'b> Sample<'a, 'b> {
     /// what loading alone takes is subtracted: two that share the cores are slower than one after the other.
     fn training(&self, stage: &Stage, (input, order): (&Loader, &[u32]), load: f64) -> Result<f64> {
         let (bench, device) = (self.bench, &self.bench.device);
-        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, device))?;
+        let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, device))?;
         let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
         // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
         let mut train = |batch: &Batch| {
@@ -216,14 +216,14 @@ impl<'a, 'b> Sample<'a, 'b> {
         let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
         let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
-        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let block = Network::block(&stage.block, (self.pipeline.init, &mut draw, &bench.device))?.frozen()?;
+        let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+        let block = Network::block(&stage.block, (self.pipeline.init, &mut rng, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         let frozen = bench.seconds(frozen)? / batch as f64;
         if self.pipeline.method == Method::EndToEnd {
             return Ok([0.0, frozen]);
         }
-        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut draw, &bench.device))?;
+        let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, &bench.device))?;
         let head = network.head.frozen()?;
         let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);
         Ok([bench.seconds(classify)? / batch as f64, frozen])
@@ -235,8 +235,8 @@ impl<'a, 'b> Sample<'a, 'b> {
         let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
         let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
         let head = head.ok_or_else(|| Error::failed("the network has no classifier"))?;
-        let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-        let network = Network::new(&blocks, head, self.classes, (pipeline.init, &mut draw, &bench.device))?;
+        let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+        let network = Network::new(&blocks, head, self.classes, (pipeline.init, &mut rng, &bench.device))?;
         let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
         let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;

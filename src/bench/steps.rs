@@ -75,6 +75,6 @@ pub(super) fn network(bench: &Bench<'_>, k: usize, (inputs, channels): (usize, u
     head.extend([Layer::AvgPool { size: 2 }, Layer::BatchNorm, Layer::Flatten]);
     head.push(Layer::Linear { outputs: Outputs::Classes });
     let head = fitted(block.output, head)?;
-    let mut draw = Stream::new(Purpose::Bench, 0, (0, 0));
-    Ok(Network::new(&[&block], &head, CLASSES, (Init::Uniform, &mut draw, &bench.device))?)
+    let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
+    Ok(Network::new(&[&block], &head, CLASSES, (Init::Uniform, &mut rng, &bench.device))?)
 }

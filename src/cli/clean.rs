@@ -4,7 +4,8 @@ use super::args::CleanArgs;
 use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{Project, Rubbish, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
+use crate::run::{Garbage, Project, Unneeded, Unwanted, open_pipeline, recall_choice, resolve};
+use crate::text::shown;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -22,13 +23,13 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
         Ok(Project::open(resolve(settings, &cache), &cache, false))
     };
     let projects = args.pipelines.iter().map(project).collect::<Result<Vec<_>>>()?;
-    let rubbish = Rubbish::of(&projects)?;
-    for (path, fault) in &rubbish.left {
+    let garbage = Garbage::of(&projects)?;
+    for (path, fault) in &garbage.left {
         complain(&format!("`{}` is left: {fault}", path.display()));
     }
-    let total = wording::bytes(rubbish.bytes());
-    let asks = !args.dry_run && !args.yes && !rubbish.unwanted.is_empty();
-    for one in &rubbish.unwanted {
+    let total = wording::bytes(garbage.bytes());
+    let asks = !args.dry_run && !args.yes && !garbage.unwanted.is_empty();
+    for one in &garbage.unwanted {
         let line = format!("{}: {}, {}", one.path.display(), wording::bytes(one.bytes), why(&one.why));
         match args.json {
             true if asks => complain(&line),
@@ -37,22 +38,22 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output) -> Result<()> {
         }
     }
     if !args.json {
-        output.line(&match rubbish.unwanted.len() {
+        output.line(&match garbage.unwanted.len() {
             0 => "nothing to remove".into(),
             _ if args.dry_run => format!("{total} would be removed"),
             _ => format!("{total} to be removed"),
         })?;
     }
-    if !args.dry_run && !rubbish.unwanted.is_empty() {
+    if !args.dry_run && !garbage.unwanted.is_empty() {
         if asks && !agreed(&total)? {
             return Err(Error::failed("nothing was removed"));
         }
-        rubbish.remove()?;
+        garbage.remove()?;
     }
     if args.json {
-        let list: Vec<Value> = rubbish.unwanted.iter().map(unwanted_json).collect();
+        let list: Vec<Value> = garbage.unwanted.iter().map(unwanted_json).collect();
         let key = if args.dry_run { "would_remove" } else { "removed" };
-        output.json(&json!({ key: list, "bytes": rubbish.bytes() }))?;
+        output.json(&json!({ key: list, "bytes": garbage.bytes() }))?;
     }
     Ok(())
 }
@@ -70,7 +71,7 @@ fn agreed(total: &str) -> Result<bool> {
 }
 
 fn unwanted_json(one: &Unwanted) -> Value {
-    json!({ "path": one.path, "bytes": one.bytes, "why": why(&one.why) })
+    json!({ "path": shown(&one.path), "bytes": one.bytes, "why": why(&one.why) })
 }
 
 fn why(why: &Unneeded) -> String {

@@ -6,7 +6,7 @@ use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::features::Subset;
+use crate::features::Split;
 use crate::run::{StageFolder, TrainedNetwork, device};
 use crate::training::Score;
 use serde_json::{Value, json};
@@ -15,13 +15,13 @@ use std::path::Path;
 /// `greedy evaluate STAGE`
 pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let network = TrainedNetwork::open(&last_stage(&args.stage)?, &device(&args.device.device, false, terminal)?)?;
-    let subset = if args.train { Subset::Train } else { Subset::Val };
-    let images = network.images(subset)?;
+    let split = if args.train { Split::Train } else { Split::Val };
+    let images = network.images(split)?;
     let found = network.evaluate(&images, terminal)?;
     let rows = found.numbers.iter().copied().zip(found.stages.iter().zip(&found.ensembles));
     if args.json {
         let stages: Vec<Value> = rows.map(|(stage, scores)| row_json(stage, scores)).collect();
-        return output.json(&json!({ "subset": subset.name(), "samples": found.samples, "stages": stages }));
+        return output.json(&json!({ "split": split.name(), "samples": found.samples, "stages": stages }));
     }
     let mut table = Table::new(&["stage", "accuracy", "top-5", "loss", "ensemble", "its top-5"]);
     for (stage, (own, together)) in rows {
@@ -34,7 +34,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, terminal: &Terminal, output: &mut Ou
             wording::percent(Some(together.top5)),
         ]);
     }
-    output.text(&format!("{}\n{} {} images\n", table.text(), found.samples, subset.name()))
+    output.text(&format!("{}\n{} {} images\n", table.text(), found.samples, split.name()))
 }
 
 fn row_json(stage: usize, (own, together): (&Score, &Score)) -> Value {

@@ -5,7 +5,7 @@ use super::output::Output;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::features::{Reader, Subset, read_labels, read_logits};
+use crate::features::{Reader, Split, read_labels, read_logits};
 use crate::inspect::{ArraySummary, Channel, arrays, channels, histogram, values};
 use crate::run::{Record, StageFolder, State, observe};
 use serde_json::{Map, Value, json};
@@ -28,10 +28,10 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
     let arrays = arrays(folder.path())?;
     let (channels, samples) = match record.arrays.is_empty() {
         true => (Vec::new(), 0),
-        false => channels(&Reader::open(&Subset::Train.array(folder.path(), "features"))?, args.samples)?,
+        false => channels(&Reader::open(&Split::Train.array(folder.path(), "features"))?, args.samples)?,
     };
-    let labels = |subset| Ok::<_, Error>(histogram(&read_labels(folder.path(), subset)?, record.classes.len()));
-    let labels = [labels(Subset::Train)?, labels(Subset::Val)?];
+    let labels = |split| Ok::<_, Error>(histogram(&read_labels(folder.path(), split)?, record.classes.len()));
+    let labels = [labels(Split::Train)?, labels(Split::Val)?];
     if args.json {
         return output.json(&json!({
             "kind": record.kind.word(),
@@ -45,13 +45,15 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
             "made_on": record.made_on,
             "arrays": arrays_json(folder.path(), &arrays, args.values)?,
             "classes": record.classes,
+            "words": (0..record.classes.len()).map(|class| record.words(class)).collect::<Vec<_>>(),
+            "data": record.census,
             "labels": { "train": labels[0], "val": labels[1] },
             "channels": { "samples": samples, "of": channels.iter().map(channel_json).collect::<Vec<_>>() },
         }));
     }
     output.text(&provenance(&record))?;
     output.text(&format!("\n{}", array_text(&arrays)))?;
-    output.text(&format!("\n{}", label_table(&record.classes, &labels).text()))?;
+    output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
     if channels.is_empty() {
         return output.line("\nits features are not kept: they are computed where they are needed");
     }
@@ -105,21 +107,22 @@ fn array_text(arrays: &[ArraySummary]) -> String {
     text
 }
 
-fn label_table(classes: &[String], labels: &[Vec<usize>; 2]) -> Table {
+fn label_table(record: &Record, labels: &[Vec<usize>; 2]) -> Table {
     let mut table = Table::new(&["class", "train", "val"]);
-    for (class, (train, val)) in classes.iter().zip(labels[0].iter().zip(&labels[1])) {
-        table.row([class.clone(), train.to_string(), val.to_string()]);
+    for (at, (train, val)) in labels[0].iter().zip(&labels[1]).enumerate() {
+        let class = record.classes.get(at).map(String::as_str).unwrap_or_default();
+        table.row([wording::class(class, record.words(at)), train.to_string(), val.to_string()]);
     }
     table
 }
 
 fn channel_text(channels: &[Channel], samples: usize) -> String {
-    let mut table = Table::new(&["channel", "mean", "deviation", "zeros"]);
+    let mut table = Table::new(&["channel", "mean", "std", "zeros"]);
     for (number, channel) in channels.iter().enumerate().take(SHOWN_CHANNELS) {
         table.row([
             number.to_string(),
             format!("{:.4}", channel.mean),
-            format!("{:.4}", channel.deviation),
+            format!("{:.4}", channel.std),
             wording::percent(Some(channel.zeros)),
         ]);
     }
@@ -136,7 +139,7 @@ fn channel_text(channels: &[Channel], samples: usize) -> String {
 }
 
 fn channel_json(channel: &Channel) -> Value {
-    json!({ "mean": channel.mean, "deviation": channel.deviation, "zeros": channel.zeros })
+    json!({ "mean": channel.mean, "std": channel.std, "zeros": channel.zeros })
 }
 
 fn arrays_json(stage: &Path, arrays: &[ArraySummary], with_values: bool) -> Result<Map<String, Value>> {
@@ -165,7 +168,7 @@ fn arrays_json(stage: &Path, arrays: &[ArraySummary], with_values: bool) -> Resu
 
 /// The first values of three samples of an array, by the sample's number, and the sum of all its values.
 fn some_values(stage: &Path, name: &str) -> Result<(Map<String, Value>, f64)> {
-    let subset = if name.starts_with("train") { Subset::Train } else { Subset::Val };
+    let split = if name.starts_with("train") { Split::Train } else { Split::Val };
     let pick = |count: usize| [0, count / 2, count.saturating_sub(1)];
     let collect = |samples: &[usize], values: Vec<Vec<f32>>| {
         samples.iter().map(ToString::to_string).zip(values.into_iter().map(|values| json!(values))).collect()
@@ -177,9 +180,9 @@ fn some_values(stage: &Path, name: &str) -> Result<(Map<String, Value>, f64)> {
         return Ok((collect(&samples, found), sum));
     }
     let (all, width) = if name.ends_with("labels") {
-        (read_labels(stage, subset)?.into_iter().map(|label| label as f32).collect(), 1)
+        (read_labels(stage, split)?.into_iter().map(|label| label as f32).collect(), 1)
     } else {
-        read_logits(stage, subset)?
+        read_logits(stage, split)?
     };
     let samples = pick(all.len() / width);
     let found = samples.iter().map(|&at| all[at * width..][..width.min(SHOWN_VALUES)].to_vec()).collect();

@@ -1,10 +1,12 @@
-//! Ctrl-C and SIGTERM: the work is asked to stop, and ended where it does not stop soon.
+//! Ctrl-C, SIGTERM and SIGHUP: the work is asked to stop, and ended where it does not stop soon.
 
 use super::output::complain;
 use crate::error::{Error, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use crate::text::shown_name;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
+use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,7 +24,8 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 pub(super) fn listen() -> Result<Arc<AtomicBool>> {
     let fault = |e| Error::failed(format!("cannot listen for Ctrl-C: {e}"));
     let stop = Arc::new(AtomicBool::new(false));
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(fault)?;
+    let wanted = [SIGINT, SIGTERM].into_iter().chain((!hangup_is_ignored()).then_some(SIGHUP));
+    let mut signals = Signals::new(wanted).map_err(fault)?;
     let wish = Arc::clone(&stop);
     let listener = move || {
         for _ in signals.forever() {
@@ -39,6 +42,16 @@ pub(super) fn listen() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// Whether the program was started so that it outlives its terminal, as `nohup` does.
+fn hangup_is_ignored() -> bool {
+    let mut found = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is changed where no new action is given, and on success the old one is written whole.
+    unsafe {
+        libc::sigaction(SIGHUP, std::ptr::null(), found.as_mut_ptr()) == 0
+            && found.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
+
 fn end() -> ! {
     say_how_to_go_on();
     low_level::exit(EXIT_CODE.into())
@@ -48,7 +61,7 @@ fn end() -> ! {
 pub(super) fn say_how_to_go_on() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::SeqCst) {
-        let words: Vec<String> = std::env::args_os().map(|word| quoted(&word.to_string_lossy())).collect();
+        let words: Vec<String> = std::env::args_os().map(|word| quoted(&shown_name(&word))).collect();
         complain(&format!("interrupted; the same command goes on from here:\n  {}", words.join(" ")));
     }
 }

@@ -24,6 +24,7 @@ use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 use output::{Output, complain};
 use progress::Terminal;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -37,8 +38,8 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are results, not errors; clap knows which stream each belongs to.
-            let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
+            let lost = e.print().is_err_and(|fault| fault.kind() != ErrorKind::BrokenPipe);
+            return ExitCode::from(if e.use_stderr() { 2 } else { u8::from(lost) });
         }
     };
     // Image decoders that fail on a hostile file are caught where they are called, so nothing is said at once.
@@ -90,7 +91,7 @@ fn report(error: &Error) -> ExitCode {
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),
     }
-    if let Some(hint) = error.way_out() {
+    if let Some(hint) = error.hint_text() {
         complain(&format!("hint: {hint}"));
     }
     ExitCode::from(if error.kind() == Kind::Usage { 2 } else { 1 })

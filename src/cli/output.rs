@@ -1,12 +1,16 @@
 //! Results on the standard output; a reader that has gone away is no error.
 
 use crate::error::{Error, Result};
+use crate::text::printable;
 use serde_json::Value;
 use std::io::{ErrorKind, Write};
 
+/// What lays out a text; other control characters, as names of files can hold them, are escaped.
+const LAYOUT: [char; 2] = ['\n', '\t'];
+
 /// Says a line on the standard error stream; where nobody listens any more, nothing is said.
 pub(super) fn complain(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(line, &LAYOUT));
 }
 
 /// The standard output.
@@ -22,6 +26,7 @@ impl Output {
     /// Prints a text as it is.
     pub fn text(&mut self, text: &str) -> Result<()> {
         let mut stream = self.stream.lock();
+        let text = printable(text, &LAYOUT);
         match stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
             Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot print: {e}"))),
             _ => Ok(()),

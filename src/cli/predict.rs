@@ -4,8 +4,10 @@ use super::args::PredictArgs;
 use super::evaluate::last_stage;
 use super::output::{Output, complain};
 use super::progress::Terminal;
+use super::wording;
 use crate::error::{Error, Result};
 use crate::run::{TrainedNetwork, device};
+use crate::text::shown;
 use serde_json::{Value, json};
 
 /// `greedy predict IMAGE…`: every image gets its line, also after one that cannot be read.
@@ -14,21 +16,24 @@ pub(super) fn predict(args: &PredictArgs, terminal: &Terminal, output: &mut Outp
     let mut results = Vec::new();
     let mut bad = 0;
     for path in &args.images {
-        let likely =
-            network.predict(path, args.ensemble).map(|all| most_likely(&network.classes, &all, args.top.into()));
+        let likely = network.predict(path, args.ensemble).map(|all| most_likely(&all, args.top.into()));
         bad += usize::from(likely.is_err());
         match likely {
             Ok(likely) if args.json => {
-                let classes: Vec<Value> =
-                    likely.iter().map(|(class, share)| json!({ "class": class, "probability": share })).collect();
-                results.push(json!({ "image": path, "classes": classes }));
+                let class = |&(class, share): &(usize, f64)| {
+                    let (name, words) = (&network.classes[class], &network.words[class]);
+                    json!({ "class": name, "words": words, "probability": share })
+                };
+                let classes: Vec<Value> = likely.iter().map(class).collect();
+                results.push(json!({ "image": shown(path), "classes": classes }));
             }
             Ok(likely) => {
+                let name = |class: usize| wording::class(&network.classes[class], network.words[class].as_deref());
                 let likely: Vec<String> =
-                    likely.iter().map(|(class, share)| format!("{class} {:.1} %", 100.0 * share)).collect();
-                output.line(&format!("{}: {}", path.display(), likely.join(", ")))?;
+                    likely.iter().map(|&(class, share)| format!("{} {:.1} %", name(class), 100.0 * share)).collect();
+                output.line(&format!("{}: {}", shown(path), likely.join(", ")))?;
             }
-            Err(e) if args.json => results.push(json!({ "image": path, "error": e.to_string() })),
+            Err(e) if args.json => results.push(json!({ "image": shown(path), "error": e.to_string() })),
             Err(e) => complain(&format!("error: {e}")),
         }
     }
@@ -42,8 +47,8 @@ pub(super) fn predict(args: &PredictArgs, terminal: &Terminal, output: &mut Outp
 }
 
 /// The classes with the largest probabilities, largest first.
-fn most_likely(classes: &[String], probabilities: &[f64], count: usize) -> Vec<(String, f64)> {
-    let mut all: Vec<(String, f64)> = classes.iter().cloned().zip(probabilities.iter().copied()).collect();
+fn most_likely(probabilities: &[f64], count: usize) -> Vec<(usize, f64)> {
+    let mut all: Vec<(usize, f64)> = probabilities.iter().copied().enumerate().collect();
     all.sort_by(|a, b| b.1.total_cmp(&a.1));
     all.truncate(count);
     all

@@ -11,6 +11,7 @@ use crate::images::ImageSet;
 use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
+use crate::text::shown;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -51,7 +52,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     if args.work.json {
         return output.json(&json!({
             "pipeline": pipeline.name,
-            "cache": cache,
+            "cache": shown(&cache),
             "done": done_json(&update),
             "elapsed_seconds": terminal.elapsed().as_secs_f64(),
             "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
@@ -64,7 +65,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         terminal.say(&format!("nothing to be done: all {stages} nodes are current (looked at in {time:.1} ms)"));
     }
     output.text(&stage_table(pipeline, &update))?;
-    list_skipped(&update, terminal);
+    list_odd(&update, terminal);
     Ok(())
 }
 
@@ -97,9 +98,9 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         }
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
-    let renews = settings.as_written().features.refresh > 0.0;
+    let refreshes = settings.as_written().features.refresh > 0.0;
     let mut project = Project::single(settings, args.number, &from, to)?;
-    if renews && project.pipeline().features.refresh == 0.0 {
+    if refreshes && project.pipeline().features.refresh == 0.0 {
         terminal.say("the images are not within reach: no views are made anew");
     }
     if args.work.dry_run {
@@ -150,7 +151,7 @@ fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output)
     if json {
         let stages = undone.iter().map(|look| {
             let (word, reasons) = wording::verdict(look.verdict, graph);
-            json!({ "node": look.node.id, "stage": look.node.stage, "folder": look.folder.path(), "state": word, "why": reasons })
+            json!({ "node": look.node.id, "stage": look.node.stage, "folder": shown(look.folder.path()), "state": word, "why": reasons })
         });
         return output.json(&json!({ "would_do": stages.collect::<Vec<_>>() }));
     }
@@ -208,22 +209,25 @@ pub(super) fn stage_json(record: &Record) -> Value {
         "history": figures.map(|figures| &figures.history),
         "output": record.output,
         "skipped": record.skipped,
+        "read_with_warnings": record.warned,
+        "data": record.census,
         "made_on": record.made_on,
     })
 }
 
-/// The images that were left out, as far as a person would read them.
-fn list_skipped(update: &Update, terminal: &Terminal) {
+/// The images that were left out, and those that were read with warnings, as far as a person would read them.
+fn list_odd(update: &Update, terminal: &Terminal) {
     const SHOWN: usize = 20;
-    let skipped: Vec<_> = update.records.iter().flat_map(|record| &record.skipped).collect();
-    if skipped.is_empty() {
-        return;
-    }
-    terminal.say(&format!("{} images were left out:", skipped.len()));
-    for (_, fault) in skipped.iter().take(SHOWN) {
-        terminal.say(&format!("  {fault}"));
-    }
-    if skipped.len() > SHOWN {
-        terminal.say(&format!("  and {} more, all in the record of stage 0", skipped.len() - SHOWN));
+    for record in &update.records {
+        for (list, what) in [(&record.skipped, "left out"), (&record.warned, "read with warnings")] {
+            if list.is_empty() {
+                continue;
+            }
+            terminal.say(&format!("{} images were {what}:", list.len()));
+            list.iter().take(SHOWN).for_each(|(_, fault)| terminal.say(&format!("  {fault}")));
+            if list.len() > SHOWN {
+                terminal.say(&format!("  and {} more, all in the record of stage 0", list.len() - SHOWN));
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use super::wording;
 use crate::error::Result;
 use crate::pipeline::{Graph, Verdict};
 use crate::run::{Look, Project};
+use crate::text::shown;
 use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`: a stage in trouble has its row like the others.
@@ -19,7 +20,7 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     }
     if args.json {
         let stages: Vec<Value> = project.nodes().map(|look| look_json(&look, graph)).collect();
-        return output.json(&json!({ "pipeline": project.pipeline().name, "cache": cache, "stages": stages }));
+        return output.json(&json!({ "pipeline": project.pipeline().name, "cache": shown(&cache), "stages": stages }));
     }
     let mut table = Table::new(&["stage", "state", "accuracy", "on disk"]);
     let mut explained = Vec::new();
@@ -72,7 +73,7 @@ fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
         "node": look.node.id,
         "kind": look.node.kind.word(),
         "stage": look.node.stage,
-        "folder": look.folder.path(),
+        "folder": shown(look.folder.path()),
         "state": word,
         "why": reasons,
         "record": look.found.map(|found| stage_json(&found.record)),
@@ -83,7 +84,7 @@ fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
 fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
     match look.trouble {
         Some(trouble) => {
-            let hint = trouble.way_out().map(|hint| format!("hint: {hint}"));
+            let hint = trouble.hint_text().map(|hint| format!("hint: {hint}"));
             ("trouble", std::iter::once(trouble.to_string()).chain(hint).collect())
         }
         None => wording::verdict(look.verdict, graph),

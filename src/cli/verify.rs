@@ -102,7 +102,7 @@ impl Checked<'_> {
                 Some(Outcome::Repaired) if finding.flaw == Flaw::Leftover => "; removed".into(),
                 Some(Outcome::Repaired) => "; made again".into(),
                 Some(Outcome::Impossible(fault)) => {
-                    let hint = fault.way_out().map_or_else(String::new, |hint| format!("\n  hint: {hint}"));
+                    let hint = fault.hint_text().map_or_else(String::new, |hint| format!("\n  hint: {hint}"));
                     format!("\n  not made again: {fault}{hint}")
                 }
                 Some(Outcome::Left) => "; left as it is".into(),

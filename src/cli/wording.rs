@@ -33,6 +33,14 @@ pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
 }
 
+/// A class as people call it, shortly, with its name where that says nothing.
+pub(super) fn class(name: &str, words: Option<&str>) -> String {
+    match words.and_then(|words| words.split(',').next()) {
+        Some(word) => format!("{word} ({name})"),
+        None => name.into(),
+    }
+}
+
 /// A verdict in one word and the reasons behind it; `graph` is the one that was planned.
 pub(super) fn verdict(verdict: &Verdict, graph: &Graph) -> (&'static str, Vec<String>) {
     match verdict {

@@ -22,14 +22,14 @@ use zarrs::storage::store::MemoryStore;
 
 /// The training or the validation samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subset {
+pub enum Split {
     /// Training samples.
     Train,
     /// Validation samples.
     Val,
 }
 
-impl Subset {
+impl Split {
     /// Both.
     pub const BOTH: [Self; 2] = [Self::Train, Self::Val];
 
@@ -114,9 +114,9 @@ impl Layout {
         format!("c/{view}/{at}/0/0/0")
     }
 
-    /// The metadata file of a subset's features.
-    pub(super) fn file(&self, subset: Subset) -> Result<(String, Vec<u8>)> {
-        Ok((format!("{}/features/zarr.json", subset.name()), self.metadata()?.into_bytes()))
+    /// The metadata file of a split's features.
+    pub(super) fn file(&self, split: Split) -> Result<(String, Vec<u8>)> {
+        Ok((format!("{}/features/zarr.json", split.name()), self.metadata()?.into_bytes()))
     }
 }
 
@@ -141,8 +141,8 @@ pub fn write_files(stage: &Path, files: &Files) -> Result<()> {
 /// When the attributes cannot be stored.
 pub fn group_files(attributes: Map<String, Value>) -> Result<Files> {
     let mut files = vec![("zarr.json".to_string(), group_metadata(attributes)?)];
-    for subset in Subset::BOTH {
-        files.push((format!("{}/zarr.json", subset.name()), group_metadata(Map::new())?));
+    for split in Split::BOTH {
+        files.push((format!("{}/zarr.json", split.name()), group_metadata(Map::new())?));
     }
     Ok(files)
 }

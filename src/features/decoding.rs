@@ -1,12 +1,12 @@
 //! Stage 0: decodes all images once and writes them as u8 arrays.
 
-use super::array::{Files, Layout, Order, Subset, write_files};
+use super::array::{Files, Layout, Order, Split, write_files};
+use super::labels::label_files;
 use super::shard::{ShardWriter, StoredSamples};
-use super::small::label_files;
 use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::images::Split;
+use crate::images::{Fault, SplitImages};
 use crate::pipeline::{BadImage, Codec, Dtype, Recipe, Shape};
 use crate::progress::{Progress, Task};
 use crate::room;
@@ -19,41 +19,116 @@ const BATCH: usize = 256;
 /// Bytes of such a batch at most.
 const BATCH_BYTES: usize = 1 << 26;
 
-/// What stage 0 wrote of one subset.
+/// What stage 0 wrote of one split.
 pub struct Decoded {
     /// The array.
     pub written: Written,
     /// Images that were left out: place in the source, and fault.
     pub skipped: Vec<(String, String)>,
+    /// Images that were read although something was odd about them: place, and what.
+    pub warned: Vec<(String, String)>,
+    /// The images that were taken.
+    pub kept: Vec<usize>,
 }
 
-/// Decodes one subset into a stage's folder; shards that are there are kept.
-///
-/// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
-/// after them, so that a run which goes on finds every image at the same place.
+/// Images that hinder stage 0, of all subsets.
+#[derive(Default)]
+pub struct Hindrances {
+    /// What is wrong with bad images that may not be left out.
+    bad: Vec<Error>,
+    /// Why images could not be read, which says nothing about them.
+    unreadable: Vec<Error>,
+}
+
+/// So many images that cannot be read are a fault of something else: looking on is of no use.
+const MOST_UNREADABLE: usize = 1000;
+
+impl Hindrances {
+    fn is_empty(&self) -> bool {
+        self.bad.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// Fails with all of them where there are any.
+    ///
+    /// # Errors
+    /// The error names each image.
+    pub fn refuse(self) -> Result<()> {
+        let Self { mut bad, mut unreadable } = self;
+        let skip = "`data.on_bad_image = \"skip\"` leaves bad images out";
+        let list = |errors: &[Error]| errors.iter().map(|error| format!("\n  {error}")).collect::<String>();
+        let count = |count: usize| format!("{count} {}", if count == 1 { "image" } else { "images" });
+        match (&bad[..], &unreadable[..]) {
+            ([], []) => Ok(()),
+            ([_], []) => Err(bad.remove(0).or_hint(skip)),
+            ([], [_]) => Err(unreadable.remove(0).or_hint("nothing is wrong with an image because it cannot be read")),
+            (bad, []) => Err(Error::failed(format!("{} are bad:{}", count(bad.len()), list(bad))).hint(skip)),
+            (bad, unreadable) => {
+                let first = unreadable.first().and_then(Error::hint_text);
+                let hint = first.unwrap_or("nothing is wrong with an image because it cannot be read").to_string();
+                let also = if bad.is_empty() {
+                    String::new()
+                } else {
+                    format!("\n{} are bad:{}", count(bad.len()), list(bad))
+                };
+                let fault = format!("{} could not be read:{}{also}", count(unreadable.len()), list(unreadable));
+                Err(Error::failed(fault).hint(hint))
+            }
+        }
+    }
+}
+
+/// Decodes one split into a stage's folder; shards that are there are kept.
 ///
 /// # Errors
-/// When an image is bad and none may be left out, no image is good, the disk refuses or the user interrupts.
+/// Those of [`decode_noting`], and when an image hinders it.
 pub fn decode(
     stage: &Path,
-    subset: Subset,
-    images: &Split,
+    split: Split,
+    images: &SplitImages,
     pipeline: &Recipe,
     progress: &dyn Progress,
 ) -> Result<Decoded> {
+    let mut hindrances = Hindrances::default();
+    let decoded = decode_noting(stage, split, images, pipeline, (&mut hindrances, progress))?;
+    hindrances.refuse()?;
+    decoded.ok_or_else(|| Error::failed(format!("no {} image could be decoded", split.name())))
+}
+
+/// Decodes one split into a stage's folder, and notes what hinders that; shards that are there are kept.
+///
+/// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
+/// after them, so that a run which goes on finds every image at the same place. Once an image hinders the stage, those
+/// after it are looked at all the same, but nothing is written any more and nothing given.
+///
+/// # Errors
+/// When no image is good, the disk refuses or the user interrupts.
+pub fn decode_noting(
+    stage: &Path,
+    split: Split,
+    images: &SplitImages,
+    pipeline: &Recipe,
+    (hindrances, progress): (&mut Hindrances, &dyn Progress),
+) -> Result<Option<Decoded>> {
     let layout = layout(images, pipeline);
     let samples_in_shard = layout.samples_in_shard;
-    let task = progress.start(&format!("decode {}", subset.name()), images.len() as u64);
-    let list = skipped_list(stage, subset);
-    disk::create_folder(&stage.join(subset.name()))?;
-    let decoder = Decoder { images, layout, on_bad_image: pipeline.data.on_bad_image, task: &*task, progress };
-    let array = subset.array(stage, "features");
-
-    let mut skipped: Vec<(usize, String)> = read_list(&list)?;
+    let task = progress.start(&format!("decode {}", split.name()), images.len() as u64);
+    let list = skipped_list(stage, split);
+    disk::create_folder(&stage.join(split.name()))?;
+    let array = split.array(stage, "features");
+    let mut decoder = Decoder {
+        images,
+        layout,
+        on_bad_image: pipeline.data.on_bad_image,
+        task: &*task,
+        progress,
+        skipped: read_list(&list)?,
+        warned: read_list(&warned_list(stage, split))?,
+        hindrances,
+    };
     let mut shards = Vec::new();
     for at in 0.. {
         let first = at * samples_in_shard;
-        let good = candidates(images, &skipped);
+        let good = candidates(images, &decoder.skipped);
         let Some(candidates) = good.get(first..).filter(|rest| !rest.is_empty()) else { break };
         let count = candidates.len().min(samples_in_shard);
         if let Some(shard) = whole_shard(&array, &layout, (0, at), count)? {
@@ -61,61 +136,80 @@ pub fn decode(
             shards.push(shard);
             continue;
         }
+        if !decoder.hindrances.is_empty() {
+            decoder.look(candidates)?;
+            return Ok(None);
+        }
         let mut writer = begin_shard(&array, &layout, (0, at))?;
-        decoder.fill(&mut writer, candidates, &mut skipped)?;
-        write_list(&list, &skipped)?;
+        let (known, warned) = (decoder.skipped.len(), decoder.warned.len());
+        let left = decoder.fill(&mut writer, candidates)?;
+        if !decoder.hindrances.is_empty() {
+            drop(writer);
+            decoder.look(left)?;
+            return Ok(None);
+        }
+        if decoder.skipped.len() > known {
+            write_list(&list, &decoder.skipped)?;
+        }
+        if decoder.warned.len() > warned {
+            let warned = warned_list(stage, split);
+            warned.parent().map_or(Ok(()), disk::create_folder)?;
+            write_list(&warned, &decoder.warned)?;
+        }
         if writer.room() == samples_in_shard {
             // All images that were left are bad.
             break;
         }
         shards.push(finish_shard(writer, (0, at))?);
     }
+    let Decoder { skipped, warned, .. } = decoder;
     let kept = candidates(images, &skipped);
     if kept.is_empty() {
-        return Err(Error::failed(format!("no {} image could be decoded", subset.name())));
+        return Err(Error::failed(format!("no {} image could be decoded", split.name())));
     }
     let layout = Layout { samples: kept.len(), ..layout };
-    write_files(stage, &decoded_files(subset, images, &layout, &kept)?)?;
-    let skipped = skipped.into_iter().map(|(index, fault)| (images.place(index), fault)).collect();
-    Ok(Decoded { written: Written { layout, shards }, skipped })
+    write_files(stage, &decoded_files(split, images, &layout, &kept)?)?;
+    let placed = |list: Vec<(usize, String)>| list.into_iter().map(|(at, text)| (images.place(at), text)).collect();
+    let (skipped, warned) = (placed(skipped), placed(warned));
+    Ok(Some(Decoded { written: Written { layout, shards }, skipped, warned, kept }))
 }
 
 /// What all images of a split would take, were all of them good.
-fn layout(images: &Split, pipeline: &Recipe) -> Layout {
+fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
     let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
     let (dtype, order, codec) = (Dtype::U8, Order::Planes, Codec::None);
     Layout { views: 1, samples: images.len(), shape, dtype, order, codec, scale: None, samples_in_shard }
 }
 
-/// The small files of a subset: metadata and labels.
-fn decoded_files(subset: Subset, images: &Split, layout: &Layout, kept: &[usize]) -> Result<Files> {
+/// The small files of a split: metadata and labels.
+fn decoded_files(split: Split, images: &SplitImages, layout: &Layout, kept: &[usize]) -> Result<Files> {
     let labels: Vec<u32> = kept.iter().map(|&index| images.label(index)).collect();
-    let mut files = label_files(subset, &labels)?;
-    files.push(layout.file(subset)?);
+    let mut files = label_files(split, &labels)?;
+    files.push(layout.file(split)?);
     Ok(files)
 }
 
-/// A subset that was decoded before, of which parts are made again.
+/// A split that was decoded before, of which parts are made again.
 pub struct Redecoding<'a> {
     stage: &'a Path,
-    subset: Subset,
-    images: &'a Split,
+    split: Split,
+    images: &'a SplitImages,
     layout: Layout,
     /// The images that were good.
     kept: Vec<usize>,
 }
 
 impl<'a> Redecoding<'a> {
-    /// Takes up a subset with the images that it was made of and the list of those that were left out.
+    /// Takes up a split with the images that it was made of and the list of those that were left out.
     ///
     /// # Errors
     /// When the list is damaged.
-    pub fn open(stage: &'a Path, subset: Subset, images: &'a Split, pipeline: &Recipe) -> Result<Self> {
-        let skipped = read_list(&skipped_list(stage, subset))?;
+    pub fn open(stage: &'a Path, split: Split, images: &'a SplitImages, pipeline: &Recipe) -> Result<Self> {
+        let skipped = read_list(&skipped_list(stage, split))?;
         let kept = candidates(images, &skipped);
         let layout = Layout { samples: kept.len(), ..layout(images, pipeline) };
-        Ok(Self { stage, subset, images, layout, kept })
+        Ok(Self { stage, split, images, layout, kept })
     }
 
     /// Metadata and labels.
@@ -123,7 +217,7 @@ impl<'a> Redecoding<'a> {
     /// # Errors
     /// When they cannot be encoded.
     pub fn files(&self) -> Result<Files> {
-        decoded_files(self.subset, self.images, &self.layout, &self.kept)
+        decoded_files(self.split, self.images, &self.layout, &self.kept)
     }
 
     /// Writes single shards again, so that their bytes are the recorded ones.
@@ -132,93 +226,132 @@ impl<'a> Redecoding<'a> {
     /// When an image is bad, other bytes come out, the disk refuses or the user interrupts; such a shard is left as it
     /// is.
     pub fn rewrite(&self, shards: &[ShardSum], progress: &dyn Progress) -> Result<()> {
-        let Self { stage, subset, images, layout, kept } = self;
+        let Self { stage, split, images, layout, kept } = self;
         let count = samples_in(layout, shards);
-        let task = progress.start(&format!("decode {}", subset.name()), count as u64);
-        let decoder = Decoder { images, layout: *layout, on_bad_image: BadImage::Fail, task: &*task, progress };
-        rewrite_shards(&subset.array(stage, "features"), layout, shards, |_, samples, shard| {
-            decoder.fill(shard, &kept[samples], &mut Vec::new())
+        let task = progress.start(&format!("decode {}", split.name()), count as u64);
+        rewrite_shards(&split.array(stage, "features"), layout, shards, |_, samples, shard| {
+            let mut hindrances = Hindrances::default();
+            let mut decoder = Decoder {
+                images,
+                layout: *layout,
+                on_bad_image: BadImage::Fail,
+                task: &*task,
+                progress,
+                skipped: Vec::new(),
+                warned: Vec::new(),
+                hindrances: &mut hindrances,
+            };
+            decoder.fill(shard, &kept[samples])?;
+            hindrances.refuse()
         })
     }
 }
 
 struct Decoder<'a> {
-    images: &'a Split,
+    images: &'a SplitImages,
     layout: Layout,
     on_bad_image: BadImage,
     task: &'a dyn Task,
     progress: &'a dyn Progress,
+    /// Images that are left out, and why.
+    skipped: Vec<(usize, String)>,
+    /// Images that were read, and what is odd about them.
+    warned: Vec<(usize, String)>,
+    hindrances: &'a mut Hindrances,
 }
 
 impl Decoder<'_> {
-    /// Decodes candidates until the shard is full or none is left; the bad ones go to `skipped`.
-    fn fill(&self, shard: &mut ShardWriter, candidates: &[usize], skipped: &mut Vec<(usize, String)>) -> Result<()> {
+    /// Decodes candidates until the shard is full, none is left or one hinders; gives those that are left.
+    fn fill<'c>(&mut self, shard: &mut ShardWriter, candidates: &'c [usize]) -> Result<&'c [usize]> {
         let sample_bytes = self.layout.sample_bytes();
-        let at_once = BATCH.min(BATCH_BYTES / sample_bytes).max(1);
         let (mut rest, mut stored) = (candidates, StoredSamples::new(&self.layout));
-        while shard.room() > 0 && !rest.is_empty() {
-            self.progress.check()?;
-            let (batch, after) = rest.split_at(rest.len().min(at_once).min(shard.room()));
+        let mut pixels = Vec::new();
+        while shard.room() > 0 && !rest.is_empty() && self.hindrances.is_empty() {
+            let (batch, after) = rest.split_at(rest.len().min(self.at_once()).min(shard.room()));
             rest = after;
-            let mut pixels = Vec::new();
-            room::resize(&mut pixels, batch.len() * sample_bytes)?;
-            let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-            // A batch of large images takes seconds: a wish to stop is granted between any two of them.
-            let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
-                true => Err(Error::interrupted()),
-                false => self.images.decode(index, out),
-            };
-            let results: Vec<Result<()>> = slots.map(decode).collect();
-            self.progress.check()?;
-            let mut good = 0;
-            for (at, result) in results.into_iter().enumerate() {
-                match result {
-                    Ok(()) => {
-                        pixels.copy_within(at * sample_bytes..(at + 1) * sample_bytes, good * sample_bytes);
-                        good += 1;
-                    }
-                    Err(e) if self.on_bad_image == BadImage::Skip => skipped.push((batch[at], e.to_string())),
-                    Err(e) => return Err(self.bad_image(e)),
-                }
-            }
+            let good = self.decode(batch, &mut pixels)?;
             stored.copy(&pixels[..good * sample_bytes])?;
             shard.append(&stored)?;
-            self.task.advance(batch.len() as u64);
+        }
+        Ok(rest)
+    }
+
+    /// Decodes candidates only to know what is wrong with them.
+    fn look(&mut self, candidates: &[usize]) -> Result<()> {
+        let mut pixels = Vec::new();
+        for batch in candidates.chunks(self.at_once()) {
+            if self.hindrances.unreadable.len() < MOST_UNREADABLE {
+                self.decode(batch, &mut pixels)?;
+            }
         }
         Ok(())
     }
 
-    fn bad_image(&self, error: Error) -> Error {
-        if error.way_out().is_some() {
-            error
-        } else {
-            error.hint("`data.on_bad_image = \"skip\"` leaves bad images out")
+    fn at_once(&self) -> usize {
+        BATCH.min(BATCH_BYTES / self.layout.sample_bytes()).max(1)
+    }
+
+    /// Decodes a batch: the good ones one behind the other, whose number is given.
+    fn decode(&mut self, batch: &[usize], pixels: &mut Vec<u8>) -> Result<usize> {
+        self.progress.check()?;
+        let sample_bytes = self.layout.sample_bytes();
+        pixels.clear();
+        room::resize(pixels, batch.len() * sample_bytes)?;
+        let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
+        // A batch of large images takes seconds: a wish to stop is granted between any two of them.
+        let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
+            true => Err(Fault::Unreadable(Error::interrupted())),
+            false => self.images.decode(index, out),
+        };
+        let results: Vec<Result<Option<String>, Fault>> = slots.map(decode).collect();
+        self.progress.check()?;
+        let mut good = 0;
+        for (at, result) in results.into_iter().enumerate() {
+            match result {
+                Ok(warning) => {
+                    self.warned.extend(warning.map(|warning| (batch[at], warning)));
+                    pixels.copy_within(at * sample_bytes..(at + 1) * sample_bytes, good * sample_bytes);
+                    good += 1;
+                }
+                Err(Fault::Bad(e)) if self.on_bad_image == BadImage::Skip => {
+                    self.skipped.push((batch[at], e.to_string()));
+                }
+                Err(Fault::Bad(e)) => self.hindrances.bad.push(e),
+                Err(Fault::Unreadable(e)) => self.hindrances.unreadable.push(e),
+            }
         }
+        self.task.advance(batch.len() as u64);
+        Ok(good)
     }
 }
 
 /// The images that are not known to be bad, in order.
-fn candidates(images: &Split, skipped: &[(usize, String)]) -> Vec<usize> {
+fn candidates(images: &SplitImages, skipped: &[(usize, String)]) -> Vec<usize> {
     let bad: HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
     (0..images.len()).filter(|index| !bad.contains(index)).collect()
 }
 
 /// Writes the list of images that were left out, given by their places in the source, as it was when they were
-/// decoded; says how many of them belong to the subset.
+/// decoded; says how many of them belong to the split.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn note_skipped(stage: &Path, subset: Subset, images: &Split, skipped: &[(String, String)]) -> Result<usize> {
+pub fn note_skipped(stage: &Path, split: Split, images: &SplitImages, skipped: &[(String, String)]) -> Result<usize> {
     let faults: HashMap<&str, &str> = skipped.iter().map(|(place, fault)| (place.as_str(), fault.as_str())).collect();
     let fault = |index: usize| faults.get(images.place(index).as_str()).map(|fault| (index, fault.to_string()));
     let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
-    write_list(&skipped_list(stage, subset), &found)?;
+    write_list(&skipped_list(stage, split), &found)?;
     Ok(found.len())
 }
 
-/// The file that lists the images of a subset that were left out.
-fn skipped_list(stage: &Path, subset: Subset) -> PathBuf {
-    stage.join(subset.name()).join("skipped.json")
+/// The file that lists the images of a split that were left out.
+fn skipped_list(stage: &Path, split: Split) -> PathBuf {
+    stage.join(split.name()).join("skipped.json")
+}
+
+/// The file that lists, while a split is decoded, the images that were read although something was odd about them.
+fn warned_list(stage: &Path, split: Split) -> PathBuf {
+    stage.join("checkpoint").join(format!("warned-{}.json", split.name()))
 }
 
 fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {
@@ -256,10 +389,10 @@ mod tests {
         let path = format!("data.path={:?}", images.display().to_string());
         let pipeline = Recipe::parse("p.toml", "p", text, &[path]).unwrap();
         let train = ImageSet::open(&pipeline.data, 0).unwrap().train;
-        let decoded = decode(&stage, Subset::Train, &train, &pipeline, &Silent).unwrap();
+        let decoded = decode(&stage, Split::Train, &train, &pipeline, &Silent).unwrap();
         assert_eq!((decoded.written.shards.len(), decoded.skipped.len()), (2, 1));
         assert_eq!(decoded.skipped[0].0, "train/b/3.pgm");
-        for (name, bytes) in Redecoding::open(&stage, Subset::Train, &train, &pipeline).unwrap().files().unwrap() {
+        for (name, bytes) in Redecoding::open(&stage, Split::Train, &train, &pipeline).unwrap().files().unwrap() {
             assert!(fs::read(stage.join(&name)).unwrap() == bytes, "{name}");
         }
     }

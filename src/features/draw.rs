@@ -58,7 +58,7 @@ impl Rotation {
     /// The view of a sample that an epoch shows.
     pub fn view(&self, sample: usize, epoch: usize) -> usize {
         let slot = (epoch + sample / self.together) % self.views;
-        match self.renewed(sample, epoch).checked_sub(slot + 1) {
+        match self.refreshed(sample, epoch).checked_sub(slot + 1) {
             // The newest of the views that went into this slot; the first to go into it had number `views + slot`.
             Some(since) => self.views + slot + since / self.views * self.views,
             None => slot,
@@ -66,7 +66,7 @@ impl Rotation {
     }
 
     /// How many new views a sample has got when an epoch begins. They are spread evenly over samples and epochs.
-    fn renewed(&self, sample: usize, epoch: usize) -> usize {
+    fn refreshed(&self, sample: usize, epoch: usize) -> usize {
         const GOLDEN: f64 = 0.618_033_988_749_894_9;
         let phase = ((sample / self.together + 1) as f64 * GOLDEN).fract();
         (epoch as f64 * self.refresh + phase) as usize
@@ -136,10 +136,10 @@ mod tests {
             let rotation = Rotation { views, refresh, together: 1 };
             for sample in 0..50 {
                 let mut slots: Vec<usize> = (0..views).collect();
-                let mut made = rotation.renewed(sample, 0);
+                let mut made = rotation.refreshed(sample, 0);
                 assert_eq!(made, 0);
                 for epoch in 0..60 {
-                    while made < rotation.renewed(sample, epoch) {
+                    while made < rotation.refreshed(sample, epoch) {
                         slots[made % views] = views + made;
                         made += 1;
                     }

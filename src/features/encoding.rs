@@ -1,7 +1,7 @@
 //! Values of features as bytes and back.
 
 use super::array::{Layout, Order};
-use super::order::{pixels_to_planes, planes_to_pixels};
+use super::order::{chw_to_hwc, hwc_to_chw};
 use super::scale::{Scale, diverged, largest, quantised};
 use crate::error::{Error, Result};
 use crate::pipeline::Dtype;
@@ -26,7 +26,7 @@ pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<
         Order::Pixels => encode_values(pixels, layout, out),
         Order::Planes => PLANES.with_borrow_mut(|planes| {
             planes.resize(pixels.len(), 0.0);
-            pixels_to_planes(pixels, layout.shape.channels, planes);
+            hwc_to_chw(pixels, layout.shape.channels, planes);
             encode_values(planes, layout, out)
         }),
     }
@@ -39,7 +39,7 @@ pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
         Order::Planes => PLANES.with_borrow_mut(|planes| {
             planes.resize(out.len(), 0.0);
             decode_values(bytes, layout, planes);
-            planes_to_pixels(planes, layout.shape.channels, out);
+            chw_to_hwc(planes, layout.shape.channels, out);
         }),
     }
 }

@@ -1,13 +1,13 @@
 //! Runs a frozen block once over the data set and writes its features.
 
-use super::array::{Files, Layout, Order, Subset};
+use super::array::{Files, Layout, Order, Split};
 use super::draw::Draw;
 use super::encoding::encode_sample;
-use super::form::Form;
 use super::loader::{Batch, Loader};
 use super::on_device::form;
 use super::scale::unfit;
 use super::shard::{ShardWriter, StoredSamples};
+use super::storage_format::Form;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
 use crate::error::{Error, Result};
 use crate::network::Frozen;
@@ -34,28 +34,28 @@ pub struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Writes one subset, training samples in all their views; shards that are there are kept.
+    /// Writes one split, training samples in all their views; shards that are there are kept.
     ///
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
-    pub fn write(&self, subset: Subset, input: &Loader) -> Result<Written> {
-        let layout = self.layout(subset, input)?;
-        let task = self.progress.start(&format!("features {}", subset.name()), (layout.views * layout.samples) as u64);
-        write_array(&subset.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
+    pub fn write(&self, split: Split, input: &Loader) -> Result<Written> {
+        let layout = self.layout(split, input)?;
+        let task = self.progress.start(&format!("features {}", split.name()), (layout.views * layout.samples) as u64);
+        write_array(&split.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
+            self.fill(shard, input, (draw(split, view), &layout), samples, &*task)
         })
     }
 
-    /// Writes single shards of a subset again, so that their bytes are the recorded ones.
+    /// Writes single shards of a split again, so that their bytes are the recorded ones.
     ///
     /// # Errors
     /// As [`write`](Self::write), and when other bytes come out; such a shard is left as it is.
-    pub fn rewrite(&self, subset: Subset, input: &Loader, shards: &[ShardSum]) -> Result<()> {
-        let layout = self.layout(subset, input)?;
+    pub fn rewrite(&self, split: Split, input: &Loader, shards: &[ShardSum]) -> Result<()> {
+        let layout = self.layout(split, input)?;
         let count = samples_in(&layout, shards);
-        let task = self.progress.start(&format!("features {}", subset.name()), count as u64);
-        rewrite_shards(&subset.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
-            self.fill(shard, input, (draw(subset, view), &layout), samples, &*task)
+        let task = self.progress.start(&format!("features {}", split.name()), count as u64);
+        rewrite_shards(&split.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
+            self.fill(shard, input, (draw(split, view), &layout), samples, &*task)
         })
     }
 
@@ -125,37 +125,37 @@ impl Extraction<'_> {
         }
     }
 
-    /// The metadata file of a subset's array, in every form that it may have had where nothing is left that tells.
+    /// The metadata file of a split's array, in every form that it may have had where nothing is left that tells.
     ///
     /// # Errors
     /// When it cannot be described.
-    pub fn array_files(&self, subset: Subset, input: &Loader) -> Result<Files> {
-        let forms = match (Form::begun(self.stage, self.features)?, subset) {
+    pub fn array_files(&self, split: Split, input: &Loader) -> Result<Files> {
+        let forms = match (Form::begun(self.stage, self.features)?, split) {
             (Some(form), _) => vec![form],
-            (None, Subset::Val) => Vec::new(),
-            (None, Subset::Train) => {
+            (None, Split::Val) => Vec::new(),
+            (None, Split::Train) => {
                 let plain = Features { codec: CodecChoice::Fixed(Codec::None), ..self.features.clone() };
                 Form::possible(self.features, self.find(input, &plain)?.scale)
             }
         };
-        forms.into_iter().map(|form| self.formed(subset, input, form).file(subset)).collect()
+        forms.into_iter().map(|form| self.formed(split, input, form).file(split)).collect()
     }
 
-    /// The layout of a subset's array: both have the form that one of them was begun with.
-    fn layout(&self, subset: Subset, input: &Loader) -> Result<Layout> {
+    /// The layout of a split's array: both have the form that one of them was begun with.
+    fn layout(&self, split: Split, input: &Loader) -> Result<Layout> {
         let form = match Form::begun(self.stage, self.features)? {
             Some(form) => form,
-            None if subset == Subset::Train => self.find(input, self.features)?,
+            None if split == Split::Train => self.find(input, self.features)?,
             None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
         };
-        Ok(self.formed(subset, input, form))
+        Ok(self.formed(split, input, form))
     }
 
-    fn formed(&self, subset: Subset, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
-        let shape = self.block.output(input.shape(draw(subset, 0)));
+    fn formed(&self, split: Split, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
+        let shape = self.block.output(input.shape(draw(split, 0)));
         let dtype = self.features.dtype;
         Layout {
-            views: if subset == Subset::Train { self.features.views } else { 1 },
+            views: if split == Split::Train { self.features.views } else { 1 },
             samples: input.len(),
             shape,
             dtype,
@@ -176,7 +176,7 @@ impl Extraction<'_> {
         if features.dtype != Dtype::U8 && features.codec != CodecChoice::Fastest {
             return Ok(plain);
         }
-        let (draw, layout) = (draw(Subset::Train, 0), self.formed(Subset::Train, input, plain));
+        let (draw, layout) = (draw(Split::Train, 0), self.formed(Split::Train, input, plain));
         let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(draw), layout.shape)) as u32;
         let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
         self.forward(&batch, |values| Form::find(self.stage, features, &layout, values))
@@ -206,7 +206,7 @@ pub(crate) fn processor(device: &Device) -> Processor {
     if device.is_cpu() { Processor::Cpu { threads: rayon::current_num_threads() } } else { Processor::Gpu }
 }
 
-/// How the samples of a subset are drawn for a view that is written.
-fn draw(subset: Subset, view: usize) -> Draw {
-    if subset == Subset::Train { Draw::View(view) } else { Draw::Whole }
+/// How the samples of a split are drawn for a view that is written.
+fn draw(split: Split, view: usize) -> Draw {
+    if split == Split::Train { Draw::View(view) } else { Draw::Whole }
 }

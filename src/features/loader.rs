@@ -3,13 +3,13 @@
 //! What is stored nearest to the stage is read (or, where a view of it was made anew, what is kept of that), goes through
 //! the frozen blocks between, and is cropped where that is done late.
 
-use super::array::{Layout, Subset};
+use super::array::{Layout, Split};
 use super::draw::{Draw, Rotation, Shown, entropy, order};
-use super::kept::Kept;
-use super::renewal::{Made, Renewal};
+use super::labels::read_labels;
+use super::refresh::{Made, Refresh};
 use super::samples::{LateCrops, Samples};
-use super::small::read_labels;
 use super::source::{self, Source};
+use super::view_cache::ViewCache;
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::ops::cut;
@@ -46,7 +46,7 @@ impl Batch {
 /// Batches that wait for the network.
 const AHEAD: usize = 2;
 
-/// Reads one subset of what a stage takes as its input.
+/// Reads one split of what a stage takes as its input.
 pub struct Loader {
     source: Source,
     labels: Vec<u32>,
@@ -55,7 +55,7 @@ pub struct Loader {
     rotation: Rotation,
     shuffle: Shuffle,
     late: Option<LateCrops>,
-    renewal: Option<Renewal>,
+    refresh: Option<Refresh>,
 }
 
 /// Samples in the order in which they are met, with all that is known of them before they are read: it goes to the
@@ -83,14 +83,14 @@ enum Ready {
 }
 
 impl Loader {
-    /// Opens a subset of the stage whose output is to be read, with labels of so many classes.
+    /// Opens a split of the stage whose output is to be read, with labels of so many classes.
     ///
     /// # Errors
     /// When its arrays are missing or do not fit each other, the pipeline or the classes.
-    pub fn open(stage: &Path, subset: Subset, pipeline: &Recipe, classes: usize, chain: Chain) -> Result<Self> {
-        let samples = Samples::open(stage, subset, pipeline)?;
-        let labels = read_labels(stage, subset)?;
-        let (layout, array) = (samples.layout(), subset.array(stage, "features"));
+    pub fn open(stage: &Path, split: Split, pipeline: &Recipe, classes: usize, chain: Chain) -> Result<Self> {
+        let samples = Samples::open(stage, split, pipeline)?;
+        let labels = read_labels(stage, split)?;
+        let (layout, array) = (samples.layout(), split.array(stage, "features"));
         if layout.samples != labels.len() {
             let (samples, labels) = (layout.samples, labels.len());
             return Err(Error::failed(format!("`{}` has {samples} samples, but {labels} labels", array.display())));
@@ -103,7 +103,7 @@ impl Loader {
         let cropped = pipeline.features.late_crops && !samples.are_images();
         let late = cropped.then(|| LateCrops::new(pipeline, chain.output(layout.shape)));
         let source = Source::new(samples, chain.device(), chain.dtype())?;
-        Ok(Self { source, labels, chain, rotation, shuffle, late, renewal: None })
+        Ok(Self { source, labels, chain, rotation, shuffle, late, refresh: None })
     }
 
     /// Lets stored bytes go to the device, also where that is the CPU, and every sample at each time.
@@ -125,12 +125,12 @@ impl Loader {
     ///
     /// # Errors
     /// When the folder refuses, or there is no memory for the list of views.
-    pub fn renewed(mut self, renewal: Renewal, memory: u64, folder: &Path) -> Result<Self> {
-        self.rotation.refresh = renewal.share;
-        self.renewal = Some(renewal);
+    pub fn refreshed(mut self, refresh: Refresh, memory: u64, folder: &Path) -> Result<Self> {
+        self.rotation.refresh = refresh.share;
+        self.refresh = Some(refresh);
         let place = |layout: &Layout| match layout.logical_bytes() <= memory {
-            true => Kept::in_memory(layout.views, layout.samples, layout.sample_bytes()),
-            false => Kept::in_folder(folder, layout.views, layout.samples, layout.sample_bytes()),
+            true => ViewCache::in_memory(layout.views, layout.samples, layout.sample_bytes()),
+            false => ViewCache::in_folder(folder, layout.views, layout.samples, layout.sample_bytes()),
         };
         self.source.keep_in(place, false)?;
         Ok(self)
@@ -152,7 +152,7 @@ impl Loader {
     /// # Errors
     /// When there is no memory for the list of views.
     pub(crate) fn in_memory(mut self) -> Result<Self> {
-        let place = |layout: &Layout| Kept::in_memory(layout.views, layout.samples, layout.sample_bytes());
+        let place = |layout: &Layout| ViewCache::in_memory(layout.views, layout.samples, layout.sample_bytes());
         self.source.keep_in(place, true)?;
         Ok(self)
     }
@@ -216,7 +216,7 @@ impl Loader {
         if layout.views > 1 {
             text += &format!(", {} views in turn", layout.views);
         }
-        if let Some(Renewal { share, .. }) = &self.renewal {
+        if let Some(Refresh { share, .. }) = &self.refresh {
             text += &format!(", {:.1} % of the samples get a new view at each epoch", 100.0 * share);
         }
         if let Some(late) = &self.late {
@@ -307,8 +307,8 @@ impl Loader {
 
     /// The batch of what was read.
     fn end(&self, course: &Course<'_>, Begun { range, made, read }: Begun) -> Result<Batch> {
-        if let (Some(made), Some(renewal)) = (made, &self.renewal) {
-            let (shown, x) = renewal.end(made)?;
+        if let (Some(made), Some(refresh)) = (made, &self.refresh) {
+            let (shown, x) = refresh.end(made)?;
             self.source.keep(&shown, &x)?;
         }
         let mut x = self.chain.run(self.source.end(&course.read, range.clone(), read)?)?;
@@ -334,11 +334,11 @@ impl Loader {
     /// Makes the views that are not there. Where they stay on the device, that need not be done now.
     fn renew(&self, shown: &[(usize, Shown)]) -> Result<Option<Made>> {
         let missing: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| self.source.lacks(shown)).collect();
-        match &self.renewal {
+        match &self.refresh {
             _ if missing.is_empty() => Ok(None),
-            Some(renewal) if self.source.is_resident() => Ok(Some(renewal.begin(missing)?)),
-            Some(renewal) => {
-                let (shown, x) = renewal.end(renewal.begin(missing)?)?;
+            Some(refresh) if self.source.is_resident() => Ok(Some(refresh.begin(missing)?)),
+            Some(refresh) => {
+                let (shown, x) = refresh.end(refresh.begin(missing)?)?;
                 self.source.keep(&shown, &x).map(|()| None)
             }
             None => {

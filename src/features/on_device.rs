@@ -1,9 +1,9 @@
 //! Stored bytes on the device of the network, where they become feature maps: brought batch by batch, or resident.
 
 use super::array::{Layout, Order};
-use super::kept::Slots;
 use super::samples::Samples;
 use super::scale::Scale;
+use super::view_cache::Slots;
 use crate::error::{Error, Result};
 use crate::images::Window;
 use crate::ops::{Crops, Form, Uploaded, Uploads, Values, put};

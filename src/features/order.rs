@@ -4,12 +4,12 @@
 const SQUARE: usize = 16;
 
 /// \[channel, pixel\] → \[pixel, channel\].
-pub fn planes_to_pixels(planes: &[f32], channels: usize, out: &mut [f32]) {
+pub fn chw_to_hwc(planes: &[f32], channels: usize, out: &mut [f32]) {
     transpose(planes, channels, out);
 }
 
 /// \[pixel, channel\] → \[channel, pixel\].
-pub fn pixels_to_planes(pixels: &[f32], channels: usize, out: &mut [f32]) {
+pub fn hwc_to_chw(pixels: &[f32], channels: usize, out: &mut [f32]) {
     transpose(pixels, pixels.len() / channels.max(1), out);
 }
 
@@ -37,11 +37,11 @@ mod tests {
         for (channels, pixels) in [(1, 7), (3, 5), (17, 33), (40, 16)] {
             let planes: Vec<f32> = (0..channels * pixels).map(|at| at as f32).collect();
             let (mut found, mut back) = (vec![0.0; planes.len()], vec![0.0; planes.len()]);
-            planes_to_pixels(&planes, channels, &mut found);
+            chw_to_hwc(&planes, channels, &mut found);
             for (at, &value) in found.iter().enumerate() {
                 assert_eq!(value, planes[at % channels * pixels + at / channels]);
             }
-            pixels_to_planes(&found, channels, &mut back);
+            hwc_to_chw(&found, channels, &mut back);
             assert_eq!(back, planes);
         }
     }

@@ -185,8 +185,8 @@ mod tests {
 
     /// Half zeros, as after a ReLU, or bits without any order.
     fn sample(layout: &Layout, random: bool) -> Vec<u8> {
-        let mut draw = Stream::new(Purpose::Bench, 3, (0, 0));
-        (0..layout.sample_bytes()).map(|at| if random || at % 8 < 4 { draw.bits() as u8 } else { 0 }).collect()
+        let mut rng = Stream::new(Purpose::Bench, 3, (0, 0));
+        (0..layout.sample_bytes()).map(|at| if random || at % 8 < 4 { rng.bits() as u8 } else { 0 }).collect()
     }
 
     fn packed(layout: &Layout, sample: &[u8]) -> Vec<u8> {

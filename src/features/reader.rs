@@ -2,14 +2,12 @@
 
 use super::array::Layout;
 use super::shard::{Place, read_index, read_sample};
+use crate::disk::{self, OpenSlot};
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-/// Shards that are kept open at most; the others are opened for each read.
-const OPEN_SHARDS: usize = 256;
 
 /// A feature array that is open for reading.
 pub struct Reader {
@@ -20,7 +18,8 @@ pub struct Reader {
 
 struct Shard {
     places: Vec<Place>,
-    file: Option<File>,
+    /// The file, where the process may keep one more open; else it is opened for each read.
+    file: Option<(File, OpenSlot)>,
 }
 
 impl Reader {
@@ -54,7 +53,7 @@ impl Reader {
         let shard = self.shard(place)?;
         let mut read = |file: &File| read_sample(file, shard.places[sample % samples_in_shard], &self.layout, out);
         let done = match &shard.file {
-            Some(file) => read(file),
+            Some((file, _)) => read(file),
             None => self.open_shard(place).and_then(|file| read(&file)),
         };
         done.map_err(|e| self.damaged(place, format!("sample {sample}: {e}")))
@@ -92,7 +91,7 @@ impl Reader {
         let count = self.layout.samples_of(at).len();
         let places = read_index(&file, &self.layout, count).map_err(|e| self.damaged((view, at), e))?;
         // Where another thread was faster, its reading is as good as this one.
-        Ok(slot.get_or_init(|| Shard { places, file: (position < OPEN_SHARDS).then_some(file) }))
+        Ok(slot.get_or_init(|| Shard { places, file: disk::open_slot().map(|slot| (file, slot)) }))
     }
 
     fn damaged(&self, place: (usize, usize), fault: impl std::fmt::Display) -> Error {

@@ -1,9 +1,9 @@
-//! The samples of one subset as a stage has stored them: decoded images, or features in one or more views.
+//! The samples of one split as a stage has stored them: decoded images, or features in one or more views.
 
-use super::array::{Layout, Subset};
+use super::array::{Layout, Split};
 use super::draw::{Draw, Shown};
 use super::encoding::decode_sample;
-use super::order::planes_to_pixels;
+use super::order::chw_to_hwc;
 use super::reader::Reader;
 use crate::error::{Error, Result};
 use crate::images::{Augmenter, Canvas, Part, Window};
@@ -31,12 +31,12 @@ struct Images {
 }
 
 impl Samples {
-    /// Opens a subset of a stage.
+    /// Opens a split of a stage.
     ///
     /// # Errors
     /// When its array is missing, or does not hold the images of the pipeline.
-    pub fn open(stage: &Path, subset: Subset, pipeline: &Recipe) -> Result<Self> {
-        let array = subset.array(stage, "features");
+    pub fn open(stage: &Path, split: Split, pipeline: &Recipe) -> Result<Self> {
+        let array = split.array(stage, "features");
         let reader = Reader::open(&array)?;
         let layout = reader.layout();
         if layout.samples == 0 {
@@ -163,7 +163,7 @@ impl Images {
         PLANES.with_borrow_mut(|planes| {
             planes.resize(out.len(), 0.0);
             self.augmenter.show(stored, part, planes);
-            planes_to_pixels(planes, self.shape.channels, out);
+            chw_to_hwc(planes, self.shape.channels, out);
         });
     }
 }
@@ -269,7 +269,7 @@ mod tests {
                     assert!((share - 0.5).abs() < 0.05, "{views} views, refresh {refresh}, epoch {epoch}: {share}");
                 }
             }
-            // Without downsampling canvases are not moved: a renewed one is another only where it is the mirror image.
+            // Without downsampling canvases are not moved: a refreshed one is another only where it is the mirror image.
             let differ = |sample: usize, view: usize| {
                 canvases.draw(&augmenter, view, sample) != canvases.draw(&augmenter, view + views, sample)
             };

@@ -7,9 +7,9 @@
 use super::array::Layout;
 use super::draw::{Draw, Shown};
 use super::encoding::encode_sample;
-use super::kept::{Kept, Slots};
 use super::on_device::{OnDevice, Resident, places};
 use super::samples::Samples;
+use super::view_cache::{Slots, ViewCache};
 use crate::error::{Error, Result};
 use crate::ops::{Uploaded, cast, on_host};
 use crate::pipeline::Shape;
@@ -24,7 +24,7 @@ pub(super) struct Source {
     device: Device,
     dtype: DType,
     /// What is kept on the host: views that were made anew, and others.
-    kept: Option<Kept>,
+    kept: Option<ViewCache>,
     /// Whether what was read is kept as well.
     remembers: bool,
     /// Present where stored bytes go to the device.
@@ -105,7 +105,7 @@ impl Source {
     ///
     /// # Errors
     /// Those of `kept`.
-    pub fn keep_in(&mut self, kept: impl FnOnce(&Layout) -> Result<Kept>, remembers: bool) -> Result<()> {
+    pub fn keep_in(&mut self, kept: impl FnOnce(&Layout) -> Result<ViewCache>, remembers: bool) -> Result<()> {
         if !self.is_resident() {
             self.remembers |= remembers;
             if self.kept.is_none() {

@@ -242,8 +242,8 @@ mod tests {
         let augmenter = augmenter(size, Crop::Padded { padding }, true);
         let room = (SIDE + 2 * padding - size) as u64 + 1;
         for seed in 0..200 {
-            let mut draw = Stream::new(Purpose::Augmentation, seed, (0, 0));
-            let (top, left, flip) = (draw.below(room), draw.below(room), draw.below(2) == 1);
+            let mut rng = Stream::new(Purpose::Augmentation, seed, (0, 0));
+            let (top, left, flip) = (rng.below(room), rng.below(room), rng.below(2) == 1);
             let pixel = |channel: usize, y: usize, x: usize| {
                 let x = if flip { size - 1 - x } else { x };
                 let (y, x) = ((y + top as usize).checked_sub(padding), (x + left as usize).checked_sub(padding));

@@ -1,7 +1,7 @@
 //! The built-in data set: ten classes of shapes in 32x32 colour, drawn anew from their numbers whenever they are read.
 
 use super::shapes::{Point, SHAPES, stroke};
-use super::{Content, Found, Store};
+use super::{Content, Fault, Found, Store};
 use crate::error::Result;
 use crate::random::{Purpose, Stream};
 use image::{DynamicImage, Rgb, RgbImage};
@@ -18,7 +18,7 @@ const SIDE: u32 = 32;
 pub(super) fn open() -> Found {
     let classes = SHAPES.iter().map(|(name, _)| (*name).to_string()).collect();
     let store = |split, count| Box::new(Pictures { split, count });
-    Found { classes, train: store(0, TRAIN), val: store(1, VAL) }
+    Found::images(classes, store(0, TRAIN), store(1, VAL))
 }
 
 struct Pictures {
@@ -43,7 +43,7 @@ impl Store for Pictures {
         self.name(index)
     }
 
-    fn read(&self, index: usize, _most: u64) -> Result<Content> {
+    fn read(&self, index: usize, _most: u64) -> Result<Content, Fault> {
         let mut stream = Stream::new(Purpose::Picture, 0, (self.split, index as u64));
         Ok(Content::Pixels(DynamicImage::ImageRgb8(draw(self.label(index) as usize, &mut stream))))
     }

@@ -1,8 +1,9 @@
 //! The binary files of CIFAR-10 and CIFAR-100: records of label bytes and three planes of 32x32.
 
 use super::file::OpenFile;
-use super::{Content, Found, Store};
+use super::{Content, Fault, Found, Store};
 use crate::error::{Error, Result};
+use crate::text::shown;
 use image::{DynamicImage, RgbImage};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -49,7 +50,7 @@ pub(super) const CIFAR100: Variant = Variant {
 pub(super) fn open(path: &Path, variant: &'static Variant) -> Result<Found> {
     let folder = folder(path, variant)?;
     let open = |files| Ok::<_, Error>(Box::new(Batches::open(&folder, files, variant)?));
-    Ok(Found { classes: names(&folder, variant)?, train: open(variant.train)?, val: open(variant.val)? })
+    Ok(Found::images(names(&folder, variant)?, open(variant.train)?, open(variant.val)?))
 }
 
 /// The files that a data set consists of.
@@ -63,7 +64,7 @@ fn folder(path: &Path, variant: &Variant) -> Result<PathBuf> {
     let found = candidates.into_iter().find(|folder| variant.train.iter().any(|file| folder.join(file).exists()));
     found.ok_or_else(|| {
         let (first, archive) = (variant.train.first().unwrap_or(&""), variant.archive);
-        Error::failed(format!("`{}`: no `{first}` in it or in `{}`", path.display(), variant.folder))
+        Error::failed(format!("`{}`: no `{first}` in it or in `{}`", shown(path), variant.folder))
             .hint(format!("unpack `{archive}` (the binary version) there"))
     })
 }
@@ -76,7 +77,7 @@ fn names(folder: &Path, variant: &Variant) -> Result<Vec<String>> {
     };
     let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect();
     if names.len() != variant.classes {
-        let (path, found, classes) = (path.display(), names.len(), variant.classes);
+        let (path, found, classes) = (shown(&path), names.len(), variant.classes);
         return Err(Error::failed(format!("`{path}` names {found} classes instead of {classes}")));
     }
     Ok(names)
@@ -95,9 +96,9 @@ impl Batch {
         let file = OpenFile::open(path)?;
         let record = variant.label_bytes + PIXELS;
         if file.len() == 0 || file.len() % record as u64 != 0 {
-            let (path, len) = (path.display(), file.len());
+            let (path, len) = (shown(path), file.len());
             return Err(Error::failed(format!("`{path}` has {len} bytes, which is not a multiple of {record}"))
-                .hint("it is damaged or of another kind; copy or download it again"));
+                .hint("is it the binary version, and as long as the original?"));
         }
         let mut reader = BufReader::with_capacity(1 << 18, file.stream());
         let mut bytes = vec![0; record];
@@ -106,7 +107,7 @@ impl Batch {
             reader.read_exact(&mut bytes).map_err(|e| Error::io("read", path, &e))?;
             let label = bytes[variant.label_bytes - 1];
             if usize::from(label) >= variant.classes {
-                let (path, classes) = (path.display(), variant.classes);
+                let (path, classes) = (shown(path), variant.classes);
                 return Err(Error::failed(format!("`{path}`: image {image} has label {label}, not one of {classes}")));
             }
             labels.push(label);
@@ -149,7 +150,7 @@ impl Store for Batches {
 
     fn name(&self, index: usize) -> String {
         let (batch, index) = self.find(index);
-        format!("{}: image {index}", batch.file.path().display())
+        format!("{}: image {index}", shown(batch.file.path()))
     }
 
     fn place(&self, index: usize) -> String {
@@ -157,10 +158,10 @@ impl Store for Batches {
         format!("{}: image {index}", batch.file.name())
     }
 
-    fn read(&self, index: usize, _most: u64) -> Result<Content> {
+    fn read(&self, index: usize, _most: u64) -> Result<Content, Fault> {
         let (batch, index) = self.find(index);
         let start = index * (batch.label_bytes + PIXELS) + batch.label_bytes;
-        let planes = batch.file.read(start as u64..(start + PIXELS) as u64, PIXELS as u64)?;
+        let planes = batch.file.read(start as u64..(start + PIXELS) as u64)?;
         let pixel = |x: u32, y: u32| {
             let at = y as usize * SIDE + x as usize;
             image::Rgb([planes[at], planes[at + SIDE * SIDE], planes[at + 2 * SIDE * SIDE]])

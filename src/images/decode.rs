@@ -1,8 +1,9 @@
 //! An image file, given as bytes, becomes a square of u8 planes: decoded strictly, upright, scaled and cropped.
 
+use super::jpeg::Jpeg;
 use super::resample::{Axis, resample};
 use crate::error::{Error, Result};
-use crate::pipeline::Data;
+use crate::pipeline::{Data, Orientation as Orient};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use std::io::Cursor;
@@ -11,58 +12,108 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// Decodes an image file to u8 planes [channels, size, size].
+/// Decodes an image file to u8 planes [channels, size, size]; gives what had to be overlooked, if anything had.
 ///
-/// The format is told by the content, whatever the file's name. The image is turned upright by its EXIF orientation,
-/// its short side scaled to `data.size` (triangle filter, as torchvision's `Resize`) and its centre cropped. Alpha is
-/// dropped, not composed; gray is `0.299 R + 0.587 G + 0.114 B`.
+/// The format is told by the content, whatever the file's name. The image is turned upright by its EXIF orientation
+/// unless `data` says otherwise, its short side scaled to `data.size` (triangle filter, as torchvision's `Resize`) and
+/// its centre cropped. Alpha is dropped, not composed; gray is `0.299 R + 0.587 G + 0.114 B`.
 ///
 /// # Errors
 /// When the format is unknown, the data are damaged or cut off, or the image has more than `data.max_pixels`. The
 /// message does not name the file.
-pub fn decode_file(bytes: &[u8], data: &Data, out: &mut [u8]) -> Result<()> {
+pub fn decode_file(bytes: &[u8], data: &Data, out: &mut [u8]) -> Result<Option<String>> {
     // A decoder that panics on a hostile file must not take the other images down with it.
-    let image = catch_unwind(AssertUnwindSafe(|| decode(bytes, data.max_pixels)))
+    let image = catch_unwind(AssertUnwindSafe(|| decode(bytes, data.max_pixels, data.orientation)))
         .unwrap_or_else(|_| Err(Error::failed("the decoder failed on it")))?;
-    fit(image, data, out);
-    Ok(())
+    fit(image.pixels, data, out);
+    Ok((!image.warnings.is_empty()).then(|| format!("read with warnings: {}", image.warnings.join(", "))))
 }
 
-fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+/// An image, and what had to be overlooked to read it.
+struct Decoded {
+    pixels: DynamicImage,
+    warnings: Vec<String>,
+}
+
+fn decode(bytes: &[u8], max_pixels: u64, orientation: Orient) -> Result<Decoded> {
     match image::guess_format(bytes) {
-        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, max_pixels),
-        Ok(format) => decode_other(bytes, format, max_pixels),
-        Err(_) if bytes.is_empty() => Err(Error::failed("the file is empty")),
-        Err(_) => Err(Error::failed("the content is in none of the known image formats")),
+        Ok(ImageFormat::Jpeg) => decode_jpeg(bytes, max_pixels, orientation),
+        Ok(format) => {
+            let pixels = decode_other(bytes, format, max_pixels, orientation)?;
+            Ok(Decoded { pixels, warnings: Vec::new() })
+        }
+        Err(_) => Err(Error::failed(no_image(bytes))),
     }
+}
+
+/// What a file is that is no image.
+pub(super) fn no_image(start: &[u8]) -> &'static str {
+    match start {
+        [] => "the file is empty",
+        [0x1f, 0x8b, ..] => "the content is compressed with gzip, which is no image format",
+        _ if start.iter().all(|&byte| byte == 0) => "the content is zeros, as of a copy that was never finished",
+        _ => "the content is in none of the known image formats",
+    }
+}
+
+/// Whether a file begins as an image of a known format does.
+pub(super) fn is_known(start: &[u8]) -> bool {
+    image::guess_format(start).is_ok()
 }
 
 /// JPEG goes to its decoder directly because `image` asks it to fill what is missing with gray instead of failing.
-fn decode_jpeg(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
-    if !has_end_mark(bytes) {
-        return Err(Error::failed("the JPEG is cut off: it has no end mark"));
-    }
-    let options = DecoderOptions::default().set_strict_mode(true).set_max_width(65_535).set_max_height(65_535);
+///
+/// The decoder takes an end mark for data without end: a walk through the coded data finds out before.
+fn decode_jpeg(bytes: &[u8], max_pixels: u64, orientation: Orient) -> Result<Decoded> {
+    let jpeg = Jpeg::parse(bytes)?;
+    let (width, height) = jpeg_headers(&jpeg.bytes, true)?.0.dimensions().unwrap_or_default();
+    check_pixels(width as u32, height as u32, max_pixels)?;
+    jpeg.check_complete()?;
+    let strict = jpeg_pixels(&jpeg.bytes, true, orientation);
+    let mut warnings = jpeg.warnings;
+    let pixels = match strict {
+        Ok(pixels) => pixels,
+        // All data are there: what the strict decoder minds is something else.
+        Err(fault) => {
+            let pixels = jpeg_pixels(&jpeg.bytes, false, orientation).map_err(|_| fault.clone())?;
+            warnings.push(fault.to_string());
+            pixels
+        }
+    };
+    Ok(Decoded { pixels, warnings })
+}
+
+type JpegDecoder<'a> = zune_jpeg::JpegDecoder<ZCursor<&'a [u8]>>;
+
+/// A decoder that has read the headers, and whether the image is gray.
+fn jpeg_headers(bytes: &[u8], strict: bool) -> Result<(JpegDecoder<'_>, bool)> {
+    let options = DecoderOptions::default().set_strict_mode(strict).set_max_width(65_535).set_max_height(65_535);
     let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(bad)?;
     let gray = decoder.input_colorspace() == Some(ColorSpace::Luma);
     decoder.set_options(options.jpeg_set_out_colorspace(if gray { ColorSpace::Luma } else { ColorSpace::RGB }));
+    Ok((decoder, gray))
+}
+
+fn jpeg_pixels(bytes: &[u8], strict: bool, orient: Orient) -> Result<DynamicImage> {
+    let (mut decoder, gray) = jpeg_headers(bytes, strict)?;
+    let pixels = decoder.decode().map_err(bad)?;
     let (width, height) = decoder.dimensions().unwrap_or_default();
     let (width, height) = (width as u32, height as u32);
-    check_pixels(width, height, max_pixels)?;
-    let pixels = decoder.decode().map_err(bad)?;
-    let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
     let image = if gray {
         GrayImage::from_raw(width, height, pixels).map(DynamicImage::ImageLuma8)
     } else {
         RgbImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8)
     };
     let mut image = image.ok_or_else(|| Error::failed("the decoder returned too few pixels"))?;
-    image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    if orient == Orient::Upright {
+        let orientation = decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif));
+        image.apply_orientation(orientation.unwrap_or(Orientation::NoTransforms));
+    }
     Ok(image)
 }
 
-fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<DynamicImage> {
+fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64, orient: Orient) -> Result<DynamicImage> {
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(bad)?;
     let (width, height) = decoder.dimensions();
     check_pixels(width, height, max_pixels)?;
@@ -72,7 +123,9 @@ fn decode_other(bytes: &[u8], format: ImageFormat, max_pixels: u64) -> Result<Dy
     decoder.set_limits(limits).map_err(bad)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder).map_err(bad)?;
-    image.apply_orientation(orientation);
+    if orient == Orient::Upright {
+        image.apply_orientation(orientation);
+    }
     Ok(image)
 }
 
@@ -83,12 +136,6 @@ fn bad(error: impl std::error::Error) -> Error {
         "damaged, or of an unsupported kind ({})",
         text.replace('"', "").trim_start_matches("[strict-mode]: ")
     ))
-}
-
-/// Whether the last scan of a JPEG is ended. The decoder itself is not aware when only the last few bytes are missing.
-fn has_end_mark(bytes: &[u8]) -> bool {
-    let mut marks = bytes.windows(2).rev().filter(|pair| matches!(pair, [0xff, 0xd9 | 0xda]));
-    marks.next() == Some(&[0xff, 0xd9])
 }
 
 fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
@@ -173,7 +220,7 @@ mod tests {
         let expected = SafeTensors::deserialize(&bytes).unwrap();
         assert!(expected.len() > 10);
         for (name, tensor) in expected.iter() {
-            let found = decode(&fixture(name), 10_000).unwrap().into_rgb8();
+            let found = decode(&fixture(name), 10_000, Orient::Upright).unwrap().pixels.into_rgb8();
             assert_eq!([found.height() as usize, found.width() as usize, 3], tensor.shape(), "{name}");
             // JPEG decoders differ by a few levels.
             let allowed = if name.starts_with("cmyk") || name.starts_with("orientation") { 4 } else { 0 };
@@ -184,16 +231,60 @@ mod tests {
 
     #[test]
     fn an_image_cut_off_anywhere_is_an_error() {
-        for (name, tail) in [("orientation_1.jpg", 0), ("cmyk.jpg", 0), ("rgba.png", PNG_END)] {
+        for (name, tail) in [("orientation_1.jpg", JPEG_END), ("cmyk.jpg", JPEG_END), ("rgba.png", PNG_END)] {
             let whole = fixture(name);
             for length in 0..whole.len() - tail {
-                assert!(decode(&whole[..length], 10_000).is_err(), "{name} cut to {length} of {}", whole.len());
+                let ended = [&whole[..length], &[0xff, 0xd9]].concat();
+                assert!(
+                    decode(&ended, 10_000, Orient::Upright).is_err(),
+                    "{name} cut to {length} with an end mark behind"
+                );
+                assert!(
+                    decode(&whole[..length], 10_000, Orient::Upright).is_err(),
+                    "{name} cut to {length} of {}",
+                    whole.len()
+                );
             }
         }
     }
 
+    /// The end mark of a JPEG, without which its pixels are still whole.
+    const JPEG_END: usize = 2;
     /// The last chunk of a PNG, without which its pixels are still whole.
     const PNG_END: usize = 12;
+
+    #[test]
+    fn what_a_lenient_reader_reads_whole_is_read_and_said() {
+        let whole = fixture("orientation_1.jpg");
+        let pixels = |bytes: &[u8]| {
+            let decoded = decode(bytes, 10_000, Orient::Upright).unwrap();
+            (decoded.pixels.into_rgb8().into_raw(), decoded.warnings)
+        };
+        let (right, none) = pixels(&whole);
+        assert!(none.is_empty());
+        let end = whole.len() - 2;
+        let header = 4 + usize::from(whole[4]) * 256 + usize::from(whole[5]);
+        let behind_header = |stray: &[u8]| [&whole[..header], stray, &whole[header..]].concat();
+        for (odd, warning) in [
+            (whole[..end].to_vec(), "no end mark"),
+            (behind_header(&[0, 1, 2, 3, 4, 5]), "6 stray bytes between its segments"),
+            (behind_header(&[0x11, 0x12]), "2 stray bytes between its segments"),
+            ([&whole[..end], &[0xff, 0xdc, 0, 4, 0, 32, 0xff, 0xd9]].concat(), "a DNL segment"),
+        ] {
+            assert_eq!(pixels(&odd), (right.clone(), vec![warning.to_string()]));
+        }
+        // These are no faults: fill bytes, junk before the end mark, and anything behind it.
+        for odd in [
+            [&whole[..end], &[0xff, 0xff, 0xff, 0xd9]].concat(),
+            [&whole[..end], &[0x55; 12], &[0xff, 0xd9]].concat(),
+            [&whole[..], &whole[..]].concat(),
+            behind_header(&[0xff, 0xff]),
+        ] {
+            assert_eq!(pixels(&odd), (right.clone(), Vec::new()));
+        }
+        let zeros = [&whole[..end / 2], &vec![0; end / 2]].concat();
+        assert!(decode(&zeros, 10_000, Orient::Upright).is_err());
+    }
 
     #[test]
     fn too_many_pixels_are_refused_before_they_are_decoded() {
@@ -203,14 +294,20 @@ mod tests {
         let mut checksum = flate2::Crc::new();
         checksum.update(&bytes[12..29]);
         bytes[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
-        let error = decode(&bytes, 100_000_000).err().unwrap().to_string();
+        let error = decode(&bytes, 100_000_000, Orient::Upright).err().unwrap().to_string();
         assert!(error.contains("100000x100000 pixels, more than `data.max_pixels`"), "{error}");
     }
 
     #[test]
     fn what_is_no_image_is_said_to_be_none() {
-        assert!(decode(b"", 100).err().unwrap().to_string().contains("empty"));
-        assert!(decode(b"hello, world", 100).err().unwrap().to_string().contains("none of the known image formats"));
+        assert!(decode(b"", 100, Orient::Upright).err().unwrap().to_string().contains("empty"));
+        assert!(
+            decode(b"hello, world", 100, Orient::Upright)
+                .err()
+                .unwrap()
+                .to_string()
+                .contains("none of the known image formats")
+        );
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the files of a source look like from outside, so that a change of the data is noticed without reading them.
 
-use super::folder::{self, Outside};
+use super::folder::{self, Outside, Survey};
 use super::memory::Memory;
-use super::{builtin, cifar, idx};
+use super::{builtin, cifar, idx, imagenet, parquet, webdataset};
 use crate::error::{Error, Result};
 use crate::pipeline::Source;
 use std::fs;
@@ -11,9 +11,9 @@ use std::time::SystemTime;
 
 /// What was seen of a source.
 #[derive(Clone, Debug)]
-pub struct Sight {
+pub struct Fingerprint {
     /// How many files it has, their bytes, and a hash of their names, sizes and times of change.
-    pub fingerprint: String,
+    pub text: String,
     /// What may be remembered of it.
     pub memory: Option<Memory>,
 }
@@ -22,23 +22,26 @@ pub struct Sight {
 ///
 /// # Errors
 /// When the files are missing or cannot be looked at.
-pub fn look(source: &Source) -> Result<Sight> {
+pub fn look(source: &Source) -> Result<Fingerprint> {
     let mut files = match source {
-        Source::Builtin => return Ok(Sight { fingerprint: builtin::VERSION.into(), memory: None }),
-        Source::Folder(path) => return look_at_folder(path),
+        Source::Builtin => return Ok(Fingerprint { text: builtin::VERSION.into(), memory: None }),
+        Source::Folder(path) => return look_at_folder(path, folder::survey),
+        Source::Imagenet(path) => return look_at_folder(path, imagenet::survey),
         Source::Tar(path) => look_at(vec![path.clone()])?,
         Source::Cifar10(path) => look_at(cifar::files(path, &cifar::CIFAR10)?)?,
         Source::Cifar100(path) => look_at(cifar::files(path, &cifar::CIFAR100)?)?,
         Source::Idx(path) => look_at(idx::files(path)?)?,
+        Source::WebDataset(place) => look_at(webdataset::shards(place)?.all())?,
+        Source::Parquet(place) => look_at(parquet::files(place)?.all())?,
     };
-    Ok(Sight { fingerprint: summary(&mut files), memory: None })
+    Ok(Fingerprint { text: summary(&mut files), memory: None })
 }
 
-fn look_at_folder(root: &Path) -> Result<Sight> {
+fn look_at_folder(root: &Path, survey: fn(&Path) -> Result<Survey>) -> Result<Fingerprint> {
     let began = SystemTime::now();
-    let mut survey = folder::survey(root)?;
+    let mut survey = survey(root)?;
     let fingerprint = summary(&mut survey.images);
-    Ok(Sight { memory: Memory::of(root, &survey, &fingerprint, began), fingerprint })
+    Ok(Fingerprint { memory: Memory::of(root, &survey, &fingerprint, began), text: fingerprint })
 }
 
 /// The names of files without their folders, and what the system knows of them.
@@ -82,7 +85,7 @@ mod tests {
     fn names_sizes_and_times_count_but_not_the_folder() {
         let root = tempfile::tempdir().unwrap();
         let time = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let print = |folder: &str| look(&Source::Folder(root.path().join(folder))).unwrap().fingerprint;
+        let print = |folder: &str| look(&Source::Folder(root.path().join(folder))).unwrap().text;
         for folder in ["a", "b", "c", "d", "e"] {
             write(&root.path().join(folder).join("train/cat/1.jpg"), b"cat", time);
         }

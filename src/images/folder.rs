@@ -1,10 +1,13 @@
 //! A folder of images `{train,val|test}/<class>/…`.
 
+use super::census::{Why, is_hidden, is_litter, why_not};
 use super::file::OpenFile;
-use super::layout::{self, ImageFile};
-use super::{Content, Found, Store};
+use super::layout::{self, ImageFile, Inside, TRAIN, VAL};
+use super::{Content, Fault, Found, Store};
 use crate::error::{Error, Result};
+use crate::text::shown;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -13,17 +16,21 @@ const DEEPEST: usize = 16;
 
 /// Finds the images of a folder.
 pub(super) fn open(root: &Path) -> Result<Found> {
-    let images = survey(root)?.images.into_iter().map(|(path, _)| (path, ())).collect();
-    let listing = layout::arrange(root, images)?;
+    let Survey { images, others, folders } = survey(root)?;
+    let images = images.into_iter().map(|(path, _)| (path, ())).collect();
+    let folders = folders.into_iter().map(|(path, _)| path).collect();
+    let listing = layout::arrange(root, Inside { images, others, folders })?;
     let store = |images| Box::new(Folder { root: root.to_path_buf(), images });
-    Ok(Found { classes: listing.classes, train: store(listing.train), val: store(listing.val) })
+    Ok(Found::new(listing.classes, store(listing.train), store(listing.val), listing.census))
 }
 
-/// What a folder holds at any depth, in no particular order. Paths count from it.
+/// What the splits of a folder hold at any depth, in no particular order. Paths count from it.
 #[derive(Default)]
 pub(super) struct Survey {
     /// All image files.
     pub images: Vec<(PathBuf, Outside)>,
+    /// All other files, and what was not looked into.
+    pub others: Vec<(PathBuf, Why)>,
     /// All folders that were looked into, as they were before.
     pub folders: Vec<(PathBuf, Metadata)>,
 }
@@ -45,27 +52,71 @@ impl Outside {
     }
 }
 
-/// Looks at everything below a folder.
+/// Looks at the splits of a folder, or of the folders in it where it has none. What lies beside them is nobody's
+/// business: it may be unreadable, endless or a link to itself.
 ///
 /// # Errors
 /// When the folder cannot be read, or folders contain themselves by links.
 pub(super) fn survey(root: &Path) -> Result<Survey> {
     if root.is_file() {
-        return Err(Error::failed(format!("`{}` is a file, not a folder of images", root.display()))
+        return Err(Error::failed(format!("`{}` is a file, not a folder of images", shown(root)))
             .hint("an archive is read with `source = \"tar\"`"));
     }
     let mut all = Survey::default();
-    walk(root, root, &mut Vec::new(), &mut all)?;
+    let failed = |error| Error::io("read folder", root, &error);
+    all.folders.push((PathBuf::new(), fs::metadata(root).map_err(failed)?));
+    if survey_splits(root, Path::new(""), &mut all)? {
+        return Ok(all);
+    }
+    for entry in fs::read_dir(root).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let (below, path) = (Path::new(&name), root.join(&name));
+        if is_hidden(&name) || is_litter(&name) || !path.is_dir() {
+            continue;
+        }
+        // As far as it can be read at all.
+        let found = fs::metadata(&path).ok();
+        let seen = (all.images.len(), all.others.len());
+        survey_splits(root, below, &mut all)?;
+        if seen != (all.images.len(), all.others.len()) || TOP_LEVELS.iter().any(|split| path.join(split).is_dir()) {
+            all.folders.extend(found.map(|found| (below.to_path_buf(), found)));
+        }
+    }
     Ok(all)
 }
 
+/// Names of folders that make the one above them a data set.
+const TOP_LEVELS: [&str; 3] = [TRAIN, VAL[0], VAL[1]];
+
+/// Looks at the splits in one folder: `test` only where `val` has no images. Says whether there are any.
+fn survey_splits(root: &Path, below: &Path, all: &mut Survey) -> Result<bool> {
+    let real = |folder: &Path| fs::canonicalize(folder).map_err(|e| Error::io("read folder", folder, &e));
+    let mut above = vec![real(root)?];
+    if !below.as_os_str().is_empty() {
+        above.push(real(&root.join(below))?);
+    }
+    let mut found = false;
+    let mut has_val = false;
+    for split in TOP_LEVELS {
+        let path = root.join(below).join(split);
+        if !path.is_dir() || (split == VAL[1] && has_val) {
+            continue;
+        }
+        found = true;
+        let before = all.images.len();
+        walk(root, &path, &mut above.clone(), all)?;
+        has_val |= split == VAL[0] && all.images.len() > before;
+    }
+    Ok(found)
+}
+
 /// Collects what lies below `folder`, which lies in `root`; `above` are the real paths of the folders between.
-fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, all: &mut Survey) -> Result<()> {
+pub(super) fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, all: &mut Survey) -> Result<()> {
     let failed = |error| Error::io("read folder", folder, &error);
     let real = fs::canonicalize(folder).map_err(failed)?;
     if above.contains(&real) || above.len() == DEEPEST {
         let fault = if above.len() == DEEPEST { "lies too deep" } else { "is a link to a folder that it lies in" };
-        return Err(Error::failed(format!("`{}` {fault}", folder.display())));
+        return Err(Error::failed(format!("`{}` {fault}", shown(folder))));
     }
     above.push(real);
     let from_root = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_path_buf();
@@ -74,18 +125,23 @@ fn walk(root: &Path, folder: &Path, above: &mut Vec<PathBuf>, all: &mut Survey) 
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         let below = from_root(&path);
-        let is_image = layout::is_image(&below);
+        let why = why_not(&below);
         let is_link = entry.file_type().map_err(failed)?.is_symlink();
         let found = match fs::metadata(&path) {
             Ok(found) => found,
             // A link that leads nowhere is a bad image, which only some pipelines leave out.
-            Err(error) if is_image => fs::symlink_metadata(&path).map_err(|_| Error::io("read", &path, &error))?,
-            Err(_) => continue,
+            Err(error) if why.is_none() => fs::symlink_metadata(&path).map_err(|_| Error::io("read", &path, &error))?,
+            Err(_) => {
+                all.others.push((below, Why::Link));
+                continue;
+            }
         };
-        if found.is_dir() && !path.file_name().is_some_and(layout::is_hidden) {
-            walk(root, &path, above, all)?;
-        } else if (found.is_file() || found.is_symlink()) && is_image {
-            all.images.push((below, Outside::of(&found, is_link)));
+        let is_own = matches!(why, Some(Why::Hidden | Why::Litter));
+        match why {
+            _ if found.is_dir() && !is_own => walk(root, &path, above, all)?,
+            None if found.is_file() || found.is_symlink() => all.images.push((below, Outside::of(&found, is_link))),
+            None => all.others.push((below, Why::Special)),
+            Some(why) => all.others.push((below, why)),
         }
     }
     above.pop();
@@ -113,16 +169,30 @@ impl Store for Folder {
     }
 
     fn name(&self, index: usize) -> String {
-        self.path(index).display().to_string()
+        shown(&self.path(index))
     }
 
     fn place(&self, index: usize) -> String {
-        self.images[index].path.display().to_string()
+        shown(&self.images[index].path)
     }
 
-    fn read(&self, index: usize, most: u64) -> Result<Content> {
-        let file = OpenFile::open(&self.path(index))?;
-        file.read(0..file.len(), most).map(Content::File)
+    fn read(&self, index: usize, most: u64) -> Result<Content, Fault> {
+        read_file(&self.path(index), most)
+    }
+}
+
+/// Reads an image file of a folder: a link that leads nowhere is a bad image, any other trouble none of the image's.
+pub(super) fn read_file(path: &Path, most: u64) -> Result<Content, Fault> {
+    match OpenFile::open(path) {
+        Ok(file) => file.read_image(0..file.len(), most).map(Content::File),
+        Err(fault) => {
+            let is_link = fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+            let leads_nowhere = fs::metadata(path).is_err_and(|e| e.kind() == ErrorKind::NotFound);
+            match is_link && leads_nowhere {
+                true => Err(Fault::Bad(Error::failed("it is a link that leads nowhere"))),
+                false => Err(fault.into()),
+            }
+        }
     }
 }
 
@@ -147,7 +217,7 @@ mod tests {
         assert_eq!((found.classes, found.train.len(), found.val.len()), (vec!["cat".to_string()], 1, 1));
         let Content::File(bytes) = found.train.read(0, 100).unwrap() else { panic!("files are not decoded here") };
         assert_eq!(bytes, b"real/cat/1.jpg");
-        assert!(found.train.read(0, 3).err().unwrap().to_string().contains("too large"));
+        assert!(matches!(found.train.read(0, 3), Err(Fault::Bad(fault)) if fault.to_string().contains("too large")));
     }
 
     #[test]
@@ -167,7 +237,9 @@ mod tests {
         symlink("nowhere", root.path().join("train/cat/2.jpg")).unwrap();
         let found = open(root.path()).unwrap();
         assert_eq!(found.train.len(), 2);
-        assert!(found.train.read(1, 100).err().unwrap().to_string().contains("2.jpg"));
+        assert!(
+            matches!(found.train.read(1, 100), Err(Fault::Bad(fault)) if fault.to_string().contains("leads nowhere"))
+        );
     }
 
     #[test]
@@ -175,8 +247,40 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         touch(root.path(), "images.tar");
         let error = open(&root.path().join("images.tar")).err().unwrap();
-        assert!(error.way_out().unwrap().contains("source = \"tar\""));
+        assert!(error.hint_text().unwrap().contains("source = \"tar\""));
         let error = open(&root.path().join("missing")).err().unwrap().to_string();
         assert!(error.contains("missing`: no such file"), "{error}");
+    }
+
+    #[test]
+    fn what_lies_beside_the_splits_hinders_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["train/cat/1.jpg", "val/cat/1.jpg", "test/1.jpg", "notes/a.jpg"] {
+            touch(root.path(), path);
+        }
+        symlink(root.path(), root.path().join("again")).unwrap();
+        let deep = (0..DEEPEST + 4).fold(root.path().join("beside"), |path, _| path.join("deep"));
+        fs::create_dir_all(deep).unwrap();
+        let survey = survey(root.path()).unwrap();
+        assert_eq!((survey.images.len(), survey.others.len()), (2, 0));
+    }
+
+    #[test]
+    fn what_systems_leave_in_classes_is_passed_over_and_counted() {
+        let root = tempfile::tempdir().unwrap();
+        for path in [
+            "train/cat/1.jpg",
+            "train/cat/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg",
+            "train/@eaDir/cat.jpg",
+            "train/cat/Thumbs.db",
+            "train/cat/.nfs0001.jpg",
+            "val/cat/1.jfif",
+        ] {
+            touch(root.path(), path);
+        }
+        let found = open(root.path()).unwrap();
+        assert_eq!((found.train.len(), found.val.len()), (1, 1));
+        assert_eq!(found.census.passed_over["system litter"].files, 4);
+        assert_eq!(found.census.notes, Vec::<String>::new());
     }
 }

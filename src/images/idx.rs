@@ -1,9 +1,10 @@
 //! MNIST-style IDX files, plain or `.gz`: gray images of one size and a file of labels for each split.
 
 use super::file::OpenFile;
-use super::{Content, Found, Store};
+use super::{Content, Fault, Found, Store};
 use crate::error::{Error, Result};
-use flate2::read::GzDecoder;
+use crate::text::shown;
+use flate2::read::MultiGzDecoder;
 use image::{DynamicImage, GrayImage};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -13,11 +14,11 @@ pub(super) fn open(folder: &Path) -> Result<Found> {
     let (train, val) = (Images::open(folder, "train")?, Images::open(folder, "t10k")?);
     let classes = 1 + usize::from(train.labels.iter().copied().max().unwrap_or(0));
     if let Some(odd) = val.labels.iter().find(|&&label| usize::from(label) >= classes) {
-        let path = folder.display();
+        let path = shown(folder);
         return Err(Error::failed(format!("`{path}`: class `{odd}` has images in `t10k`, but none in `train`")));
     }
     let classes = (0..classes).map(|label| label.to_string()).collect();
-    Ok(Found { classes, train: Box::new(train), val: Box::new(val) })
+    Ok(Found::images(classes, Box::new(train), Box::new(val)))
 }
 
 /// The files that a data set consists of.
@@ -33,7 +34,7 @@ fn find(folder: &Path, split: &str, kind: &str, dimensions: u8) -> Result<PathBu
     let found = spellings.iter().flat_map(|name| [folder.join(name), folder.join(format!("{name}.gz"))]);
     found.into_iter().find(|path| path.exists()).ok_or_else(|| {
         let name = &spellings[0];
-        Error::failed(format!("`{}`: no `{name}` or `{name}.gz` in it", folder.display()))
+        Error::failed(format!("`{}`: no `{name}` or `{name}.gz` in it", shown(folder)))
             .hint("the four files train-images, train-labels, t10k-images and t10k-labels are needed")
     })
 }
@@ -52,10 +53,10 @@ impl Idx {
     fn open(path: &Path, dimensions: usize) -> Result<Self> {
         let file = OpenFile::open(path)?;
         let failed = |error| Error::io("read", path, &error);
-        let fault = |fault: &str| Error::failed(format!("`{}` {fault}", path.display()));
-        let compressed = file.read(0..file.len().min(2), 2)? == [0x1f, 0x8b];
+        let fault = |fault: &str| Error::failed(format!("`{}` {fault}", shown(path)));
+        let compressed = file.read(0..file.len().min(2))? == [0x1f, 0x8b];
         let mut reader: Box<dyn Read + '_> = match compressed {
-            true => Box::new(GzDecoder::new(BufReader::new(file.stream()))),
+            true => Box::new(MultiGzDecoder::new(BufReader::new(file.stream()))),
             false => Box::new(file.stream()),
         };
         let mut header = Vec::new();
@@ -77,7 +78,7 @@ impl Idx {
         if found != expected {
             let order = if found < expected { "fewer" } else { "more" };
             return Err(fault(&format!("has {order} values than the {expected} that its header announces"))
-                .hint("it is damaged or cut off; copy or download it again"));
+                .hint("compare its length with the original's"));
         }
         Ok(Self { file, shape, unzipped })
     }
@@ -88,7 +89,7 @@ impl Idx {
             return Ok(values[start..start + count].to_vec());
         }
         let start = header_bytes(self.shape.len()) + start as u64;
-        self.file.read(start..start + count as u64, count as u64)
+        self.file.read(start..start + count as u64)
     }
 }
 
@@ -116,10 +117,10 @@ impl Images {
         let pixels = Idx::open(&find(folder, split, "images", 3)?, 3)?;
         let labels = Idx::open(&find(folder, split, "labels", 1)?, 1)?;
         let &[count, height, width] = &pixels.shape[..] else {
-            return Err(Error::failed(format!("`{}` is not a file of images", pixels.file.path().display())));
+            return Err(Error::failed(format!("`{}` is not a file of images", shown(pixels.file.path()))));
         };
         if labels.shape != [count] {
-            let (path, found) = (labels.file.path().display(), labels.shape.iter().sum::<usize>());
+            let (path, found) = (shown(labels.file.path()), labels.shape.iter().sum::<usize>());
             return Err(Error::failed(format!("`{path}` has {found} labels for {count} images")));
         }
         Ok(Self { labels: labels.read(0, count)?, pixels, height, width })
@@ -136,17 +137,17 @@ impl Store for Images {
     }
 
     fn name(&self, index: usize) -> String {
-        format!("{}: image {index}", self.pixels.file.path().display())
+        format!("{}: image {index}", shown(self.pixels.file.path()))
     }
 
     fn place(&self, index: usize) -> String {
         format!("{}: image {index}", self.pixels.file.name())
     }
 
-    fn read(&self, index: usize, most: u64) -> Result<Content> {
+    fn read(&self, index: usize, most: u64) -> Result<Content, Fault> {
         let count = self.height * self.width;
         if count as u64 > most {
-            return Err(Error::failed(format!("`{}` has more pixels than `data.max_pixels`", self.name(index))));
+            return Err(Fault::Bad(Error::failed("it has more pixels than `data.max_pixels`")));
         }
         let pixels = self.pixels.read(index * count, count)?;
         let image = GrayImage::from_raw(self.width as u32, self.height as u32, pixels);

@@ -22,10 +22,13 @@ const SAMPLES: usize = 512;
 /// Times of folders younger than this may not tell a change that follows at once: some disks count in seconds.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// To be changed whenever other files are taken for images.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), ", 2");
+
 /// What was seen of a folder of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
-    /// The version of the program: another one may take other files for images.
+    /// The version of the program and of what it takes for images.
     version: String,
     /// The real path of the folder.
     root: PathBuf,
@@ -81,7 +84,7 @@ impl Memory {
         let chosen = (0..SAMPLES).map(|at| &survey.images[at * survey.images.len() / SAMPLES].0);
         let trace = |path: &PathBuf| Some((path.clone(), Trace::of(&fs::metadata(root.join(path)).ok()?)));
         Some(Self {
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: VERSION.into(),
             root: fs::canonicalize(root).ok()?,
             fingerprint: fingerprint.into(),
             folders,
@@ -98,7 +101,7 @@ impl Memory {
             return None;
         }
         let memory: Self = serde_json::from_str(rest).ok()?;
-        let same = memory.version == env!("CARGO_PKG_VERSION") && fs::canonicalize(root).ok()? == memory.root;
+        let same = memory.version == VERSION && fs::canonicalize(root).ok()? == memory.root;
         let mut path = PathBuf::new();
         let mut unchanged = |(below, trace): &(PathBuf, Trace)| {
             path.clear();
@@ -121,7 +124,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Sight, look};
+    use super::super::{Fingerprint, look};
     use super::*;
     use crate::pipeline::Source;
     use std::fs::File;
@@ -135,7 +138,7 @@ mod tests {
         std::thread::sleep(SETTLED + Duration::from_millis(50));
     }
 
-    fn seen(root: &Path) -> Sight {
+    fn seen(root: &Path) -> Fingerprint {
         look(&Source::Folder(root.to_path_buf())).unwrap()
     }
 
@@ -152,7 +155,7 @@ mod tests {
         images(&root, 3000);
         assert!(seen(&few).memory.is_none() && seen(&linked).memory.is_none());
 
-        let Sight { fingerprint, memory } = seen(&root);
+        let Fingerprint { text: fingerprint, memory } = seen(&root);
         memory.unwrap().write(&file).unwrap();
         assert_eq!(Memory::recall(&file, &root), Some(fingerprint));
         assert_eq!(Memory::recall(&file, &few), None);

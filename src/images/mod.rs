@@ -2,21 +2,38 @@
 
 mod augment;
 mod builtin;
+mod census;
 mod cifar;
+mod classes;
 mod decode;
 mod file;
 mod fingerprint;
 mod folder;
+#[cfg(test)]
+mod forms;
 mod idx;
+mod imagenet;
+mod jpeg;
+mod labels;
 mod layout;
+mod members;
 mod memory;
+mod numbered;
+mod parquet;
+mod pattern;
+mod placed;
 mod resample;
+mod scan;
 mod shapes;
 mod tar;
+mod webdataset;
 
 pub use augment::{Augmenter, Canvas, Part, Window};
+pub use census::{Census, Passed, is_litter};
+pub use classes::words;
 pub use decode::decode_file;
-pub use fingerprint::{Sight, look};
+pub use file::read_image;
+pub use fingerprint::{Fingerprint, look};
 pub use memory::Memory;
 
 use crate::error::{Error, Result};
@@ -28,10 +45,14 @@ use image::DynamicImage;
 pub struct ImageSet {
     /// The names of the classes; a label is an index into them.
     pub classes: Vec<String>,
+    /// What the classes are called by people, where the data set or the program knows; else an empty text.
+    pub words: Vec<String>,
     /// The training images.
-    pub train: Split,
+    pub train: SplitImages,
     /// The validation images.
-    pub val: Split,
+    pub val: SplitImages,
+    /// What was found and what of it was taken.
+    pub census: Census,
 }
 
 impl ImageSet {
@@ -47,29 +68,57 @@ impl ImageSet {
             Source::Builtin => builtin::open(),
             Source::Folder(path) => folder::open(path)?,
             Source::Tar(path) => tar::open(path)?,
+            Source::Imagenet(path) => imagenet::open(path)?,
+            Source::WebDataset(place) => webdataset::open(place)?,
+            Source::Parquet(place) => parquet::open(place)?,
             Source::Cifar10(path) => cifar::open(path, &cifar::CIFAR10)?,
             Source::Cifar100(path) => cifar::open(path, &cifar::CIFAR100)?,
             Source::Idx(path) => idx::open(path)?,
         };
+        if let [class] = &found.classes[..] {
+            return Err(one_class(class, &found.train.place(0)));
+        }
         let train = choose(found.train.len(), data.train_images, "train_images", (seed, 0))?;
         let val = choose(found.val.len(), data.val_images, "val_images", (seed, 1))?;
-        Ok(Self {
+        let known = |class: &String| words(class).unwrap_or_default().to_string();
+        let mut set = Self {
+            words: found.words.unwrap_or_else(|| found.classes.iter().map(known).collect()),
             classes: found.classes,
-            train: Split { store: found.train, chosen: train, data: data.clone() },
-            val: Split { store: found.val, chosen: val, data: data.clone() },
-        })
+            train: SplitImages { store: found.train, chosen: train, data: data.clone() },
+            val: SplitImages { store: found.val, chosen: val, data: data.clone() },
+            census: found.census,
+        };
+        for (name, split) in [("train", &set.train), ("val", &set.val)] {
+            if let Some(note) = split.empty_classes(&set.classes, 0..split.len()) {
+                set.census.notes.push(format!("{note} among the {} {name} images chosen", split.len()));
+            }
+        }
+        Ok(set)
+    }
+}
+
+/// The error about a single class, with what may have been meant.
+fn one_class(class: &str, first: &str) -> Error {
+    let error = Error::failed(format!("all images are of one class, `{class}`: there is nothing to tell apart"));
+    let names: Vec<&str> = first.split('/').collect();
+    let below = names.iter().position(|name| *name == class).and_then(|at| names.get(at + 1..names.len() - 1));
+    match below.and_then(|below| below.first()) {
+        Some(folder) => error.hint(format!(
+            "the layout expected is `train/<class>/<image>`; if `{folder}` is a class, `{class}` is one folder too many"
+        )),
+        None => error.hint("the layout expected is `train/<class>/<image>`, with at least two classes"),
     }
 }
 
 /// The images of one split; any of them can be decoded at any time, by several threads at once.
-pub struct Split {
+pub struct SplitImages {
     store: Box<dyn Store>,
     /// The images of the store that belong to the split; absent where all do.
     chosen: Option<Vec<u32>>,
     data: Data,
 }
 
-impl Split {
+impl SplitImages {
     /// The number of images.
     pub fn len(&self) -> usize {
         self.chosen.as_ref().map_or_else(|| self.store.len(), Vec::len)
@@ -98,20 +147,38 @@ impl Split {
         self.store.place(self.original(index))
     }
 
-    /// Decodes an image to u8 planes [channels, size, size], scaled and cropped as [`decode_file`] says.
+    /// Decodes an image to u8 planes [channels, size, size], scaled and cropped as [`decode_file`] says. Gives what had
+    /// to be overlooked, if anything had.
     ///
     /// # Errors
-    /// When it cannot be read or decoded; the message names it.
-    pub fn decode(&self, index: usize, out: &mut [u8]) -> Result<()> {
+    /// When it is bad, or cannot be read, which says nothing about the image; the message names it.
+    pub fn decode(&self, index: usize, out: &mut [u8]) -> Result<Option<String>, Fault> {
         let index = self.original(index);
-        let decoded = match self.store.read(index, most_bytes(&self.data))? {
-            Content::File(bytes) => decode_file(&bytes, &self.data, out),
+        let decoded = self.store.read(index, most_bytes(&self.data)).and_then(|content| match content {
+            Content::File(bytes) => decode_file(&bytes, &self.data, out).map_err(Fault::Bad),
             Content::Pixels(image) => {
                 decode::fit(image, &self.data, out);
-                Ok(())
+                Ok(None)
             }
-        };
-        decoded.map_err(|error| error.context(format_args!("cannot decode `{}`", self.store.name(index))))
+        });
+        let name = || self.store.name(index);
+        match decoded {
+            Ok(warning) => Ok(warning.map(|warning| format!("`{}`: {warning}", name()))),
+            Err(Fault::Bad(error)) => Err(Fault::Bad(error.context(format_args!("cannot decode `{}`", name())))),
+            Err(unreadable) => Err(unreadable),
+        }
+    }
+
+    /// Says which classes have no image among some of the split's.
+    pub fn empty_classes(&self, classes: &[String], of: impl Iterator<Item = usize>) -> Option<String> {
+        const NAMED: usize = 5;
+        let mut has = vec![false; classes.len()];
+        of.for_each(|index| has[self.label(index) as usize] = true);
+        let empty: Vec<&String> = classes.iter().zip(has).filter(|(_, has)| !has).map(|(class, _)| class).collect();
+        let named: Vec<String> = empty.iter().take(NAMED).map(|class| format!("`{class}`")).collect();
+        let more = if empty.len() > NAMED { ", …" } else { "" };
+        let (count, all) = (empty.len(), classes.len());
+        (count > 0).then(|| format!("{count} of {all} classes ({}{more}) have no image", named.join(", ")))
     }
 
     fn original(&self, index: usize) -> usize {
@@ -119,8 +186,30 @@ impl Split {
     }
 }
 
+/// Why there is no image.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// What was read is no whole image.
+    Bad(Error),
+    /// It could not be read: that says nothing about the image.
+    Unreadable(Error),
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Unreadable(error)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        let (Fault::Bad(error) | Fault::Unreadable(error)) = fault;
+        error
+    }
+}
+
 /// The most bytes that a file of an image may have: 16 a pixel, and room for metadata.
-fn most_bytes(data: &Data) -> u64 {
+pub fn most_bytes(data: &Data) -> u64 {
     data.max_pixels.saturating_mul(16).saturating_add(64 << 20)
 }
 
@@ -129,6 +218,21 @@ struct Found {
     classes: Vec<String>,
     train: Box<dyn Store>,
     val: Box<dyn Store>,
+    census: Census,
+    /// Words for each class, from the data set's own files.
+    words: Option<Vec<String>>,
+}
+
+impl Found {
+    fn new(classes: Vec<String>, train: Box<dyn Store>, val: Box<dyn Store>, census: Census) -> Self {
+        Self { classes, train, val, census, words: None }
+    }
+
+    /// The same where nothing but images was found.
+    fn images(classes: Vec<String>, train: Box<dyn Store>, val: Box<dyn Store>) -> Self {
+        let census = Census::of(train.len() + val.len());
+        Self::new(classes, train, val, census)
+    }
 }
 
 /// The images of one split as they lie in a source.
@@ -145,8 +249,8 @@ trait Store: Send + Sync {
     /// Its path from the folder or in the archive, or its number.
     fn place(&self, index: usize) -> String;
 
-    /// Reads an image; a file of more than `most` bytes is an error.
-    fn read(&self, index: usize, most: u64) -> Result<Content>;
+    /// Reads an image; a file of more than `most` bytes is bad.
+    fn read(&self, index: usize, most: u64) -> Result<Content, Fault>;
 }
 
 /// What a store holds of an image.
@@ -162,7 +266,7 @@ fn choose(count: usize, limit: Option<usize>, key: &str, (seed, split): (u64, u6
     match limit {
         None => Ok(None),
         Some(limit) if (1..=count).contains(&limit) => {
-            let mut chosen = Stream::new(Purpose::Subset, seed, (split, 0)).permutation(count);
+            let mut chosen = Stream::new(Purpose::Split, seed, (split, 0)).permutation(count);
             chosen.truncate(limit);
             chosen.sort_unstable();
             Ok(Some(chosen))
@@ -177,7 +281,7 @@ fn choose(count: usize, limit: Option<usize>, key: &str, (seed, split): (u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::BadImage;
+    use crate::pipeline::{BadImage, Orientation};
 
     /// The built-in images, stored as squares of 32 pixels with three channels.
     pub(super) fn data() -> Data {
@@ -190,6 +294,7 @@ mod tests {
             decoded: None,
             on_bad_image: BadImage::Fail,
             max_pixels: 1 << 20,
+            orientation: Orientation::Upright,
             mean: vec![0.5; 3],
             std: vec![0.25; 3],
         }

@@ -1,23 +1,36 @@
 //! A tar archive of images `{train,val|test}/<class>/…`, indexed once and read in place.
 
-use super::file::OpenFile;
-use super::layout::{self, ImageFile};
-use super::{Content, Found, Store};
+use super::census::{Why, why_not};
+use super::file::{OpenFile, Shelf};
+use super::layout::{self, ImageFile, Inside};
+use super::members::{Kind, Member, Place, members};
+use super::{Content, Fault, Found, Store};
 use crate::error::{Error, Result};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use crate::text::shown;
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-const BLOCK: u64 = 512;
+/// Links that lead from one to the next at most.
+const MOST_LINKS: usize = 8;
 
 /// Finds the images of an archive.
 pub(super) fn open(path: &Path) -> Result<Found> {
-    let file = OpenFile::open(path)?;
-    refuse_compressed(&file)?;
-    let listing = layout::arrange(path, index(&file)?)?;
-    let file = Arc::new(file);
-    let store = |images| Box::new(Archive { file: Arc::clone(&file), images });
-    Ok(Found { classes: listing.classes, train: store(listing.train), val: store(listing.val) })
+    let shelf = Arc::new(Shelf::new(vec![path.to_path_buf()])?);
+    let found = shelf.with(0, |file| {
+        refuse_compressed(file)?;
+        members(file, 0..file.len())
+    })?;
+    let (inside, linked_folders) = resolve(found.all);
+    let mut listing = layout::arrange(path, inside)?;
+    if found.behind > 0 {
+        listing.census.note(format!("`{}`: the last {} bytes are no part of the archive", shown(path), found.behind));
+    }
+    if linked_folders > 0 {
+        listing.census.note(format!("`{}`: {linked_folders} links to folders were not followed", shown(path)));
+    }
+    let store = |images| Box::new(Archive { shelf: Arc::clone(&shelf), images });
+    Ok(Found::new(listing.classes, store(listing.train), store(listing.val), listing.census))
 }
 
 /// How compressed files begin, and what opens them.
@@ -29,48 +42,75 @@ const COMPRESSED: [(&[u8], &str); 5] = [
     (b"PK\x03\x04", "unzip"),
 ];
 
-fn refuse_compressed(file: &OpenFile) -> Result<()> {
-    let start = file.read(0..file.len().min(8), 8)?;
+pub(super) fn refuse_compressed(file: &OpenFile) -> Result<()> {
+    let start = file.read(0..file.len().min(8))?;
     match COMPRESSED.iter().find(|(magic, _)| start.starts_with(magic)) {
         None => Ok(()),
-        Some((_, tool)) => Err(Error::failed(format!("`{}` is compressed", file.path().display()))
+        Some((_, tool)) => Err(Error::failed(format!("`{}` is compressed", shown(file.path())))
             .hint(format!("images are read from any place of the archive, so decompress it first with `{tool}`"))),
     }
 }
 
-/// The paths of all images, and where their bytes lie. Links, sparse files and the like are passed over.
-fn index(file: &OpenFile) -> Result<Vec<(PathBuf, Range<u64>)>> {
-    let damaged =
-        |error: std::io::Error| Error::failed(format!("`{}` is no whole tar: {error}", file.path().display()));
-    let mut images = Vec::new();
-    let mut end = 0;
-    for entry in tar::Archive::new(file.stream()).entries_with_seek().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        let path = entry.path().map_err(damaged)?.into_owned();
-        let bytes = entry.raw_file_position()..entry.raw_file_position().saturating_add(entry.size());
-        end = bytes.end.next_multiple_of(BLOCK);
-        if bytes.end > file.len() {
-            return Err(cut_off(file, &format!("in `{}`", path.display())));
-        }
-        if entry.header().entry_type().is_file() && layout::is_image(&path) {
-            images.push((path, bytes));
+/// The images and what else there is. Links to files are taken for what they lead to; those to folders are counted.
+fn resolve(members: Vec<Member>) -> (Inside<Place>, usize) {
+    let mut inside = Inside { images: Vec::new(), others: Vec::new(), folders: Vec::new() };
+    let mut files: HashMap<PathBuf, Place> = HashMap::new();
+    let mut links = Vec::new();
+    let has_links = members.iter().any(|member| matches!(member.kind, Kind::HardLink(_) | Kind::SymbolicLink(_)));
+    for Member { path, kind } in members {
+        match kind {
+            Kind::File(place) => {
+                // Only links need to find files by their names.
+                if has_links {
+                    files.insert(plain(&path), place.clone());
+                }
+                match why_not(&path) {
+                    None => inside.images.push((path, place)),
+                    Some(why) => inside.others.push((path, why)),
+                }
+            }
+            Kind::HardLink(target) => links.push((path, plain(&target))),
+            Kind::SymbolicLink(target) => {
+                let target = plain(&path.parent().unwrap_or(Path::new("")).join(target));
+                links.push((path, target));
+            }
+            Kind::Folder => inside.folders.push(path),
+            Kind::Other => inside.others.push((path, Why::Special)),
         }
     }
-    // Without the block of zeros that ends an archive, nobody knows how many images are missing.
-    if end.saturating_add(BLOCK) > file.len() {
-        return Err(cut_off(file, "before its end mark"));
+    let by_name: HashMap<PathBuf, &PathBuf> = links.iter().map(|(path, target)| (plain(path), target)).collect();
+    let mut folders = 0;
+    for (path, target) in &links {
+        let mut target = target;
+        for _ in 0..MOST_LINKS {
+            target = by_name.get(target).copied().unwrap_or(target);
+        }
+        match (files.get(target), why_not(path)) {
+            (Some(place), None) => inside.images.push((path.clone(), place.clone())),
+            (Some(_), Some(why)) => inside.others.push((path.clone(), why)),
+            (None, _) if files.keys().any(|file| file.starts_with(target)) => folders += 1,
+            (None, _) => inside.others.push((path.clone(), Why::Link)),
+        }
     }
-    Ok(images)
+    (inside, folders)
 }
 
-fn cut_off(file: &OpenFile, place: &str) -> Error {
-    Error::failed(format!("`{}` is cut off {place}, at byte {}", file.path().display(), file.len()))
-        .hint("copy or download it again")
+/// A path without `.` and `..`, from the root of the archive.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => plain.push(name),
+            Component::ParentDir => drop(plain.pop()),
+            _ => {}
+        }
+    }
+    plain
 }
 
 struct Archive {
-    file: Arc<OpenFile>,
-    images: Vec<ImageFile<Range<u64>>>,
+    shelf: Arc<Shelf>,
+    images: Vec<ImageFile<Place>>,
 }
 
 impl Store for Archive {
@@ -83,15 +123,15 @@ impl Store for Archive {
     }
 
     fn name(&self, index: usize) -> String {
-        format!("{}: {}", self.file.path().display(), self.images[index].path.display())
+        format!("{}: {}", shown(self.shelf.path(0)), shown(&self.images[index].path))
     }
 
     fn place(&self, index: usize) -> String {
-        self.images[index].path.display().to_string()
+        shown(&self.images[index].path)
     }
 
-    fn read(&self, index: usize, most: u64) -> Result<Content> {
-        self.file.read(self.images[index].place.clone(), most).map(Content::File)
+    fn read(&self, index: usize, most: u64) -> Result<Content, Fault> {
+        self.shelf.with(0, |file| self.images[index].place.read_image(file, most)).map(Content::File)
     }
 }
 
@@ -164,6 +204,6 @@ mod tests {
     #[test]
     fn a_compressed_archive_is_refused_with_the_tool_that_opens_it() {
         let error = opened(b"\x1f\x8b\x08\x00 and more").err().unwrap();
-        assert!(error.to_string().contains("is compressed") && error.way_out().unwrap().contains("gunzip"));
+        assert!(error.to_string().contains("is compressed") && error.hint_text().unwrap().contains("gunzip"));
     }
 }

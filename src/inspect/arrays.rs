@@ -2,7 +2,7 @@
 
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::Subset;
+use crate::features::Split;
 use serde_json::Value;
 use std::path::Path;
 
@@ -37,16 +37,16 @@ pub struct ArraySummary {
 /// When the metadata of one is damaged.
 pub fn arrays(stage: &Path) -> Result<Vec<ArraySummary>> {
     let mut found = Vec::new();
-    for subset in Subset::BOTH {
+    for split in Split::BOTH {
         for name in ["features", "labels", "logits"] {
-            let folder = subset.array(stage, name);
+            let folder = split.array(stage, name);
             let path = folder.join("zarr.json");
             let Some(text) = disk::read_text(&path)? else { continue };
             let metadata: Option<Value> = serde_json::from_str(&text).ok();
             let summary = metadata.and_then(|metadata| describe(&metadata));
             let summary = summary.ok_or_else(|| Error::failed(format!("`{}` describes no array", path.display())))?;
             let (stored_bytes, files) = stored(&folder.join("c"));
-            found.push(ArraySummary { name: format!("{}/{name}", subset.name()), stored_bytes, files, ..summary });
+            found.push(ArraySummary { name: format!("{}/{name}", split.name()), stored_bytes, files, ..summary });
         }
     }
     Ok(found)

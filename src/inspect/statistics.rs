@@ -1,7 +1,7 @@
 //! Figures of features and labels.
 
 use crate::error::Result;
-use crate::features::{Reader, decode_sample, pixels_to_planes};
+use crate::features::{Reader, decode_sample, hwc_to_chw};
 use rayon::prelude::*;
 
 /// One channel over some samples.
@@ -10,7 +10,7 @@ pub struct Channel {
     /// Mean.
     pub mean: f64,
     /// Standard deviation.
-    pub deviation: f64,
+    pub std: f64,
     /// The share of values that are zero, in percent.
     pub zeros: f64,
 }
@@ -45,8 +45,8 @@ impl Sums {
 
     fn channel(self) -> Channel {
         let mean = self.plain / self.count;
-        let deviation = (self.squares / self.count - mean * mean).max(0.0).sqrt();
-        Channel { mean, deviation, zeros: 100.0 * self.zeros / self.count }
+        let std = (self.squares / self.count - mean * mean).max(0.0).sqrt();
+        Channel { mean, std, zeros: 100.0 * self.zeros / self.count }
     }
 }
 
@@ -80,7 +80,7 @@ fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>
     let mut pixels = vec![0.0; layout.shape.values()];
     decode_sample(&bytes, layout, &mut pixels);
     let mut planes = vec![0.0; pixels.len()];
-    pixels_to_planes(&pixels, layout.shape.channels, &mut planes);
+    hwc_to_chw(&pixels, layout.shape.channels, &mut planes);
     Ok(planes)
 }
 

@@ -10,6 +10,11 @@ const EPSILON: f64 = 1e-5;
 /// The share of a batch's statistics in the running ones, as in PyTorch.
 const STATISTICS_MOMENTUM: f64 = 0.1;
 
+/// The values of a variable as they are now, on the host.
+pub(super) fn on_host(variable: &Var) -> Result<Tensor> {
+    variable.as_detached_tensor().to_device(&Device::Cpu)
+}
+
 /// Batch norm over the channels of \[batch, height, width, channels\].
 pub(super) struct BatchNorm {
     gamma: Var,
@@ -52,16 +57,18 @@ impl BatchNorm {
         Ok(gradients.x)
     }
 
-    /// Scale and shift of each channel in evaluation mode, computed on the host, as they are few.
-    pub fn affine(&self) -> Result<(Tensor, Tensor)> {
-        let host = |variable: &Var| variable.as_detached_tensor().to_device(&Device::Cpu);
-        let scale = (host(&self.gamma)? / (host(&self.variance)? + EPSILON)?.sqrt()?)?;
-        let shift = (host(&self.beta)? - (host(&self.mean)? * &scale)?)?;
-        Ok((scale, shift))
+    /// Scale and shift of each channel in evaluation mode.
+    pub fn frozen(&self) -> Result<(Tensor, Tensor)> {
+        let ((scale, shift), device) = (self.affine()?, self.gamma.device());
+        Ok((scale.to_device(device)?, shift.to_device(device)?))
     }
 
-    pub fn device(&self) -> &Device {
-        self.gamma.device()
+    /// The same on the host: they are few.
+    pub fn affine(&self) -> Result<(Tensor, Tensor)> {
+        let [gamma, beta, mean, variance] = [&self.gamma, &self.beta, &self.mean, &self.variance].map(on_host);
+        let scale = (gamma? / (variance? + EPSILON)?.sqrt()?)?;
+        let shift = (beta? - (mean? * &scale)?)?;
+        Ok((scale, shift))
     }
 
     pub fn variables(&self, name: &str, out: &mut Variables) {

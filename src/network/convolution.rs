@@ -1,13 +1,13 @@
 //! A convolution with what follows it in one pass: a bias, batch norm, ReLU.
 
-use super::batch_norm::{BatchNorm, BatchNormPass};
+use super::batch_norm::{BatchNorm, BatchNormPass, on_host};
 use super::gradients::Gradients;
 use super::initial::Initial;
 use super::variables::{Role, Variables};
 use crate::ops::{
     Activation, Window, bias_gradient, bias_relu_gradients, convolution, input_gradient, relu_gradient, weight_gradient,
 };
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 
 /// Whether the gradient of a layer's input is wanted; that of the first layer's is not.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,22 +103,17 @@ impl Convolution {
     /// The layer in evaluation mode, in which batch norm only scales and shifts each channel by constants, so that the
     /// convolution can take it over: exact but for rounding.
     pub fn frozen(&self) -> Result<FrozenConvolution> {
-        let device = self.weight.device();
-        let host = |variable: &Var| variable.as_detached_tensor().to_device(&Device::Cpu);
+        let copy = |variable: &Var| variable.as_detached_tensor().copy();
         let (weight, bias) = match &self.norm {
-            None => {
-                let bias = self.bias.as_ref().map(|bias| bias.as_detached_tensor().copy());
-                (self.weight.as_detached_tensor().copy()?, bias.transpose()?)
-            }
-            // On the host: it is done once, and on one device as on another.
+            None => (copy(&self.weight)?, self.bias.as_ref().map(copy).transpose()?),
             Some(norm) => {
                 let (scale, shift) = norm.affine()?;
                 let shift = match &self.bias {
                     None => shift,
-                    Some(bias) => ((host(bias)? * &scale)? + shift)?,
+                    Some(bias) => ((on_host(bias)? * &scale)? + shift)?,
                 };
-                let weight = host(&self.weight)?.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
-                (weight.to_device(device)?, Some(shift.to_device(device)?))
+                let weight = on_host(&self.weight)?.broadcast_mul(&scale.reshape(((), 1, 1, 1))?)?;
+                (weight.to_device(self.weight.device())?, Some(shift.to_device(self.weight.device())?))
             }
         };
         Ok(FrozenConvolution {

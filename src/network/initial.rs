@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Var};
 /// Draws the weights of one network.
 pub(super) struct Initial<'a> {
     pub init: Init,
-    pub draw: &'a mut Stream,
+    pub rng: &'a mut Stream,
     pub device: &'a Device,
 }
 
@@ -41,12 +41,12 @@ impl Initial<'_> {
     /// 1 / sqrt(fan in). The published code trains SimCNN from these.
     fn uniform(&mut self, shape: &[usize], fan_in: usize) -> Result<Var> {
         let bound = 1.0 / (fan_in as f64).sqrt();
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.draw.uniform(-bound, bound) as f32).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| self.rng.uniform(-bound, bound) as f32).collect();
         Var::from_vec(values, shape, self.device)
     }
 
     fn normal(&mut self, shape: &[usize], std: f64) -> Result<Var> {
-        let values: Vec<f32> = (0..shape.iter().product()).map(|_| (std * self.draw.normal()) as f32).collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|_| (std * self.rng.normal()) as f32).collect();
         Var::from_vec(values, shape, self.device)
     }
 }

@@ -34,9 +34,9 @@ impl Network {
         blocks: &[&Layers],
         head: &Layers,
         classes: usize,
-        (init, draw, device): (Init, &mut Stream, &Device),
+        (init, rng, device): (Init, &mut Stream, &Device),
     ) -> Result<Self> {
-        let initial = &mut Initial { init, draw, device };
+        let initial = &mut Initial { init, rng, device };
         let blocks = blocks.iter().map(|block| Sequence::new(block, Role::Block, classes, initial));
         let blocks = blocks.collect::<Result<_>>()?;
         Ok(Self { blocks, head: Sequence::new(head, Role::Head, classes, initial)? })
@@ -55,8 +55,8 @@ impl Network {
     ///
     /// # Errors
     /// When the device has no memory.
-    pub fn block(block: &Layers, (init, draw, device): (Init, &mut Stream, &Device)) -> Result<Sequence> {
-        Sequence::new(block, Role::Block, 1, &mut Initial { init, draw, device })
+    pub fn block(block: &Layers, (init, rng, device): (Init, &mut Stream, &Device)) -> Result<Sequence> {
+        Sequence::new(block, Role::Block, 1, &mut Initial { init, rng, device })
     }
 
     /// \[batch, height, width, channels\] → logits \[batch, classes\] in training mode: batch norm uses the statistics
@@ -124,8 +124,8 @@ mod tests {
         for text in [text].into_iter().chain(networks.iter().map(String::as_str)) {
             let recipe = Recipe::parse("p.toml", "p", text, &[]).unwrap();
             for stage in &recipe.stages {
-                let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
-                let network = Network::of_stage(stage, 9, (recipe.init, &mut draw, &Device::Cpu)).unwrap();
+                let mut rng = Stream::new(Purpose::Weights, 0, (0, 0));
+                let network = Network::of_stage(stage, 9, (recipe.init, &mut rng, &Device::Cpu)).unwrap();
                 let all: usize = network.variables().iter().map(|(_, variable)| variable.elem_count()).sum();
                 let counted = stage.block.weights(9) + stage.head.as_ref().unwrap().weights(9);
                 assert_eq!(counted, all, "{} stage {}", recipe.architecture, stage.number);

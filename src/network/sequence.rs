@@ -258,8 +258,7 @@ impl Unit {
             Self::SpaceToDepth => FrozenUnit::SpaceToDepth,
             Self::Convolution(own) => FrozenUnit::Convolution(own.frozen()?),
             Self::BatchNorm(own, activation) => {
-                let (scale, shift) = own.affine()?;
-                let (scale, shift) = (scale.to_device(own.device())?, shift.to_device(own.device())?);
+                let (scale, shift) = own.frozen()?;
                 FrozenUnit::Affine { scale, shift, relu: *activation == Activation::Relu }
             }
             Self::Relu => FrozenUnit::Relu,

@@ -1,7 +1,7 @@
 //! Square crops of stored images and of feature maps.
 
 use super::cpu::{build, with_values};
-use super::stored::{below, refuse_elsewhere, require, with_bytes};
+use super::encoded::{below, refuse_elsewhere, require, with_bytes};
 use candle_core::{DType, Result, Tensor, bail};
 
 /// Square crops of stored images.

@@ -13,6 +13,12 @@ pub enum Source {
     Folder(PathBuf),
     /// A `.tar` that holds such a folder.
     Tar(PathBuf),
+    /// ImageNet as it is laid out by its archives, by Kaggle or in class folders.
+    Imagenet(PathBuf),
+    /// WebDataset: a folder of tars of samples, or a pattern of such tars.
+    WebDataset(PathBuf),
+    /// A folder of Parquet files as Hugging Face lays them out, or a pattern of such files.
+    Parquet(PathBuf),
     /// A folder with the CIFAR-10 binary batches.
     Cifar10(PathBuf),
     /// A folder with the CIFAR-100 binary files.
@@ -28,6 +34,9 @@ impl Source {
             Self::Builtin => "builtin",
             Self::Folder(_) => "folder",
             Self::Tar(_) => "tar",
+            Self::Imagenet(_) => "imagenet",
+            Self::WebDataset(_) => "webdataset",
+            Self::Parquet(_) => "parquet",
             Self::Cifar10(_) => "cifar10",
             Self::Cifar100(_) => "cifar100",
             Self::Idx(_) => "idx",
@@ -42,6 +51,15 @@ pub enum BadImage {
     Fail,
     /// It is left out and listed.
     Skip,
+}
+
+/// What is done about the turn that a camera notes in a photograph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Orientation {
+    /// The image is turned upright.
+    Upright,
+    /// It stays as it is stored, as torchvision reads it.
+    Ignore,
 }
 
 /// The images of a pipeline.
@@ -64,6 +82,8 @@ pub struct Data {
     pub on_bad_image: BadImage,
     /// An image with more pixels is bad; checked before it is decoded.
     pub max_pixels: u64,
+    /// Whether images are turned upright.
+    pub orientation: Orientation,
     /// Mean of each channel, in units of the full range.
     pub mean: Vec<f32>,
     /// Standard deviation of each channel, in units of the full range.
@@ -78,7 +98,7 @@ const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 impl Data {
     pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
         let source = read_source(section)?;
-        let small = !matches!(source, Source::Folder(_) | Source::Tar(_));
+        let small = matches!(source, Source::Builtin | Source::Cifar10(_) | Source::Cifar100(_) | Source::Idx(_));
         let side = if source.word() == "idx" { 28 } else { 32 };
         if !small && !section.has("size") {
             return Err(section.fault("size", "is missing: the side in pixels that images are scaled and cropped to"));
@@ -103,6 +123,11 @@ impl Data {
                 &[("fail", BadImage::Fail), ("skip", BadImage::Skip)],
             )?,
             max_pixels: section.within("max_pixels", 100_000_000, 1..=1 << 32)?,
+            orientation: section.choice(
+                "orientation",
+                Orientation::Upright,
+                &[("upright", Orientation::Upright), ("ignore", Orientation::Ignore)],
+            )?,
             mean: read_channels(section, "mean", &mean[..channels], -10.0)?,
             std: read_channels(section, "std", &std[..channels], 1e-6)?,
             source,
@@ -112,10 +137,13 @@ impl Data {
 
 fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
     type Make = fn(PathBuf) -> Source;
-    let kinds: [(&str, Option<Make>); 6] = [
+    let kinds: [(&str, Option<Make>); 9] = [
         ("builtin", None),
         ("folder", Some(Source::Folder)),
         ("tar", Some(Source::Tar)),
+        ("imagenet", Some(Source::Imagenet)),
+        ("webdataset", Some(Source::WebDataset)),
+        ("parquet", Some(Source::Parquet)),
         ("cifar10", Some(Source::Cifar10)),
         ("cifar100", Some(Source::Cifar100)),
         ("idx", Some(Source::Idx)),
@@ -124,12 +152,31 @@ fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
         return Err(section.fault("source", "is missing").hint("`source = \"builtin\"` needs no files"));
     }
     let make = section.choice("source", None, &kinds)?;
-    let path: Option<String> = section.optional("path")?;
+    let path = read_place(section, "path")?;
     match (make, path) {
         (None, None) => Ok(Source::Builtin),
         (None, Some(_)) => Err(section.fault("path", "has no meaning for the built-in data")),
         (Some(make), Some(path)) => Ok(make(path.into())),
         (Some(_), None) => Err(section.fault("path", "is missing")),
+    }
+}
+
+/// A path on this machine; one that begins with `~` lies in the user's home, as a shell would have it.
+pub(super) fn read_place(section: &mut Section<'_>, key: &str) -> Result<Option<String>, Fault> {
+    let Some(text) = section.optional::<String>(key)? else { return Ok(None) };
+    if text.is_empty() {
+        return Err(section.fault(key, "is empty"));
+    }
+    if text.starts_with('$') {
+        let fault = section.fault(key, format!("is \"{text}\", but variables are not expanded here"));
+        return Err(fault.hint("write the path itself, or one that begins with `~/`"));
+    }
+    let Some(below) = text.strip_prefix('~') else { return Ok(Some(text)) };
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    match home.as_ref().and_then(|home| home.to_str()) {
+        Some(home) if below.is_empty() || below.starts_with('/') => Ok(Some(format!("{home}{below}"))),
+        Some(_) => Err(section.fault(key, format!("is \"{text}\", but other users' homes are not known here"))),
+        None => Err(section.fault(key, format!("is \"{text}\", but nothing says where the home is (`HOME`)"))),
     }
 }
 
@@ -191,6 +238,13 @@ impl Augmentation {
         let size = section.within("size", stored, 4..=stored)?;
         let word = section.get("crop", "centre".to_string())?;
         let crop = match word.as_str() {
+            "centre" | "padded" if section.has("scale") || section.has("ratio") => {
+                let key = if section.has("scale") { "scale" } else { "ratio" };
+                return Err(section.fault(key, "has a meaning only with `crop = \"resized\"`"));
+            }
+            "centre" | "resized" if section.has("padding") => {
+                return Err(section.fault("padding", "has a meaning only with `crop = \"padded\"`"));
+            }
             "centre" => Crop::Centre,
             "padded" => Crop::Padded { padding: section.within("padding", 4, 0..=size)? },
             "resized" => Crop::Resized {

@@ -33,7 +33,7 @@ impl Fault {
     }
 
     /// What may have been meant.
-    pub fn way_out(&self) -> Option<&str> {
+    pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
 }

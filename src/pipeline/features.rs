@@ -251,7 +251,7 @@ fn read_size(section: &mut Section<'_>, key: &str) -> Result<Option<u64>, Fault>
     if let Ok(size @ Some(_)) = section.optional::<u64>(key) {
         return Ok(size);
     }
-    let Some(text) = section.optional::<String>(key)? else { return Ok(None) };
+    let Some(text) = section.optional_as::<String>(key, "a size such as \"2TB\"")? else { return Ok(None) };
     match bytes(&text) {
         None => Err(section.fault(key, format!("is \"{text}\", but must be a size such as \"2TB\" or \"512MiB\""))),
         size => Ok(size),

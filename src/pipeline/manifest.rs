@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Precision, Recipe, Shuffle, Stage,
-    Training,
+    Augmentation, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Orientation, Precision, Recipe,
+    Shuffle, Stage, Training,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -82,6 +82,7 @@ impl Manifest {
             on_bad_image,
             max_pixels,
             decoded: _,
+            orientation,
             mean: _,
             std: _,
         } = &pipeline.data;
@@ -97,6 +98,9 @@ impl Manifest {
         manifest.add("data.val_images", limit(val_images));
         manifest.add("data.on_bad_image", if *on_bad_image == BadImage::Fail { "fail" } else { "skip" });
         manifest.add("data.max_pixels", max_pixels);
+        if *orientation == Orientation::Ignore {
+            manifest.add("data.orientation", "ignore");
+        }
         if train_images.is_some() || val_images.is_some() {
             manifest.add("seed", pipeline.seed);
         }

@@ -29,7 +29,7 @@ mod vgg;
 
 pub use choice::choose;
 pub use cost::{Cost, Costs};
-pub use data::{Augmentation, BadImage, Crop, Data, Source};
+pub use data::{Augmentation, BadImage, Crop, Data, Orientation, Source};
 pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
 pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
@@ -144,7 +144,7 @@ impl Settings {
         let mut root = Section::root(&table);
         let name = root.get("name", default_name.to_string())?;
         let seed = root.within("seed", 0, 0..=i64::MAX as u64)?;
-        let cache = root.get("cache", "cache".to_string())?;
+        let cache = data::read_place(&mut root, "cache")?.unwrap_or_else(|| "cache".into());
 
         let mut data_section = root.section("data")?;
         let mut augmentation_section = root.section("augmentation")?;

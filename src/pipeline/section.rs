@@ -19,14 +19,26 @@ pub(super) trait Setting: Sized {
     /// What the value must be, for errors.
     const EXPECTED: &'static str;
 
+    /// What a list of such values is, for errors.
+    const EXPECTED_LIST: &'static str = "a list of other values";
+
     /// The value, if the node has the type.
     fn read(node: &Node) -> Option<Self>;
+
+    /// What may have been meant by another value, as it is to be written.
+    fn meant(_: &Value) -> Option<String> {
+        None
+    }
 }
 
 impl Setting for String {
     const EXPECTED: &'static str = "a text";
     fn read(node: &Node) -> Option<Self> {
         if let Value::Text(text) = &node.value { Some(text.clone()) } else { None }
+    }
+    fn meant(value: &Value) -> Option<String> {
+        matches!(value, Value::Integer(_) | Value::Number(_) | Value::Boolean(_))
+            .then(|| format!("\"{}\"", value.describe()))
     }
 }
 
@@ -35,24 +47,42 @@ impl Setting for bool {
     fn read(node: &Node) -> Option<Self> {
         if let Value::Boolean(flag) = node.value { Some(flag) } else { None }
     }
+    fn meant(value: &Value) -> Option<String> {
+        let written = if let Value::Text(text) = value { text.to_lowercase() } else { value.describe() };
+        match written.as_str() {
+            "true" | "yes" | "on" | "1" => Some("true".into()),
+            "false" | "no" | "off" | "0" => Some("false".into()),
+            _ => None,
+        }
+    }
 }
 
 impl Setting for u64 {
     const EXPECTED: &'static str = "a whole number, 0 or more";
+    const EXPECTED_LIST: &'static str = "a list of whole numbers";
     fn read(node: &Node) -> Option<Self> {
         if let Value::Integer(number) = node.value { number.try_into().ok() } else { None }
+    }
+    fn meant(value: &Value) -> Option<String> {
+        let number = written_number(value)?;
+        (number >= 0.0 && number < 9e15 && number.fract() == 0.0).then(|| format!("{number:.0}"))
     }
 }
 
 impl Setting for usize {
     const EXPECTED: &'static str = u64::EXPECTED;
+    const EXPECTED_LIST: &'static str = u64::EXPECTED_LIST;
     fn read(node: &Node) -> Option<Self> {
         u64::read(node)?.try_into().ok()
+    }
+    fn meant(value: &Value) -> Option<String> {
+        u64::meant(value)
     }
 }
 
 impl Setting for f64 {
-    const EXPECTED: &'static str = "a number";
+    const EXPECTED: &'static str = "a number that is finite";
+    const EXPECTED_LIST: &'static str = "a list of numbers that are finite";
     fn read(node: &Node) -> Option<Self> {
         match node.value {
             Value::Integer(number) => Some(number as f64),
@@ -60,10 +90,23 @@ impl Setting for f64 {
             _ => None,
         }
     }
+    fn meant(value: &Value) -> Option<String> {
+        written_number(value).map(|number| format!("{number:?}"))
+    }
+}
+
+/// The number that a text or a number stands for.
+fn written_number(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Text(text) => text.trim().replace(',', ".").parse().ok()?,
+        Value::Number(number) => *number,
+        _ => return None,
+    };
+    f64::is_finite(number).then_some(number)
 }
 
 impl<T: Setting> Setting for Vec<T> {
-    const EXPECTED: &'static str = "a list";
+    const EXPECTED: &'static str = T::EXPECTED_LIST;
     fn read(node: &Node) -> Option<Self> {
         if let Value::List(items) = &node.value { items.iter().map(T::read).collect() } else { None }
     }
@@ -132,11 +175,20 @@ impl<'a> Section<'a> {
 
     /// The value of a key that may be missing.
     pub fn optional<T: Setting>(&mut self, key: &str) -> Result<Option<T>, Fault> {
+        self.optional_as(key, T::EXPECTED)
+    }
+
+    /// The value of a key that may be missing; errors say what it must be.
+    pub fn optional_as<T: Setting>(&mut self, key: &str, expected: &str) -> Result<Option<T>, Fault> {
         let Some(node) = self.node(key) else { return Ok(None) };
-        match T::read(node) {
-            Some(value) => Ok(Some(value)),
-            None => Err(self.fault(key, format!("must be {}, not {}", T::EXPECTED, node.value.describe()))),
+        if let Some(value) = T::read(node) {
+            return Ok(Some(value));
         }
+        let fault = self.fault(key, format!("must be {expected}, not {}", node.value.describe()));
+        Err(match T::meant(&node.value) {
+            Some(meant) => fault.hint(format!("write `{key} = {meant}`")),
+            None => fault,
+        })
     }
 
     /// The value of a key, or a default.

@@ -23,14 +23,23 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// What a user calls such a value.
+    /// The value as a user has written it, with the kind where that could be missed.
     pub fn describe(&self) -> String {
+        const SHOWN: usize = 60;
         match self {
-            Self::Text(_) => "a text".into(),
+            Self::Text(text) => {
+                let more = if text.chars().nth(SHOWN).is_some() { "…" } else { "" };
+                format!("a text, {:?}{more}", text.chars().take(SHOWN).collect::<String>())
+            }
             Self::Integer(number) => number.to_string(),
             Self::Number(number) => format!("{number:?}"),
             Self::Boolean(flag) => flag.to_string(),
-            Self::List(_) => "a list".into(),
+            Self::List(items) if items.is_empty() => "an empty list".into(),
+            Self::List(items) => {
+                let more = if items.len() > 4 { ", …" } else { "" };
+                let items: Vec<String> = items.iter().take(4).map(|item| item.value.describe()).collect();
+                format!("the list [{}{more}]", items.join(", "))
+            }
             Self::Table(_) => "a table".into(),
         }
     }
@@ -61,6 +70,27 @@ pub(super) struct Entry {
     pub node: Node,
 }
 
+/// What is right where a line of `key = value` is no TOML: most often a value of another language.
+fn meant(text: &str, offset: usize) -> Option<String> {
+    let before = text.get(..offset)?;
+    let line = text[before.rfind('\n').map_or(0, |end| end + 1)..].lines().next()?;
+    let (key, value) = line.split_once('=')?;
+    let (key, value) = (key.trim(), value.split('#').next()?.trim());
+    let number = || value.parse::<f64>().ok().filter(|number| number.is_finite());
+    match value {
+        "" => Some(format!("a value is missing after `{key} =`")),
+        "True" | "TRUE" | "yes" | "Yes" | "on" => Some(format!("write `{key} = true`")),
+        "False" | "FALSE" | "no" | "No" | "off" => Some(format!("write `{key} = false`")),
+        "None" | "null" | "none" => Some(format!("leave `{key}` out where it has no value")),
+        "NaN" | "NAN" | "Inf" | "Infinity" | "-Infinity" => Some("a finite number is needed".into()),
+        _ if number().is_some() => number().map(|number| format!("write `{key} = {number:?}`")),
+        _ if value.chars().all(|letter| letter.is_alphanumeric() || "./~_-: \\".contains(letter)) => {
+            Some(format!("texts are quoted: `{key} = {}`", toml::Value::from(value)))
+        }
+        _ => None,
+    }
+}
+
 impl Table {
     /// Reads a TOML text; `name` is what errors call it.
     pub fn parse(name: &str, text: &str) -> Result<Self, Fault> {
@@ -68,7 +98,11 @@ impl Table {
         let at = |offset| Place { source: Arc::clone(&source), offset };
         let parsed = DeTable::parse(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
-            Fault::new(at(offset), error.message().trim().replace('\n', ", "))
+            let fault = Fault::new(at(offset), error.message().trim().replace('\n', ", "));
+            match meant(text, offset) {
+                Some(hint) => fault.hint(hint),
+                None => fault,
+            }
         })?;
         Self::convert(parsed.get_ref(), at(parsed.span().start))
     }
@@ -133,7 +167,7 @@ impl Node {
             DeValue::Boolean(flag) => Value::Boolean(*flag),
             DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix())
                 .map(Value::Integer)
-                .map_err(|_| Fault::new(place.clone(), "the number is too large"))?,
+                .map_err(|_| Fault::new(place.clone(), format!("the number {} is too large", digits.as_str())))?,
             DeValue::Float(digits) => digits
                 .as_str()
                 .parse()

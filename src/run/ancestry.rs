@@ -4,7 +4,7 @@ use super::folder::StageFolder;
 use super::network::{load_block, recipe};
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Renewal, Subset};
+use crate::features::{Draw, Loader, Refresh, Split};
 use crate::lock::Lock;
 use crate::network::{Chain, map_type};
 use crate::ops::free_memory;
@@ -89,11 +89,11 @@ impl Ancestry {
         self.refuse_mixture(pipeline, nearest)?;
         let (folder, record) = self.of(nearest)?;
         let classes = self.parent()?.1.classes.clone();
-        let open = |subset| {
+        let open = |split| {
             let chain = self.chain(nearest + 1..stage.number, stage, device)?;
-            Loader::open(folder.path(), subset, pipeline, classes.len(), chain)
+            Loader::open(folder.path(), split, pipeline, classes.len(), chain)
         };
-        let (train, val) = (open(Subset::Train)?, open(Subset::Val)?);
+        let (train, val) = (open(Split::Train)?, open(Split::Val)?);
         let epoch = Draw::Epoch { stage: stage.number, epoch: 0 };
         let wanted = stage.block.input;
         if let Some(found) = [train.shape(epoch), val.shape(Draw::Plain)].into_iter().find(|found| *found != wanted) {
@@ -142,13 +142,13 @@ impl Ancestry {
     ///
     /// # Errors
     /// When the images are gone or not those that the features were made of.
-    pub fn renewal(
+    pub fn refresh(
         &self,
         pipeline: &Recipe,
         (stage, nearest): (&Stage, usize),
         train: &Loader,
         device: &Device,
-    ) -> Result<Option<Renewal>> {
+    ) -> Result<Option<Refresh>> {
         if nearest == 0 || pipeline.features.refresh == 0.0 {
             return Ok(None);
         }
@@ -156,13 +156,13 @@ impl Ancestry {
         // As many samples of a batch want a new view, more or less.
         let wanted = (pipeline.features.refresh * stage.training.batch as f64).ceil() as usize;
         let chain = self.chain(1..nearest + 1, stage, device)?.in_groups_of(wanted.next_power_of_two());
-        let renewal = Renewal::open(images, chain, pipeline)?;
-        if !renewal.makes(train.layout()) {
+        let refresh = Refresh::open(images, chain, pipeline)?;
+        if !refresh.makes(train.layout()) {
             let (images, features) = (images.display(), features.display());
             return Err(Error::failed(format!("`{images}` does not hold the images that `{features}` was made of"))
                 .hint("`--set features.refresh=0` does without new views; `greedy run` brings all stages up to date"));
         }
-        Ok(Some(renewal))
+        Ok(Some(refresh))
     }
 }
 
@@ -174,7 +174,7 @@ impl Inputs {
     /// When the stage's own folder refuses a file for new views.
     pub fn prepare(
         self,
-        renewal: Option<Renewal>,
+        refresh: Option<Refresh>,
         pipeline: &Recipe,
         (title, (stage, batch), own): (&str, (usize, usize), &StageFolder),
         progress: &dyn Progress,
@@ -186,9 +186,9 @@ impl Inputs {
         let device = train.device().clone();
         let room = || Ok::<_, Error>(free_memory(&device)?.map_or(0, |free| free / 2));
         train = train.resident(room()?)?;
-        if let Some(mut renewal) = renewal {
-            renewal = renewal.resident(room()?)?;
-            train = train.renewed(renewal, memory, &own.checkpoints())?;
+        if let Some(mut refresh) = refresh {
+            refresh = refresh.resident(room()?)?;
+            train = train.refreshed(refresh, memory, &own.checkpoints())?;
         }
         val = val.resident(room()?)?;
         train = train.remembering(memory)?;

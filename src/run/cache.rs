@@ -4,6 +4,7 @@ use super::contents::{CHOICE, RECORD, SPARE};
 use super::folder::StageFolder;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::images::is_litter;
 use std::fs;
 use std::path::Path;
 
@@ -31,7 +32,8 @@ fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
     let stage = StageFolder::new(path);
-    [TAG, SEEN, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
+    let litter = path.file_name().is_some_and(is_litter);
+    litter || [TAG, SEEN, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

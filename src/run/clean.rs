@@ -7,6 +7,7 @@ use super::update::{Look, Project};
 use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::images::is_litter;
 use crate::lock::{LOCK, Lock};
 use crate::pipeline::Verdict;
 use crate::room;
@@ -43,14 +44,14 @@ pub struct Unwanted {
 
 /// What was found in the caches of some pipelines.
 #[derive(Debug, Default)]
-pub struct Rubbish {
+pub struct Garbage {
     /// What can be removed.
     pub unwanted: Vec<Unwanted>,
     /// What would be, but for what is said of it.
     pub left: Vec<(PathBuf, String)>,
 }
 
-impl Rubbish {
+impl Garbage {
     /// Looks through the caches of all the pipelines.
     ///
     /// # Errors
@@ -182,8 +183,9 @@ impl StageFolder {
     fn remove(&self) -> Result<()> {
         self.clear()?;
         let rest = fs::read_dir(self.path()).into_iter().flatten().flatten().map(|entry| entry.path());
-        rest.filter(|path| path.extension().is_some_and(|ending| ending == disk::UNFINISHED))
-            .try_for_each(|path| disk::remove(&path))?;
+        let ours = |path: &PathBuf| path.extension().is_some_and(|ending| ending == disk::UNFINISHED);
+        let litter = |path: &PathBuf| path.file_name().is_some_and(is_litter);
+        rest.filter(|path| ours(path) || litter(path)).try_for_each(|path| disk::remove(&path))?;
         disk::remove(&self.path().join(LOCK))?;
         fs::remove_dir(self.path()).map_err(|e| Error::io("remove", self.path(), &e))
     }

@@ -5,7 +5,7 @@ use super::folder::{StageFolder, files};
 use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::Subset;
+use crate::features::Split;
 use crate::lock::LOCK;
 use std::path::Path;
 
@@ -19,14 +19,14 @@ impl StageFolder {
         TOP.iter().try_for_each(|name| disk::remove(&self.path().join(name)))
     }
 
-    /// Removes the feature arrays, but not what was learned. A subset that is kept elsewhere loses its link only.
+    /// Removes the feature arrays, but not what was learned. A split that is kept elsewhere loses its link only.
     ///
     /// # Errors
     /// When the folder holds something else.
     pub(super) fn clear_features(&self) -> Result<()> {
         self.refuse_foreign()?;
-        Subset::BOTH.iter().try_for_each(|subset| {
-            let group = self.path().join(subset.name());
+        Split::BOTH.iter().try_for_each(|split| {
+            let group = self.path().join(split.name());
             disk::remove(&if group.is_symlink() { group } else { group.join("features") })
         })
     }

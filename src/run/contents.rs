@@ -48,7 +48,6 @@ struct Entry {
 const ALL: &[Kind] = &Kind::ALL;
 const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth];
 const LEARNED: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd];
-const TRAINED: &[Kind] = &[Kind::Block, Kind::EndToEnd];
 const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
@@ -63,7 +62,7 @@ const TABLE: [Entry; 17] = [
     entry(BLOCK, Class::Weights, BLOCKS),
     entry(HEAD, Class::Weights, BLOCKS),
     entry(NETWORK, Class::Weights, &[Kind::EndToEnd]),
-    entry("checkpoint/@", Class::Checkpoint, TRAINED),
+    entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
     entry("zarr.json", Class::Small, ALL),
     entry("{train,val}/zarr.json", Class::Small, ALL),
@@ -126,7 +125,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn part_matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => name.parse::<u32>().is_ok_and(|number| number.to_string() == name),
-        "@" => is_checkpoint(name) || name == KEPT,
+        "@" => is_checkpoint(name) || [KEPT, "warned-train.json", "warned-val.json"].contains(&name),
         "{train,val}" => name == "train" || name == "val",
         _ => pattern == name,
     }

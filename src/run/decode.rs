@@ -3,7 +3,7 @@
 use super::execute::{Work, note_array};
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::features::{self, Subset};
+use crate::features::{self, Split};
 use crate::images::ImageSet;
 use crate::pipeline::{Shape, Verdict, footprint};
 use crate::room;
@@ -12,6 +12,7 @@ use std::time::Instant;
 impl Work<'_> {
     pub(super) fn decode(&self, verdict: &Verdict) -> Result<()> {
         let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+        images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
         let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
         let stored = Shape { channels: data.channels, size: data.size };
         room::require(self.folder.path(), footprint::images_on_disk(stored, count))?;
@@ -22,25 +23,46 @@ impl Work<'_> {
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
-        let splits = [(Subset::Train, &images.train), (Subset::Val, &images.val)];
+        let splits = [(Split::Train, &images.train), (Split::Val, &images.val)];
         // A finished stage knows what it left out: without the list every later image would move up.
         if !record.skipped.is_empty() {
             let mut noted = 0;
-            for (subset, split) in splits {
-                noted += features::note_skipped(self.folder.path(), subset, split, &record.skipped)?;
+            for (split, own) in splits {
+                noted += features::note_skipped(self.folder.path(), split, own, &record.skipped)?;
             }
             self.require_all_noted(noted, record.skipped.len())?;
         }
         self.write_arrays(record, |record| {
             record.skipped.clear();
-            for (subset, split) in splits {
-                let decoded = features::decode(self.folder.path(), subset, split, self.pipeline, self.progress)?;
-                note_array(record, subset, &decoded.written);
+            let mut census = images.census.clone();
+            let mut hindrances = features::Hindrances::default();
+            for (split, own) in splits {
+                let known = (&mut hindrances, self.progress);
+                let Some(decoded) = features::decode_noting(self.folder.path(), split, own, self.pipeline, known)?
+                else {
+                    continue;
+                };
+                note_array(record, split, &decoded.written);
+                if let Some(note) = own.empty_classes(&images.classes, decoded.kept.iter().copied()) {
+                    let note = format!("{note} among the {} good {} images", decoded.kept.len(), split.name());
+                    if !decoded.skipped.is_empty() {
+                        self.progress.say(&format!("  {note}"));
+                        census.notes.push(note);
+                    }
+                }
                 record.skipped.extend(decoded.skipped);
+                // What an earlier run has decoded is not looked at again.
+                record.warned.extend(decoded.warned);
             }
-            Ok(())
+            record.warned.sort();
+            record.warned.dedup();
+            record.census = Some(census);
+            hindrances.refuse()
         })?;
         record.classes = images.classes.clone();
+        if images.words.iter().any(|words| !words.is_empty()) {
+            record.words = images.words.clone();
+        }
         record.spend("decode", started.elapsed());
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::folder::StageFolder;
 use super::record::{ArrayRecord, Input, MadeOn, Record, State};
 use crate::disk;
 use crate::error::Result;
-use crate::features::{self, Subset};
+use crate::features::{self, Split};
 use crate::ops;
 use crate::pipeline::{Kind, Node, Recipe, Verdict};
 use crate::progress::Progress;
@@ -41,7 +41,9 @@ impl Work<'_> {
 
     /// Makes the folder agree with the verdict: what is of no use is removed, then the record says what begins.
     pub(super) fn prepare(&self, verdict: &Verdict) -> Result<Record> {
-        let fresh = Record::begin(self.pipeline, self.node, self.inputs.clone(), self.made_on());
+        let words = self.ancestry.parent().map_or_else(|_| Vec::new(), |(_, parent)| parent.words.clone());
+        let begun = Record::begin(self.pipeline, self.node, self.inputs.clone(), self.made_on());
+        let fresh = Record { words, ..begun };
         let record = match verdict {
             Verdict::Partial(_) => {
                 let old = self.folder.record()?;
@@ -124,8 +126,8 @@ impl Work<'_> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(json!(record.classes).to_string().as_bytes());
         if record.kind != Kind::EndToEnd {
-            for subset in Subset::BOTH {
-                let labels = features::read_labels(self.folder.path(), subset)?;
+            for split in Split::BOTH {
+                let labels = features::read_labels(self.folder.path(), split)?;
                 labels.iter().for_each(|label| {
                     hasher.update(&label.to_le_bytes());
                 });
@@ -144,8 +146,8 @@ impl Work<'_> {
 }
 
 /// Notes the array of a split.
-pub(super) fn note_array(record: &mut Record, subset: Subset, written: &features::Written) {
-    record.arrays.insert(array_name(subset), ArrayRecord::new(written));
+pub(super) fn note_array(record: &mut Record, split: Split, written: &features::Written) {
+    record.arrays.insert(array_name(split), ArrayRecord::new(written));
 }
 
 /// What the metadata of a node's group say of it.
@@ -159,6 +161,6 @@ pub(super) fn attributes(record: &Record) -> Map<String, Value> {
 }
 
 /// The name of a split's features in a record.
-pub(super) fn array_name(subset: Subset) -> String {
-    format!("{}/features", subset.name())
+pub(super) fn array_name(split: Split) -> String {
+    format!("{}/features", split.name())
 }

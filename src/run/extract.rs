@@ -6,7 +6,7 @@ use super::execute::{Work, note_array};
 use super::network::{load_block, load_network};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
-use crate::features::{self, Subset};
+use crate::features::{self, Split};
 use crate::network::{Network, Sequence, save_bytes};
 use crate::pipeline::{Stage, Verdict, footprint};
 use crate::room;
@@ -44,8 +44,8 @@ impl Work<'_> {
             record.write(self.folder.path())?;
         }
         if stage.head.is_some() {
-            let (logits, _) = features::read_logits(source.path(), Subset::Val)?;
-            let files = features::logit_files(Subset::Val, &logits, record.classes.len())?;
+            let (logits, _) = features::read_logits(source.path(), Split::Val)?;
+            let files = features::logit_files(Split::Val, &logits, record.classes.len())?;
             features::write_files(self.folder.path(), &files)?;
         }
         let block = load_block(self.folder, &record, self.pipeline, self.device)?;
@@ -55,11 +55,11 @@ impl Work<'_> {
 
     /// Writes the logits again where they got lost.
     pub(super) fn complete_logits(&self, network: &Network, batch: usize, inputs: &Inputs) -> Result<()> {
-        if features::read_logits(self.folder.path(), Subset::Val).is_ok() {
+        if features::read_logits(self.folder.path(), Split::Val).is_ok() {
             return Ok(());
         }
         let logits = training::classify(network, &inputs.val, batch, self.progress)?;
-        let files = features::logit_files(Subset::Val, &logits, inputs.classes.len())?;
+        let files = features::logit_files(Split::Val, &logits, inputs.classes.len())?;
         features::write_files(self.folder.path(), &files)
     }
 
@@ -72,8 +72,8 @@ impl Work<'_> {
         inputs: &Inputs,
     ) -> Result<()> {
         let started = Instant::now();
-        for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
-            features::write_files(self.folder.path(), &features::label_files(subset, input.labels())?)?;
+        for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
+            features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
         if !self.pipeline.features.keeps(stage.number) {
             return Ok(());
@@ -85,9 +85,9 @@ impl Work<'_> {
             progress: self.progress,
         };
         self.write_arrays(record, |record| {
-            for (subset, input) in [(Subset::Train, &inputs.train), (Subset::Val, &inputs.val)] {
-                let written = extraction.write(subset, input)?;
-                note_array(record, subset, &written);
+            for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
+                let written = extraction.write(split, input)?;
+                note_array(record, split, &written);
             }
             Ok(())
         })?;

@@ -4,7 +4,8 @@ use super::contents::{BLOCK, HEAD, NETWORK};
 use super::record::{Input, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::Subset;
+use crate::features::Split;
+use crate::images::is_litter;
 use crate::pipeline::{Kind, Node};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,10 +110,10 @@ impl StageFolder {
     pub(super) fn small_files(&self, record: &Record) -> Vec<String> {
         let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
         all.extend(record.arrays.keys().map(|array| format!("{array}/zarr.json")));
-        let labelled = if record.kind == Kind::EndToEnd { &[Subset::Val][..] } else { &Subset::BOTH };
-        for subset in labelled.iter().map(|subset| subset.name()) {
-            all.extend(["labels/zarr.json", "labels/c/0"].map(|name| format!("{subset}/{name}")));
-            let skipped = format!("{subset}/skipped.json");
+        let labelled = if record.kind == Kind::EndToEnd { &[Split::Val][..] } else { &Split::BOTH };
+        for split in labelled.iter().map(|split| split.name()) {
+            all.extend(["labels/zarr.json", "labels/c/0"].map(|name| format!("{split}/{name}")));
+            let skipped = format!("{split}/skipped.json");
             if record.kind == Kind::Images && self.path.join(&skipped).exists() {
                 all.push(skipped);
             }
@@ -169,7 +170,8 @@ impl StageFolder {
     }
 }
 
-/// The paths below a folder of all that is no folder; links are not followed.
+/// The paths below a folder of all that is no folder; links are not followed. What systems and file managers leave
+/// wherever they look is nobody's.
 pub(super) fn files(root: &Path) -> Vec<PathBuf> {
     let mut all = Vec::new();
     list(root, Path::new(""), &mut all);
@@ -180,6 +182,9 @@ pub(super) fn files(root: &Path) -> Vec<PathBuf> {
 fn list(root: &Path, below: &Path, out: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(root.join(below)).into_iter().flatten().flatten() {
         let name = below.join(entry.file_name());
+        if is_litter(&entry.file_name()) {
+            continue;
+        }
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => list(root, &name, out),
             _ => out.push(name),

@@ -7,7 +7,7 @@ use super::folder::StageFolder;
 use super::network::load_stage;
 use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
-use crate::features::{self, Renewal, Subset};
+use crate::features::{self, Refresh, Split};
 use crate::network::save_bytes;
 use crate::pipeline::{Layers, Stage, Training, Verdict, footprint};
 use crate::room;
@@ -30,8 +30,8 @@ impl Work<'_> {
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
         let inputs = self.ancestry.inputs(self.pipeline, stage, nearest, self.device)?;
-        let renewal = self.ancestry.renewal(self.pipeline, (stage, nearest), &inputs.train, self.device)?;
-        let more = self.views_on_disk(&inputs, renewal.is_some());
+        let refresh = self.ancestry.refresh(self.pipeline, (stage, nearest), &inputs.train, self.device)?;
+        let more = self.views_on_disk(&inputs, refresh.is_some());
         let counts = [inputs.train.len(), inputs.val.len()];
         let needed = footprint::stage_on_disk(self.pipeline, stage, counts, inputs.classes.len()) + more;
         room::require(self.folder.path(), needed)?;
@@ -43,7 +43,7 @@ impl Work<'_> {
             stage: stage.number,
         };
         let inputs =
-            self.train(&mut record, &subject, (inputs, renewal), |outcome, record| self.keep_stage(outcome, record))?;
+            self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
         let network = load_stage(self.folder, &record, self.pipeline, self.device)?;
         self.complete_logits(&network, stage.training.batch, &inputs)?;
         self.write_features(&mut record, &network.blocks[0], stage, &inputs)?;
@@ -76,7 +76,7 @@ impl Work<'_> {
         })?;
         let network = super::network::load_network(self.folder, &record, self.pipeline, self.device)?;
         self.complete_logits(&network, self.pipeline.training.batch, &inputs)?;
-        features::write_files(self.folder.path(), &features::label_files(Subset::Val, inputs.val.labels())?)?;
+        features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         self.finish(&mut record)
     }
 
@@ -87,9 +87,9 @@ impl Work<'_> {
     }
 
     /// Bytes of the file of new views, where there is no memory for them.
-    fn views_on_disk(&self, inputs: &Inputs, renews: bool) -> u64 {
+    fn views_on_disk(&self, inputs: &Inputs, refreshes: bool) -> u64 {
         let stored = inputs.train.layout().logical_bytes();
-        if renews && stored > self.pipeline.features.memory { stored } else { 0 }
+        if refreshes && stored > self.pipeline.features.memory { stored } else { 0 }
     }
 
     /// Trains, unless that is done, and keeps the weights; gives the inputs back.
@@ -97,7 +97,7 @@ impl Work<'_> {
         &self,
         record: &mut Record,
         subject: &Subject<'_>,
-        (inputs, renewal): (Inputs, Option<Renewal>),
+        (inputs, refresh): (Inputs, Option<Refresh>),
         keep: impl FnOnce(&Outcome, &mut Record) -> Result<()>,
     ) -> Result<Inputs> {
         if record.state == State::Trained && record.figures.is_some() {
@@ -106,7 +106,7 @@ impl Work<'_> {
         record.classes = inputs.classes.clone();
         let title = self.node.title();
         let batch = (subject.stage, subject.training.batch);
-        let inputs = inputs.prepare(renewal, self.pipeline, (&title, batch, self.folder), self.progress)?;
+        let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
             blocks: subject.blocks.clone(),
             head: subject.head,
@@ -143,7 +143,7 @@ impl Work<'_> {
 
     /// Writes the logits and notes the figures.
     fn note(&self, record: &mut Record, outcome: &Outcome, inputs: &Inputs) -> Result<()> {
-        let logits = features::logit_files(Subset::Val, &outcome.logits, record.classes.len())?;
+        let logits = features::logit_files(Split::Val, &outcome.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
         let together = earlier_logits(&self.ancestry.parent()?.0, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
@@ -177,10 +177,10 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        if !features::has_logits(folder.path(), Subset::Val) {
+        if !features::has_logits(folder.path(), Split::Val) {
             return Ok(None);
         }
-        all.push(features::read_logits(folder.path(), Subset::Val)?.0);
+        all.push(features::read_logits(folder.path(), Split::Val)?.0);
         let Some(parent) = folder.parent_if_there(&record)? else { return Ok(None) };
         (folder, record) = parent;
     }

@@ -6,10 +6,10 @@ mod choice;
 mod clean;
 mod clearing;
 mod contents;
+#[cfg(test)]
+mod cross_device;
 mod decode;
 mod device;
-#[cfg(test)]
-mod elsewhere;
 mod execute;
 mod extract;
 #[cfg(test)]
@@ -25,7 +25,7 @@ mod verify;
 
 pub use cache::stages;
 pub use choice::{recall_choice, remember_choice};
-pub use clean::{Rubbish, Unneeded, Unwanted};
+pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
@@ -38,12 +38,13 @@ pub use verify::{Finding, Flaw, Verified, verify};
 use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Recipe, Settings};
 use crate::room;
+use crate::text::shown;
 use std::path::Path;
 
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Self {
         let error = Self::usage(fault.to_string());
-        match fault.way_out() {
+        match fault.hint_text() {
             Some(hint) => error.hint(hint),
             None => error,
         }
@@ -55,9 +56,17 @@ impl From<Fault> for Error {
 /// # Errors
 /// When there is no such file or something in it is wrong.
 pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
-    let text = std::fs::read_to_string(path).map_err(|e| {
+    let bytes = std::fs::read(path).map_err(|e| {
         let error = Error::usage(Error::io("read", path, &e).to_string());
         error.hint("name a pipeline file, such as `pipelines/demo.toml`")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let found = match e.as_bytes() {
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "UTF-16".to_string(),
+            _ => format!("in another encoding (byte {} is no UTF-8)", e.utf8_error().valid_up_to()),
+        };
+        let error = Error::usage(format!("`{}` is {found}, but pipeline files are UTF-8", shown(path)));
+        error.hint("save it as UTF-8; editors call that the encoding of the file")
     })?;
     let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
     Ok(Settings::parse(&path.display().to_string(), &default_name, &text, overrides)?)

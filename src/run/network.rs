@@ -5,14 +5,15 @@ use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Subset, planes_to_pixels};
-use crate::images::{Augmenter, decode_file};
+use crate::features::{Draw, Loader, Split, chw_to_hwc};
+use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
 use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
+use crate::text::shown;
 use crate::training::{Score, ensemble, score};
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
@@ -24,6 +25,8 @@ pub struct TrainedNetwork {
     pub pipeline: Recipe,
     /// The names of the classes.
     pub classes: Vec<String>,
+    /// What people call each of them, where that is known.
+    pub words: Vec<Option<String>>,
     /// The folder of the decoded images.
     images: StageFolder,
     stages: Vec<(Frozen, Option<Frozen>)>,
@@ -78,7 +81,8 @@ impl TrainedNetwork {
             ))
             .hint("blocks that were trained together have one behind the last: name that stage"));
         }
-        Ok(Self { pipeline, classes: record.classes, images: folder, stages, device: device.clone() })
+        let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
+        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone() })
     }
 
     /// The numbers of the stages that classify, from 1.
@@ -126,14 +130,14 @@ impl TrainedNetwork {
         Ok(cut(x, &places, crop)?)
     }
 
-    /// The images of a subset that the network was made with. Whatever it was trained with, it is looked at in single
+    /// The images of a split that the network was made with. Whatever it was trained with, it is looked at in single
     /// precision.
     ///
     /// # Errors
     /// When they are missing or damaged.
-    pub fn images(&self, subset: Subset) -> Result<Loader> {
+    pub fn images(&self, split: Split) -> Result<Loader> {
         let none = Chain::new(Vec::new(), &self.device, DType::F32);
-        Loader::open(self.images.path(), subset, &self.pipeline, self.classes.len(), none)
+        Loader::open(self.images.path(), split, &self.pipeline, self.classes.len(), none)
     }
 
     /// Runs images through the whole network, without what is cached of any stage.
@@ -164,8 +168,8 @@ impl TrainedNetwork {
     pub fn predict(&self, path: &Path, by_ensemble: bool) -> Result<Vec<f64>> {
         let data = &self.pipeline.data;
         let mut stored = vec![0; data.channels * data.size * data.size];
-        let bytes = disk::read(path)?;
-        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", path.display())))?;
+        let bytes = read_image(path, most_bytes(data))?;
+        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
         let image = self.input();
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
@@ -175,7 +179,7 @@ impl TrainedNetwork {
             false => augmenter.draw(None),
         };
         augmenter.show(&stored, &part, &mut planes);
-        planes_to_pixels(&planes, data.channels, &mut values);
+        chw_to_hwc(&planes, data.channels, &mut values);
         let shape = (1, image.size, image.size, image.channels);
         let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
         let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };

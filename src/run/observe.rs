@@ -3,7 +3,7 @@
 use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::error::Result;
-use crate::features::{Layout, Subset};
+use crate::features::{Layout, Split};
 use crate::pipeline::{Kind, Seen};
 use crate::training::latest_checkpoint;
 
@@ -56,7 +56,7 @@ fn epochs_of(record: &Record) -> String {
 
 /// How far the writing of features is.
 fn features_written(folder: &StageFolder) -> String {
-    let arrays = Subset::BOTH.map(|subset| subset.array(folder.path(), "features"));
+    let arrays = Split::BOTH.map(|split| split.array(folder.path(), "features"));
     let counts = arrays.iter().filter_map(|array| {
         let layout = Layout::open(array).ok()?;
         let there = layout.shards().filter(|&(view, at)| array.join(Layout::shard_key(view, at)).is_file());

@@ -4,6 +4,7 @@ use super::contents::{self, RECORD, SPARE};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Layout, Written};
+use crate::images::{self, Census};
 use crate::pipeline::{Kind, Manifest, Node, Recipe};
 use crate::training::Epoch;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -133,6 +134,9 @@ pub struct Record {
     pub settings: String,
     /// The names of the classes.
     pub classes: Vec<String>,
+    /// What people call them, where that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub words: Vec<String>,
     /// What the training came to.
     pub figures: Option<Figures>,
     /// Seconds of training and of writing features (or decoding images).
@@ -145,6 +149,12 @@ pub struct Record {
     pub files: BTreeMap<String, (u64, String)>,
     /// Images that were left out, and why.
     pub skipped: Vec<(String, String)>,
+    /// Images that were read although something was odd about them, and what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warned: Vec<(String, String)>,
+    /// What was found where images were looked for, and what of it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub census: Option<Census>,
     /// Where it was made.
     pub made_on: MadeOn,
 }
@@ -165,12 +175,15 @@ impl Record {
             output: None,
             settings: pipeline.text.clone(),
             classes: Vec::new(),
+            words: Vec::new(),
             figures: None,
             seconds: BTreeMap::new(),
             weights: BTreeMap::new(),
             arrays: BTreeMap::new(),
             files: BTreeMap::new(),
             skipped: Vec::new(),
+            warned: Vec::new(),
+            census: None,
             made_on,
         }
     }
@@ -259,6 +272,12 @@ impl Record {
     pub(super) fn features_of(&self) -> usize {
         let named = self.manifest().value("input.features_of").and_then(|number| number.parse().ok());
         named.unwrap_or_else(|| self.stage.saturating_sub(1))
+    }
+
+    /// What people call a class, where that is known.
+    pub fn words(&self, class: usize) -> Option<&str> {
+        let own = self.words.get(class).map(String::as_str).filter(|words| !words.is_empty());
+        own.or_else(|| images::words(self.classes.get(class)?))
     }
 
     /// What it depends on.

@@ -9,7 +9,7 @@ use super::record::Record;
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
 use crate::disk;
 use crate::error::{self, Error, Result};
-use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Subset};
+use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Split};
 use crate::images::ImageSet;
 use crate::lock::Lock;
 use crate::network::{Sequence, save_bytes};
@@ -157,13 +157,13 @@ impl Repair<'_> {
             return Ok(());
         }
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
-        for (subset, split) in [(Subset::Train, &images.train), (Subset::Val, &images.val)] {
-            if broken.contains_key(&format!("{}/skipped.json", subset.name())) {
-                features::note_skipped(folder.path(), subset, split, &record.skipped)?;
+        for (split, own) in [(Split::Train, &images.train), (Split::Val, &images.val)] {
+            if broken.contains_key(&format!("{}/skipped.json", split.name())) {
+                features::note_skipped(folder.path(), split, own, &record.skipped)?;
             }
-            let decoded = Redecoding::open(folder.path(), subset, split, pipeline)?;
+            let decoded = Redecoding::open(folder.path(), split, own, pipeline)?;
             put(folder, broken, decoded.files()?)?;
-            for (name, shard) in broken_shards(record, subset, broken) {
+            for (name, shard) in broken_shards(record, split, broken) {
                 faults.note(Some(name), decoded.rewrite(&[shard], self.progress))?;
             }
         }
@@ -187,9 +187,9 @@ impl Repair<'_> {
         let ancestry = Ancestry::follow(&parent, nearest)?;
         let _reading = ancestry.share()?;
         let Inputs { train, val, .. } = ancestry.inputs(pipeline, stage, nearest, self.device)?;
-        let inputs = [(Subset::Train, train), (Subset::Val, val)];
-        for (subset, input) in &inputs {
-            put(folder, broken, features::label_files(*subset, input.labels())?)?;
+        let inputs = [(Split::Train, train), (Split::Val, val)];
+        for (split, input) in &inputs {
+            put(folder, broken, features::label_files(*split, input.labels())?)?;
         }
         if record.kind == Kind::Depth && [BLOCK, HEAD].iter().any(|name| broken.contains_key(*name)) {
             let (source, whole) = network_of(folder, record)?;
@@ -217,18 +217,18 @@ impl Repair<'_> {
         let [_, (_, val)] = &inputs;
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
             let logits = match record.kind {
-                Kind::Depth => features::read_logits(network_of(folder, record)?.0.path(), Subset::Val)?.0,
+                Kind::Depth => features::read_logits(network_of(folder, record)?.0.path(), Split::Val)?.0,
                 _ => {
                     let network = load_stage(folder, record, pipeline, self.device)?;
                     training::classify(&network, val, stage.training.batch, self.progress)?
                 }
             };
-            put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)?;
+            put(folder, broken, features::logit_files(Split::Val, &logits, record.classes.len())?)?;
         }
-        for (subset, input) in &inputs {
-            put(folder, broken, extraction.array_files(*subset, input)?)?;
-            for (name, shard) in broken_shards(record, *subset, broken) {
-                let made = extraction.rewrite(*subset, input, &[shard]);
+        for (split, input) in &inputs {
+            put(folder, broken, extraction.array_files(*split, input)?)?;
+            for (name, shard) in broken_shards(record, *split, broken) {
+                let made = extraction.rewrite(*split, input, &[shard]);
                 faults.note(Some(name), made.map_err(|e| self.elsewhere(e, record)))?;
             }
         }
@@ -247,19 +247,19 @@ impl Repair<'_> {
         let ancestry = Ancestry::follow(&parent, 0)?;
         let _reading = ancestry.share()?;
         let inputs = ancestry.inputs(pipeline, first, 0, self.device)?;
-        put(folder, broken, features::label_files(Subset::Val, inputs.val.labels())?)?;
+        put(folder, broken, features::label_files(Split::Val, inputs.val.labels())?)?;
         if !broken.keys().any(|name| name.starts_with("val/logits/")) {
             return Ok(());
         }
         let network = load_network(folder, record, pipeline, self.device)?;
         let logits = training::classify(&network, &inputs.val, pipeline.training.batch, self.progress)?;
-        put(folder, broken, features::logit_files(Subset::Val, &logits, record.classes.len())?)
+        put(folder, broken, features::logit_files(Split::Val, &logits, record.classes.len())?)
     }
 
     /// Another device or another number of threads may round otherwise.
     fn elsewhere(&self, error: Error, record: &Record) -> Error {
         let made = &record.made_on;
-        if error.way_out().is_some() || error.kind() == error::Kind::Interrupted {
+        if error.hint_text().is_some() || error.kind() == error::Kind::Interrupted {
             return error;
         }
         error.hint(format!(
@@ -321,9 +321,9 @@ fn put(folder: &StageFolder, broken: &Broken, mut files: Files) -> Result<()> {
     features::write_files(folder.path(), &files)
 }
 
-/// The broken shards of a subset's features, with their names.
-fn broken_shards(record: &Record, subset: Subset, broken: &Broken) -> Vec<(String, ShardSum)> {
-    let array = array_name(subset);
+/// The broken shards of a split's features, with their names.
+fn broken_shards(record: &Record, split: Split, broken: &Broken) -> Vec<(String, ShardSum)> {
+    let array = array_name(split);
     let written = record.arrays.get(&array).into_iter().flat_map(|written| &written.shards);
     let named = written.map(|(key, bytes, blake3)| {
         (format!("{array}/{key}"), ShardSum { key: key.clone(), bytes: *bytes, blake3: blake3.clone() })

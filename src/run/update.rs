@@ -8,7 +8,7 @@ use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
 use crate::error::{Error, Result};
-use crate::images::{Memory, Sight, look};
+use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
 use crate::network::map_type;
 use crate::pipeline::{Graph, Kind, Manifest, Node, Recipe, Seen, Settings, Source as Images, Verdict, plan};
@@ -55,33 +55,33 @@ impl Project {
     /// folders and of some of its files are the same; with `again` every file is looked at.
     pub fn open(pipeline: Recipe, cache: &Path, again: bool) -> Self {
         let known = match &pipeline.data.source {
-            Images::Folder(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
+            Images::Folder(root) | Images::Imagenet(root) if !again => Memory::recall(&cache.join(cache::SEEN), root),
             _ => None,
         };
         let recalled = known.is_some();
-        let (sight, trouble) = match known.map(|fingerprint| Ok(Sight { fingerprint, memory: None })) {
+        let (found, trouble) = match known.map(|fingerprint| Ok(Fingerprint { text: fingerprint, memory: None })) {
             Some(known) => Self::seen(known, &pipeline, cache),
             None => Self::seen(look(&pipeline.data.source), &pipeline, cache),
         };
-        let mut project = Self::build(pipeline, cache, &sight.fingerprint);
+        let mut project = Self::build(pipeline, cache, &found.text);
         if recalled && project.verdicts[0] != Verdict::Current {
             // Images that are to be decoded are all looked at.
             return Self::open(project.pipeline, cache, true);
         }
-        project.memory = sight.memory;
+        project.memory = found.memory;
         project.troubles[0] = trouble.or_else(|| project.troubles[0].take());
         project
     }
 
     /// What was seen of the images. Where they have gone, all else about the stages can still be judged.
-    fn seen(sight: Result<Sight>, pipeline: &Recipe, cache: &Path) -> (Sight, Option<Error>) {
-        match sight {
-            Ok(sight) => (sight, None),
+    fn seen(found: Result<Fingerprint>, pipeline: &Recipe, cache: &Path) -> (Fingerprint, Option<Error>) {
+        match found {
+            Ok(found) => (found, None),
             Err(e) => {
                 let record = folder_of(pipeline, cache, &Node::images(Manifest::default())).record().ok();
                 let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
                 let fingerprint = files.unwrap_or_else(|| "unknown".into());
-                (Sight { fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
+                (Fingerprint { text: fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
             }
         }
     }
@@ -359,7 +359,7 @@ fn folder_of(pipeline: &Recipe, cache: &Path, node: &Node) -> StageFolder {
 /// The error about data that cannot be found, with what can be done without them.
 fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
     let folder = cache.display();
-    match decoded && error.way_out().is_none() {
+    match decoded && error.hint_text().is_none() {
         true => error.hint(format!(
             "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
         )),

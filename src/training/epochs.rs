@@ -108,8 +108,8 @@ impl<'a> Learner<'a> {
     /// In the state of the last checkpoint, or at the beginning.
     fn new(job: &Job<'a>, progress: &dyn Progress) -> Result<Self> {
         let training = job.training;
-        let mut draw = Stream::new(Purpose::Weights, job.seed, (job.stage as u64, 0));
-        let network = Network::new(&job.blocks, job.head, job.classes, (job.init, &mut draw, job.device))?;
+        let mut rng = Stream::new(Purpose::Weights, job.seed, (job.stage as u64, 0));
+        let network = Network::new(&job.blocks, job.head, job.classes, (job.init, &mut rng, job.device))?;
         let variables = network.variables();
         let mut learner = Self {
             sgd: Sgd::new(&variables, training.momentum, training.weight_decay)?,

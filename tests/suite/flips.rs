@@ -6,7 +6,7 @@
 use crate::space::Space;
 use candle_core::{Device, Tensor};
 use greedy::error::Result;
-use greedy::features::{Reader, Subset, read_labels, read_logits};
+use greedy::features::{Reader, Split, read_labels, read_logits};
 use greedy::progress::Silent;
 use greedy::run::{Finding, Flaw, StageFolder, TrainedNetwork, verify};
 use std::collections::BTreeMap;
@@ -34,15 +34,15 @@ batch = 6
 fn everything(stage: &Path) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     let mut sample = Vec::new();
-    for subset in Subset::BOTH {
-        let reader = Reader::open(&subset.array(stage, "features"))?;
+    for split in Split::BOTH {
+        let reader = Reader::open(&split.array(stage, "features"))?;
         for at in 0..reader.layout().samples {
             reader.read(0, at, &mut sample)?;
             all.extend_from_slice(&sample);
         }
-        read_labels(stage, subset)?.iter().for_each(|label| all.extend(label.to_le_bytes()));
+        read_labels(stage, split)?.iter().for_each(|label| all.extend(label.to_le_bytes()));
     }
-    read_logits(stage, Subset::Val)?.0.iter().for_each(|logit| all.extend(logit.to_le_bytes()));
+    read_logits(stage, Split::Val)?.0.iter().for_each(|logit| all.extend(logit.to_le_bytes()));
     let network = TrainedNetwork::open(&StageFolder::new(stage), &Device::Cpu)?;
     let image = (0..48).map(|value| value as f32 / 20.0 - 1.0).collect();
     let logits = network.logits(Tensor::from_vec(image, (1, 4, 4, 3), &Device::Cpu)?)?;

@@ -18,7 +18,7 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("inspect", &["run", "features", "pipeline"]),
     ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
 ];
-const BASE: [&str; 8] = ["disk", "error", "lock", "progress", "random", "room", "size", "faults"];
+const BASE: [&str; 9] = ["disk", "error", "lock", "progress", "random", "room", "size", "text", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -83,4 +83,90 @@ fn every_folder_has_its_rule_and_only_features_names_zarrs() {
             assert!(name == "cli" || !text.contains("println!"), "{} prints", file.display());
         }
     }
+}
+
+/// The files of a folder that a file imports, by the names that its folder hands on.
+fn neighbours(text: &str, folder: &Path, exported: &HashMap<String, String>) -> Vec<String> {
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let text = &code.collect::<Vec<_>>().join("\n");
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = Vec::new();
+    for (at, word) in text.match_indices("super::") {
+        if text[..at].ends_with("super::") {
+            continue;
+        }
+        let rest = &text[at + word.len()..];
+        let list = match rest.strip_prefix('{') {
+            Some(rest) => rest.split('}').next().unwrap_or_default(),
+            None => rest.split(|c: char| !is_name(c)).next().unwrap_or_default(),
+        };
+        for name in list.split(',') {
+            let name: String = name.trim().chars().take_while(|&c| is_name(c)).collect();
+            let file = if folder.join(format!("{name}.rs")).is_file() { Some(&name) } else { exported.get(&name) };
+            found.extend(file.cloned());
+        }
+    }
+    found
+}
+
+/// What the `mod.rs` of a folder hands on, and from which file.
+fn exported(folder: &Path) -> HashMap<String, String> {
+    let text = fs::read_to_string(folder.join("mod.rs")).unwrap_or_default();
+    let mut all = HashMap::new();
+    for line in text.split(';').filter_map(|statement| statement.split("use ").nth(1)) {
+        let Some((file, names)) = line.split_once("::") else { continue };
+        for name in names.trim_matches(['{', '}', '\n', ' ']).split(',') {
+            let name = name.split(" as ").last().unwrap_or_default().trim();
+            all.insert(name.to_string(), file.trim().to_string());
+        }
+    }
+    all
+}
+
+/// A file and those that it leads to, back to itself; nothing where there is no way back.
+fn circle(of: &str, imports: &HashMap<String, Vec<String>>) -> Option<Vec<String>> {
+    let mut ways = vec![vec![of.to_string()]];
+    let mut seen = Vec::new();
+    while let Some(way) = ways.pop() {
+        for next in imports.get(way.last()?).into_iter().flatten() {
+            if next == of {
+                return Some(way);
+            }
+            if !seen.contains(next) {
+                seen.push(next.clone());
+                ways.push(way.iter().chain([next]).cloned().collect());
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn no_files_of_a_folder_import_each_other_in_a_circle() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut looked_at = 0;
+    for (module, _) in MAY_IMPORT {
+        let folder = source.join(module);
+        let exported = exported(&folder);
+        let mut imports = HashMap::new();
+        for path in sources(&folder).into_iter().filter(|path| path.parent() == Some(&folder)) {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_string();
+            let mut found = neighbours(&fs::read_to_string(&path).unwrap(), &folder, &exported);
+            found.retain(|other| *other != name);
+            imports.insert(name, found);
+        }
+        imports.remove("mod");
+        for name in imports.keys() {
+            assert_eq!(circle(name, &imports), None, "in src/{module}");
+            looked_at += 1;
+        }
+    }
+    assert!(looked_at > 80, "only {looked_at} files were found");
+    // The files beside the folders, whose names are said in full.
+    let text = |name: &str| fs::read_to_string(source.join(format!("{name}.rs"))).unwrap();
+    let own = |name: &str| imported(text(name).split("#[cfg(test)]\nmod tests").next().unwrap());
+    let named = |name: &&str| (name.to_string(), own(name).into_iter().filter(|other| other != name).collect());
+    let imports: HashMap<String, Vec<String>> = BASE.iter().filter(|name| **name != "faults").map(named).collect();
+    BASE.iter().for_each(|name| assert_eq!(circle(name, &imports), None, "beside the folders"));
 }

@@ -40,12 +40,12 @@ shard_mib = 1
 "#;
 
 fn write_images(space: &Space) {
-    let mut draw = Stream::new(Purpose::Picture, 1, (0, 0));
+    let mut rng = Stream::new(Purpose::Picture, 1, (0, 0));
     for (split, count) in [("train", 130), ("val", 40)] {
         for number in 0..count {
             let bad = number % 17 == 3;
             let mut image = b"P6 64 64 255\n".to_vec();
-            image.extend((0..if bad { 99 } else { 3 * 64 * 64 }).map(|_| draw.bits() as u8));
+            image.extend((0..if bad { 99 } else { 3 * 64 * 64 }).map(|_| rng.bits() as u8));
             space.write(&format!("images/{split}/{}/{number:03}.ppm", ["a", "b", "c"][number % 3]), image);
         }
     }
@@ -65,12 +65,12 @@ enum Moment {
 impl Moment {
     /// Some are spread over the time that a whole run takes, some over the files that it writes: many of its phases
     /// are short.
-    fn draw(draw: &mut Stream, whole: Duration, missing: &[PathBuf]) -> Self {
-        let file = missing.get(draw.below(missing.len() as u64) as usize);
-        match (draw.below(8), file) {
-            (0, _) => Self::Saving(format!("stage{}/checkpoint", 1 + draw.below(2)).into()),
-            (1..4, Some(file)) => Self::Upon(file.clone(), Duration::from_micros(draw.below(2) * draw.below(1500))),
-            _ => Self::After(whole.mul_f64(draw.unit())),
+    fn draw(rng: &mut Stream, whole: Duration, missing: &[PathBuf]) -> Self {
+        let file = missing.get(rng.below(missing.len() as u64) as usize);
+        match (rng.below(8), file) {
+            (0, _) => Self::Saving(format!("stage{}/checkpoint", 1 + rng.below(2)).into()),
+            (1..4, Some(file)) => Self::Upon(file.clone(), Duration::from_micros(rng.below(2) * rng.below(1500))),
+            _ => Self::After(whole.mul_f64(rng.unit())),
         }
     }
 
@@ -147,7 +147,7 @@ fn runs_killed_at_random_instants_end_with_the_same_bytes() {
     let kills = number("GREEDY_KILLS").unwrap_or(20);
     let seed = number("GREEDY_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("GREEDY_SEED={seed}");
-    let mut draw = Stream::new(Purpose::Order, seed, (0, 0));
+    let mut rng = Stream::new(Purpose::Order, seed, (0, 0));
     let space = Space::new();
     write_images(&space);
     space.write("killed.toml", PIPELINE);
@@ -160,7 +160,7 @@ fn runs_killed_at_random_instants_end_with_the_same_bytes() {
     loop {
         let missing: Vec<PathBuf> =
             expected.iter().map(|(path, _)| path.clone()).filter(|path| !cache.join(path).exists()).collect();
-        let moment = Moment::draw(&mut draw, whole, &missing);
+        let moment = Moment::draw(&mut rng, whole, &missing);
         let mut child = space.command("run killed.toml --cache cut");
         let said = space.path("said.txt");
         let mut child = child.stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap()).spawn().unwrap();

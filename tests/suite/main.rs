@@ -3,6 +3,7 @@
 mod cleaning;
 mod faults;
 mod flips;
+mod images;
 mod imports;
 mod interruption;
 mod kills;

@@ -170,8 +170,8 @@ fn cross_entropy_agrees_with_pytorch() {
 
 /// Random values with a fixed seed.
 pub fn noise(shape: &[usize], seed: u64) -> Tensor {
-    let mut draw = Stream::new(Purpose::Weights, seed, (0, 0));
-    let values: Vec<f64> = (0..shape.iter().product()).map(|_| draw.normal()).collect();
+    let mut rng = Stream::new(Purpose::Weights, seed, (0, 0));
+    let values: Vec<f64> = (0..shape.iter().product()).map(|_| rng.normal()).collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 

@@ -11,7 +11,7 @@ fn parse(text: &str) -> Result<Recipe, String> {
 fn parse_with(text: &str, overrides: &[&str]) -> Result<Recipe, String> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
     Recipe::parse("p.toml", "p", text, &overrides)
-        .map_err(|fault| format!("{fault} | {}", fault.way_out().unwrap_or_default()))
+        .map_err(|fault| format!("{fault} | {}", fault.hint_text().unwrap_or_default()))
 }
 
 const LEAST: &str = "[data]\nsource = \"builtin\"\n";

@@ -24,9 +24,9 @@ fn under(all: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor>
 
 fn check(k: usize, batch_norm: bool) {
     let all = fixture(&format!("step_k{k}_{}", if batch_norm { "bn" } else { "plain" }));
-    let mut draw = Stream::new(Purpose::Weights, 0, (1, 0));
+    let mut rng = Stream::new(Purpose::Weights, 0, (1, 0));
     let pipeline = pipeline(k, batch_norm);
-    let network = Network::of_stage(&pipeline.stages[0], 5, (pipeline.init, &mut draw, &Device::Cpu)).unwrap();
+    let network = Network::of_stage(&pipeline.stages[0], 5, (pipeline.init, &mut rng, &Device::Cpu)).unwrap();
     let variables = network.variables();
     variables.set(&under(&all, "before."), "fixture").unwrap();
     let before = under(&all, "before.");

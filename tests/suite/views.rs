@@ -2,7 +2,7 @@
 
 use crate::space::{SMALL, Space};
 use candle_core::{DType, Device, Tensor};
-use greedy::features::{Draw, Loader, Subset};
+use greedy::features::{Draw, Loader, Split};
 use greedy::network::{Chain, Network, load};
 use greedy::pipeline::{Recipe, Shape};
 use greedy::random::{Purpose, Stream};
@@ -15,8 +15,8 @@ fn pipeline(overrides: &[&str]) -> Recipe {
 
 /// The frozen block of a stage of a cache.
 fn block(space: &Space, pipeline: &Recipe, number: usize) -> Chain {
-    let mut draw = Stream::new(Purpose::Weights, 0, (0, 0));
-    let start = (pipeline.init, &mut draw, &Device::Cpu);
+    let mut rng = Stream::new(Purpose::Weights, 0, (0, 0));
+    let start = (pipeline.init, &mut rng, &Device::Cpu);
     let block = Network::block(&pipeline.stages[number - 1].block, start).unwrap();
     let bytes = std::fs::read(space.path(&format!("cache/stage{number}/block.safetensors"))).unwrap();
     block.variables().set(&load(&bytes, "weights", &Device::Cpu).unwrap(), "weights").unwrap();
@@ -32,7 +32,7 @@ fn values(x: &Tensor) -> Vec<f32> {
 }
 
 fn loader(space: &Space, number: usize, pipeline: &Recipe, chain: Chain) -> Loader {
-    Loader::open(&space.path(&format!("cache/stage{number}")), Subset::Train, pipeline, 10, chain).unwrap()
+    Loader::open(&space.path(&format!("cache/stage{number}")), Split::Train, pipeline, 10, chain).unwrap()
 }
 
 /// The loss of each stage on the validation images.

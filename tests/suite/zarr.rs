@@ -1,14 +1,14 @@
 //! The arrays on the disk are Zarr v3: zarrs reads the values that we read, and damage is reported.
 
 use crate::space::Space;
-use greedy::features::{Reader, Subset, decode_sample, pixels_to_planes};
+use greedy::features::{Reader, Split, decode_sample, hwc_to_chw};
 use std::path::Path;
 use std::sync::Arc;
 use zarrs::array::Array;
 use zarrs::filesystem::FilesystemStore;
 
 fn reader(stage: &Path) -> Reader {
-    Reader::open(&Subset::Train.array(stage, "features")).unwrap()
+    Reader::open(&Split::Train.array(stage, "features")).unwrap()
 }
 
 #[test]
@@ -26,7 +26,7 @@ fn zarrs_reads_the_values_that_we_read() {
     for (sample, theirs) in theirs.chunks_exact(6 * 256).enumerate() {
         reader.read(0, sample, &mut bytes).unwrap();
         decode_sample(&bytes, reader.layout(), &mut pixels);
-        pixels_to_planes(&pixels, 6, &mut ours);
+        hwc_to_chw(&pixels, 6, &mut ours);
         assert!(ours.iter().zip(theirs).all(|(ours, theirs)| *ours == theirs.to_f32()), "sample {sample}");
     }
 }

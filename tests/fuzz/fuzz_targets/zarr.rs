@@ -2,14 +2,14 @@
 //! made right, so that what lies behind them is reached.
 #![no_main]
 
-use greedy::features::{Reader, Subset, read_labels};
+use greedy::features::{Reader, Split, read_labels};
 use greedy_fuzz::{folder, split};
 use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
 fuzz_target!(|input: &[u8]| {
     let [metadata, shard, labels_metadata, labels] = split::<4>(input);
-    let features = Subset::Train.array(folder(), "features");
+    let features = Split::Train.array(folder(), "features");
     write(&features.join("zarr.json"), metadata);
     if let Ok(reader) = Reader::open(&features) {
         let layout = *reader.layout();
@@ -22,10 +22,10 @@ fuzz_target!(|input: &[u8]| {
             }
         }
     }
-    let folder_of_labels = Subset::Train.array(folder(), "labels");
+    let folder_of_labels = Split::Train.array(folder(), "labels");
     write(&folder_of_labels.join("zarr.json"), labels_metadata);
     write(&folder_of_labels.join("c/0"), &with_checksum(labels, labels.len().saturating_sub(4)));
-    let _ = read_labels(folder(), Subset::Train);
+    let _ = read_labels(folder(), Split::Train);
 });
 
 fn write(path: &Path, bytes: &[u8]) {

@@ -1,8 +1,8 @@
 //! What the fuzz targets share: a folder for the files that they write, and inputs of several files.
 
 use greedy::error::Result;
-use greedy::images::{ImageSet, Split};
-use greedy::pipeline::{BadImage, Data, Source};
+use greedy::images::{ImageSet, SplitImages};
+use greedy::pipeline::{BadImage, Data, Orientation, Source};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -48,6 +48,7 @@ pub fn data(source: Source) -> Data {
         val_images: None,
         on_bad_image: BadImage::Skip,
         max_pixels: 1 << 16,
+        orientation: Orientation::Upright,
         mean: vec![0.5; 3],
         std: vec![0.25; 3],
     }
@@ -63,7 +64,7 @@ pub fn open_and_decode(source: Source) -> Result<()> {
     Ok(())
 }
 
-fn decode(split: &Split, classes: usize) {
+fn decode(split: &SplitImages, classes: usize) {
     let mut out = vec![0; 3 * 8 * 8];
     for index in (0..split.len()).take(4).chain(split.len().checked_sub(1)) {
         assert!((split.label(index) as usize) < classes, "a label without a class");

@@ -6,7 +6,7 @@
 use candle_core::Device;
 use flate2::{Compression, write::GzEncoder};
 use greedy::images::ImageSet;
-use greedy::pipeline::{Pipeline, Source};
+use greedy::pipeline::{Recipe, Source};
 use greedy::progress::Silent;
 use greedy::run::Project;
 use greedy_fuzz::{data, folder, join};
@@ -60,12 +60,12 @@ fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 
 /// Records, weights and arrays.
 fn add_run(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
-    let pipeline = Pipeline::parse("small", "small", SMALL, &[]).map_err(greedy::error::Error::from)?;
+    let pipeline = Recipe::parse("small", "small", SMALL, &[]).map_err(greedy::error::Error::from)?;
     Project::open(pipeline, folder(), false).update(&Device::Cpu, &Silent, |_, _| {})?;
     for stage in ["stage0", "stage1"].map(|stage| folder().join(stage)) {
         corpus.add("record", &fs::read(stage.join("record.json"))?)?;
-        for subset in ["train", "val"].map(|subset| stage.join(subset)) {
-            let read = |name: &str| fs::read(subset.join(name));
+        for split in ["train", "val"].map(|split| stage.join(split)) {
+            let read = |name: &str| fs::read(split.join(name));
             let (metadata, shard) = (read("features/zarr.json")?, read("features/c/0/0/0/0/0")?);
             let (labels_metadata, labels) = (read("labels/zarr.json")?, read("labels/c/0")?);
             corpus.add("zarr", &join(&[&metadata, &shard, &labels_metadata, &labels]))?;
@@ -112,15 +112,41 @@ fn add_data_sets(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
 }
 
 fn add_archive(corpus: &Corpus, pictures: &[PathBuf]) -> Result<(), Box<dyn Error>> {
-    let mut archive = tar::Builder::new(Vec::new());
     let long = format!("train/b/{}.png", "x".repeat(150));
     let named = pictures.iter().filter(|path| path.extension().is_some_and(|e| e == "png"));
-    for (path, picture) in ["train/a/1.png", long.as_str(), "val/a/1.png", "val/b/1.png"].iter().zip(named) {
-        let bytes = fs::read(picture)?;
+    let pictures: Vec<Vec<u8>> = named.take(4).map(fs::read).collect::<Result<_, _>>()?;
+    let names = ["train/a/1.png", long.as_str(), "val/a/1.png", "val/b/1.png"];
+    corpus.add("tar", &archive(names.into_iter().zip(&pictures))?)?;
+    let (Some(first), Some(second)) = (pictures.first(), pictures.last()) else { return Ok(()) };
+    // Two classes of ILSVRC 2012: those of the first two numbers that the lists below name.
+    let inner = |wnid: &str| archive([(format!("{wnid}_1.png").as_str(), first)]);
+    let (one, two) = (inner("n01751748")?, inner("n02119789")?);
+    let train = archive([("n01751748.tar", &one), ("n02119789.tar", &two)])?;
+    let names = ["ILSVRC2012_val_00000001", "ILSVRC2012_val_00000002"];
+    let val = archive(names.map(|name| format!("{name}.png")).iter().map(String::as_str).zip([first, second]))?;
+    let suffixed = archive([("a_n01751748.png", first), ("b_n02119789.png", second)])?;
+    for (val, list) in [
+        (&val, "ILSVRC2012_val_00000001,n01751748 1 2 3 4 \nILSVRC2012_val_00000002,n02119789 1 2 3 4 \n"),
+        (&val, "490\n1\n"),
+        (&val, "ILSVRC2012_val_00000001.png 65\nILSVRC2012_val_00000002.png 278\n"),
+        (&val, "n01751748\nn02119789\n"),
+        (&val, "ILSVRC2012_val_00000001.png\tn01751748\t0\nILSVRC2012_val_00000002.png\tn02119789\t0\n"),
+        (&suffixed, ""),
+    ] {
+        corpus.add("imagenet", &join(&[&train, val, list.as_bytes()]))?;
+    }
+    let (zero, one) = (b"0".to_vec(), b"{\"label\": 1}".to_vec());
+    let shard = archive([("a.png", first), ("a.cls", &zero), ("b.png", second), ("b.json", &one)])?;
+    corpus.add("webdataset", &join(&[&shard, &shard]))?;
+    Ok(())
+}
+
+fn archive<'a>(files: impl IntoIterator<Item = (&'a str, &'a Vec<u8>)>) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
-        archive.append_data(&mut header, path, &bytes[..])?;
+        archive.append_data(&mut header, name, &bytes[..])?;
     }
-    corpus.add("tar", &archive.into_inner()?)?;
-    Ok(())
+    Ok(archive.into_inner()?)
 }

@@ -1,6 +1,6 @@
 //! Small arrays of a stage, one chunk each: labels and logits.
 
-use super::array::{Files, Subset};
+use super::array::{Files, Split};
 use super::metadata::without_notes;
 use crate::disk;
 use crate::error::{Error, Result};
@@ -41,33 +41,33 @@ const LOGITS: Kind = Kind {
     dtype: || (data_type::float32(), f32::NAN.into()),
 };
 
-/// The files of a subset's labels: u32 \[sample\].
+/// The files of a split's labels: u32 \[sample\].
 ///
 /// # Errors
 /// When they cannot be encoded.
-pub fn label_files(subset: Subset, labels: &[u32]) -> Result<Files> {
-    LABELS.encode(subset, &[labels.len() as u64], labels.to_vec())
+pub fn label_files(split: Split, labels: &[u32]) -> Result<Files> {
+    LABELS.encode(split, &[labels.len() as u64], labels.to_vec())
 }
 
-/// Reads the labels of a subset.
+/// Reads the labels of a split.
 ///
 /// # Errors
 /// When they are missing or damaged.
-pub fn read_labels(stage: &Path, subset: Subset) -> Result<Vec<u32>> {
-    Ok(LABELS.read(&subset.array(stage, LABELS.name))?.1)
+pub fn read_labels(stage: &Path, split: Split) -> Result<Vec<u32>> {
+    Ok(LABELS.read(&split.array(stage, LABELS.name))?.1)
 }
 
 /// The files of the logits of a stage's auxiliary classifier: f32 \[sample, class\].
 ///
 /// # Errors
 /// When they cannot be encoded.
-pub fn logit_files(subset: Subset, logits: &[f32], classes: usize) -> Result<Files> {
-    LOGITS.encode(subset, &[logits.len() / classes, classes].map(|length| length as u64), logits.to_vec())
+pub fn logit_files(split: Split, logits: &[f32], classes: usize) -> Result<Files> {
+    LOGITS.encode(split, &[logits.len() / classes, classes].map(|length| length as u64), logits.to_vec())
 }
 
 /// Whether there are logits, be they whole or not.
-pub fn has_logits(stage: &Path, subset: Subset) -> bool {
-    let folder = subset.array(stage, LOGITS.name);
+pub fn has_logits(stage: &Path, split: Split) -> bool {
+    let folder = split.array(stage, LOGITS.name);
     ["zarr.json", LOGITS.chunk].iter().all(|file| folder.join(file).exists())
 }
 
@@ -75,8 +75,8 @@ pub fn has_logits(stage: &Path, subset: Subset) -> bool {
 ///
 /// # Errors
 /// When they are missing or damaged.
-pub fn read_logits(stage: &Path, subset: Subset) -> Result<(Vec<f32>, usize)> {
-    let (shape, logits) = LOGITS.read(&subset.array(stage, LOGITS.name))?;
+pub fn read_logits(stage: &Path, split: Split) -> Result<(Vec<f32>, usize)> {
+    let (shape, logits) = LOGITS.read(&split.array(stage, LOGITS.name))?;
     Ok((logits, shape[1] as usize))
 }
 
@@ -94,8 +94,8 @@ impl Kind {
     }
 
     /// Its files, encoded through zarrs.
-    fn encode<'a>(&self, subset: Subset, shape: &[u64], values: impl IntoArrayBytes<'a>) -> Result<Files> {
-        let name = format!("{}/{}", subset.name(), self.name);
+    fn encode<'a>(&self, split: Split, shape: &[u64], values: impl IntoArrayBytes<'a>) -> Result<Files> {
+        let name = format!("{}/{}", split.name(), self.name);
         let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot encode `{name}`: {e}"));
         let (array, store) = self.in_memory(shape).map_err(|e| fault(&e))?;
         array.store_metadata().map_err(|e| fault(&e))?;

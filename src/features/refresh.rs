@@ -1,6 +1,6 @@
 //! Views of samples that are not stored: made anew from their images.
 
-use super::array::{Layout, Subset};
+use super::array::{Layout, Split};
 use super::draw::{Draw, Shown};
 use super::samples::Samples;
 use super::source::{Begun, Course, Source};
@@ -11,20 +11,20 @@ use candle_core::Tensor;
 use std::path::Path;
 
 /// Makes views that are not stored: images, and the frozen blocks up to what is stored.
-pub struct Renewal {
+pub struct Refresh {
     images: Source,
     chain: Chain,
     /// The share of the samples that get a new view at each epoch.
     pub(super) share: f64,
 }
 
-impl Renewal {
+impl Refresh {
     /// Takes the training images of a stage, and the blocks whose output is stored.
     ///
     /// # Errors
     /// When the images are missing or do not fit the pipeline.
     pub fn open(images: &Path, chain: Chain, pipeline: &Recipe) -> Result<Self> {
-        let samples = Samples::open(images, Subset::Train, pipeline)?;
+        let samples = Samples::open(images, Split::Train, pipeline)?;
         if !samples.are_images() {
             return Err(Error::failed(format!("`{}` does not hold images", images.display())));
         }

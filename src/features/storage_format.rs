@@ -1,7 +1,7 @@
 //! How the values of a stage's features are stored, beyond what the settings say: as its arrays were begun, or else as
 //! is found out on the first samples.
 
-use super::array::{Layout, Order, Subset};
+use super::array::{Layout, Order, Split};
 use super::encoding::encode_sample;
 use super::packing::unpack;
 use super::scale::Scale;
@@ -43,8 +43,8 @@ impl Form {
     /// # Errors
     /// When metadata are there but cannot be read.
     pub fn begun(stage: &Path, features: &Features) -> Result<Option<Self>> {
-        for subset in Subset::BOTH {
-            let array = subset.array(stage, "features");
+        for split in Split::BOTH {
+            let array = split.array(stage, "features");
             if disk::read_text(&array.join("zarr.json"))?.is_none() {
                 continue;
             }

@@ -21,7 +21,7 @@ pub(super) struct Slots {
 }
 
 /// The newest view of each slot of each sample, as stored bytes.
-pub(super) struct Kept {
+pub(super) struct ViewCache {
     slots: Slots,
     sample_bytes: usize,
     place: Place,
@@ -67,7 +67,7 @@ impl Slots {
     }
 }
 
-impl Kept {
+impl ViewCache {
     /// Room in memory for so many slots of so many samples, taken as it is needed.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn a_slot_holds_the_newest_view_that_belongs_into_it() {
         let folder = tempfile::tempdir().unwrap();
-        for kept in [Kept::in_memory(2, 3, 4).unwrap(), Kept::in_folder(folder.path(), 2, 3, 4).unwrap()] {
+        for kept in [ViewCache::in_memory(2, 3, 4).unwrap(), ViewCache::in_folder(folder.path(), 2, 3, 4).unwrap()] {
             let mut out = Vec::new();
             assert!(!kept.get(0, 1, &mut out).unwrap());
             for (view, sample) in [(2, 1), (3, 1), (4, 1), (2, 2)] {

@@ -18,7 +18,7 @@ const BATCH: usize = 16;
 const MEMORY: u64 = 1 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Road {
+enum DataPath {
     Host,
     Device,
     Resident,
@@ -34,7 +34,7 @@ impl Stages {
     fn new(settings: &[&str]) -> Self {
         let (folder, pipeline) = (tempfile::tempdir().unwrap(), pipeline(settings));
         let images = ImageSet::open(&pipeline.data, pipeline.seed).unwrap();
-        decode(&folder.path().join("stage0"), Subset::Train, &images.train, &pipeline, &Silent).unwrap();
+        decode(&folder.path().join("stage0"), Split::Train, &images.train, &pipeline, &Silent).unwrap();
         Self { folder, pipeline }
     }
 
@@ -44,36 +44,36 @@ impl Stages {
 
     /// Writes the features of the first stage.
     fn with_features(self) -> Self {
-        let input = self.open(0, Road::Host);
+        let input = self.open(0, DataPath::Host);
         let stage = &self.stage(1);
-        write_files(stage, &label_files(Subset::Train, input.labels()).unwrap()).unwrap();
+        write_files(stage, &label_files(Split::Train, input.labels()).unwrap()).unwrap();
         let (block, features) = (self.block(), &self.pipeline.features);
-        Extraction { stage, block: &block, features, progress: &Silent }.write(Subset::Train, &input).unwrap();
+        Extraction { stage, block: &block, features, progress: &Silent }.write(Split::Train, &input).unwrap();
         self
     }
 
     fn block(&self) -> Frozen {
-        let mut draw = Stream::new(Purpose::Weights, 3, (1, 0));
-        let start = (self.pipeline.init, &mut draw, &Device::Cpu);
+        let mut rng = Stream::new(Purpose::Weights, 3, (1, 0));
+        let start = (self.pipeline.init, &mut rng, &Device::Cpu);
         Network::block(&self.pipeline.stages[0].block, start).unwrap().frozen().unwrap()
     }
 
-    fn open(&self, number: usize, road: Road) -> Loader {
+    fn open(&self, number: usize, road: DataPath) -> Loader {
         let none = Chain::new(Vec::new(), &Device::Cpu, DType::F32);
-        let loader = Loader::open(&self.stage(number), Subset::Train, &self.pipeline, CLASSES, none).unwrap();
+        let loader = Loader::open(&self.stage(number), Split::Train, &self.pipeline, CLASSES, none).unwrap();
         match road {
-            Road::Host => loader,
-            Road::Device => loader.decoded_on_device().unwrap(),
-            Road::Resident => loader.resident(u64::MAX).unwrap(),
+            DataPath::Host => loader,
+            DataPath::Device => loader.decoded_on_device().unwrap(),
+            DataPath::Resident => loader.resident(u64::MAX).unwrap(),
         }
     }
 
     /// The features, of which views are made anew as a pipeline says.
-    fn renewed(&self, road: Road, pipeline: &Recipe) -> Loader {
+    fn refreshed(&self, road: DataPath, pipeline: &Recipe) -> Loader {
         let chain = Chain::new(vec![self.block()], &Device::Cpu, DType::F32);
-        let renewal = Renewal::open(&self.stage(0), chain, pipeline).unwrap();
-        let renewal = if road == Road::Resident { renewal.resident(u64::MAX).unwrap() } else { renewal };
-        self.open(1, road).renewed(renewal, MEMORY, self.folder.path()).unwrap()
+        let refresh = Refresh::open(&self.stage(0), chain, pipeline).unwrap();
+        let refresh = if road == DataPath::Resident { refresh.resident(u64::MAX).unwrap() } else { refresh };
+        self.open(1, road).refreshed(refresh, MEMORY, self.folder.path()).unwrap()
     }
 }
 
@@ -113,9 +113,9 @@ fn images_are_cropped_alike_wherever_that_is_done() {
         &["augmentation.crop=padded", "features.crop=late", "data.color=gray"],
     ] {
         let stages = Stages::new(settings);
-        let expected = met(&stages.open(0, Road::Host));
+        let expected = met(&stages.open(0, DataPath::Host));
         assert_ne!(expected[0], expected[4], "{settings:?}");
-        for road in [Road::Device, Road::Resident] {
+        for road in [DataPath::Device, DataPath::Resident] {
             assert!(met(&stages.open(0, road)) == expected, "{road:?} with {settings:?}");
         }
     }
@@ -130,12 +130,15 @@ fn features_of_every_type_are_decoded_alike_wherever_that_is_done() {
         &["features.dtype=u8", "features.codec=lz4"],
     ] {
         let stages = Stages::new(settings).with_features();
-        let expected = met(&stages.open(1, Road::Host));
-        for road in [Road::Device, Road::Resident] {
+        let expected = met(&stages.open(1, DataPath::Host));
+        for road in [DataPath::Device, DataPath::Resident] {
             assert!(met(&stages.open(1, road)) == expected, "{road:?} with {settings:?}");
-            let renewed = met(&stages.renewed(road, &stages.pipeline));
-            assert!(renewed == met(&stages.renewed(Road::Host, &stages.pipeline)), "{road:?} with {settings:?}");
-            assert!(renewed != expected, "no view was made anew with {settings:?}");
+            let refreshed = met(&stages.refreshed(road, &stages.pipeline));
+            assert!(
+                refreshed == met(&stages.refreshed(DataPath::Host, &stages.pipeline)),
+                "{road:?} with {settings:?}"
+            );
+            assert!(refreshed != expected, "no view was made anew with {settings:?}");
         }
     }
 }
@@ -143,7 +146,7 @@ fn features_of_every_type_are_decoded_alike_wherever_that_is_done() {
 #[test]
 fn what_is_resident_is_read_once() {
     let stages = Stages::new(&["features.views=2"]).with_features();
-    let loader = stages.open(1, Road::Resident);
+    let loader = stages.open(1, DataPath::Resident);
     assert!(loader.describe().contains("resident on the device"), "{}", loader.describe());
     let epoch = |epoch| {
         let order: Vec<u32> = (0..SAMPLES as u32).collect();
@@ -155,11 +158,11 @@ fn what_is_resident_is_read_once() {
     epoch(2).unwrap();
     epoch(3).unwrap();
     // A view that never came by is missed; shards that were opened may still be read.
-    let other = stages.open(1, Road::Resident);
+    let other = stages.open(1, DataPath::Resident);
     assert!(other.batch(&[0], Draw::View(0)).err().unwrap().to_string().contains("is missing"));
     // What takes too much is streamed.
     let bytes = loader.layout().logical_bytes();
-    let small = stages.open(1, Road::Host).resident(bytes - 1).unwrap();
+    let small = stages.open(1, DataPath::Host).resident(bytes - 1).unwrap();
     assert!(small.describe().contains("streamed"), "{}", small.describe());
 }
 
@@ -168,13 +171,13 @@ fn a_new_view_that_does_not_fit_the_type_is_an_error_on_every_road() {
     let stages = Stages::new(&[]).with_features();
     let bright = pipeline(&["data.std=[1e-6,1e-6,1e-6]"]);
     for (road, words) in
-        [(Road::Host, "does not fit into f16"), (Road::Resident, "made anew is not finite or does not fit")]
+        [(DataPath::Host, "does not fit into f16"), (DataPath::Resident, "made anew is not finite or does not fit")]
     {
-        let loader = stages.renewed(road, &bright);
+        let loader = stages.refreshed(road, &bright);
         let order: Vec<u32> = (0..SAMPLES as u32).collect();
         let epoch = |epoch| loader.for_each_batch(&order, BATCH, Draw::Epoch { stage: 2, epoch }, |_| Ok(()));
         epoch(0).unwrap();
         let error = epoch(2).unwrap_err();
-        assert!(error.to_string().contains(words) && error.way_out().is_some(), "{road:?}: {error}");
+        assert!(error.to_string().contains(words) && error.hint_text().is_some(), "{road:?}: {error}");
     }
 }
