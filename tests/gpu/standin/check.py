@@ -172,6 +172,13 @@ def a_killed_run_ends_with_the_same_bytes(bed):
     killed(bed, undisturbed(bed, "gpu"), [], kills=3)
 
 
+@check
+def a_run_that_was_interrupted_while_it_evaluated_goes_on(bed):
+    # Most of the time is spent on validation images: the epoch at hand has then no samples left.
+    sets = ["data.val_images=1500", "features.dtype=f32"]
+    killed(bed, undisturbed(bed, "evaluated", sets), sets, kills=4, how=signal.SIGINT)
+
+
 REFRESHED = ["features.refresh=0.4", "features.dtype=f32", "features.crop=late", "augmentation.flip=true", "training.epochs=4"]
 
 
@@ -292,8 +299,8 @@ def kernels_are_kept_and_made_again_where_they_are_damaged(bed):
         assert compiled() == 1 and compiled() == 0, "damaged kernels were not made again"
 
 
-def killed(bed, expected, sets, kills):
-    """Kills a run at random instants, lets it come to its end, and compares."""
+def killed(bed, expected, sets, kills, how=signal.SIGKILL):
+    """Ends a run at random instants, lets it come to its end, and compares."""
     shutil.rmtree(bed.work / "killed", ignore_errors=True)
     began = time.monotonic()
     bed.run("timed", sets).fine()
@@ -305,9 +312,10 @@ def killed(bed, expected, sets, kills):
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds * random.uniform(0.3, 0.9) / kills + 0.3)
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.send_signal(how)
             done += 1
-        process.wait()
+        code = process.wait()
+        assert code in (0, -signal.SIGKILL, 130), f"exit code {code}"
     assert done > 0, "the run could not be killed"
     bed.run("killed", sets).fine()
     bed.same(expected, "killed")
