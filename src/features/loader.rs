@@ -79,7 +79,7 @@ struct Begun {
 /// A batch, or what it will be made of.
 enum Ready {
     Ended(Batch),
-    Begun(Begun),
+    Begun(Box<Begun>),
 }
 
 impl Loader {
@@ -261,7 +261,11 @@ impl Loader {
                 for first in (0..samples.len()).step_by(size) {
                     let begun = self.begin(course, first..samples.len().min(first + size));
                     let ready = begun.and_then(|begun| {
-                        if here { Ok(Ready::Ended(self.end(course, begun)?)) } else { Ok(Ready::Begun(begun)) }
+                        if here {
+                            Ok(Ready::Ended(self.end(course, begun)?))
+                        } else {
+                            Ok(Ready::Begun(Box::new(begun)))
+                        }
                     });
                     // The receiver is gone once `f` has failed: nothing more is wanted then.
                     if send.send(ready).is_err() {
@@ -271,7 +275,7 @@ impl Loader {
             });
             receive.into_iter().try_for_each(|ready| match ready? {
                 Ready::Ended(batch) => f(batch),
-                Ready::Begun(begun) => f(self.end(course, begun)?),
+                Ready::Begun(begun) => f(self.end(course, *begun)?),
             })
         })?;
         self.source.check()

@@ -65,7 +65,7 @@ impl Setting for u64 {
     }
     fn meant(value: &Value) -> Option<String> {
         let number = written_number(value)?;
-        (number >= 0.0 && number < 9e15 && number.fract() == 0.0).then(|| format!("{number:.0}"))
+        ((0.0..9e15).contains(&number) && number.fract() == 0.0).then(|| format!("{number:.0}"))
     }
 }
 

@@ -103,8 +103,9 @@ fn names_that_are_no_text_or_steer_a_terminal_are_shown_with_escapes() {
     assert_eq!(classes["stages"][1]["state"], "current");
     let record = fs::read_to_string(space.path("").join(&cache).join("stage0/record.json")).unwrap();
     assert!(record.contains(r#""caf\\xe9""#), "{record}");
-    let mut command = space.command("predict --json --from");
-    let found = Run::of(command.arg(PathBuf::from(&cache).join("stage1")).arg(&bad).output().unwrap());
+    let mut command = space.command("predict --json");
+    command.arg("--from").arg(PathBuf::from(&cache).join("stage1")).arg(&bad);
+    let found = Run::of(command.output().unwrap());
     assert!(found.json()["images"][0]["image"].as_str().unwrap().ends_with(r"\x1b]0;b\xffd\x07.pgm"));
     found.fails(1, &[]);
 }
