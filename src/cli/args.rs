@@ -67,6 +67,11 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
+    /// Write the weights of a whole network into one file that other programs read
+    #[command(
+        after_help = "Example:\n  greedy export cache/stage8 --to vgg11.safetensors\n\nThe file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
+    )]
+    Export(ExportArgs),
     /// Measure how fast this machine trains, extracts, decodes and reads, and whether a GPU computes what the CPU does
     #[command(
         after_help = "Examples:\n  greedy bench\n  greedy bench steps --seconds 3 --json\n  greedy bench operations --device cuda --precision bf16\n  greedy bench agreement\n\n`agreement` runs every operation on random inputs, twice on the device and once on one thread of the CPU in f32; on a\nGPU in bf16 as well. Exit code 1 where a result is farther off than it may be, or the second run gave other bits."
@@ -310,6 +315,21 @@ pub(super) struct PredictArgs {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// The folder of the last stage of the network, or of a network that was trained as a whole
+    pub stage: PathBuf,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// What `greedy bench` measures.

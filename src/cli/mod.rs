@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod clean;
 mod evaluate;
+mod export;
 mod figures;
 mod inspect;
 mod interruption;
@@ -74,6 +75,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Clean(args) => clean::clean(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
+        Command::Export(args) => export::export(args, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -29,6 +29,7 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, _k: usize) -> Result
         blocks,
         classifier: None,
         init: Init::Uniform,
+        torchvision_linears: Some([1, 4, 6]),
         keys,
         heads: HeadStyle::Simcnn,
     };

@@ -54,7 +54,7 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, _k: usize) -> Result
     let (blocks, keys) =
         Network::chain(image, blocks).map_err(|(_, misfit)| section.fault("blocks", misfit.message))?;
     let (init, heads) = (Init::Uniform, HeadStyle::Simcnn);
-    Ok(Network { architecture: "custom", blocks, classifier, init, keys, heads })
+    Ok(Network { architecture: "custom", blocks, classifier, init, torchvision_linears: None, keys, heads })
 }
 
 /// What a list of layers that classifies must end with.

@@ -23,6 +23,7 @@ mod place;
 mod plan;
 mod section;
 mod simcnn;
+mod torchvision;
 mod training;
 mod tree;
 mod vgg;
@@ -73,6 +74,8 @@ pub struct Recipe {
     pub architecture: &'static str,
     /// How its weights begin.
     pub init: Init,
+    /// The numbers of the linear layers in the classifier of torchvision's network of this name, where it has one.
+    torchvision_linears: Option<[usize; 3]>,
     /// Whether blocks are trained one after the other or together.
     pub method: Method,
     /// How the whole network is trained where blocks are trained together.
@@ -186,6 +189,7 @@ impl Settings {
             augmentation,
             architecture,
             init,
+            torchvision_linears: network.torchvision_linears,
             method,
             training,
             stages,

@@ -46,6 +46,8 @@ pub struct Network {
     pub(super) classifier: Option<(Layers, Keys)>,
     /// How weights begin.
     pub init: Init,
+    /// The numbers of the linear layers in the classifier of torchvision's network of this name, where it has one.
+    pub(super) torchvision_linears: Option<[usize; 3]>,
     /// The settings of each block.
     pub(super) keys: Vec<Keys>,
     pub(super) heads: HeadStyle,

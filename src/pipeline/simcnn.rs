@@ -45,6 +45,7 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, k: usize) -> Result<
         blocks,
         classifier: None,
         init: Init::Uniform,
+        torchvision_linears: None,
         keys,
         heads: HeadStyle::Simcnn,
     })

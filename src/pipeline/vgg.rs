@@ -42,6 +42,7 @@ pub(super) fn read(
         blocks,
         classifier: None,
         init: Init::KaimingNormal,
+        torchvision_linears: Some([0, 3, 6]),
         keys,
         heads: HeadStyle::Vgg,
     };

@@ -11,6 +11,7 @@ mod cross_device;
 mod decode;
 mod device;
 mod execute;
+mod export;
 mod extract;
 #[cfg(test)]
 mod faulty_disk;
@@ -27,6 +28,7 @@ pub use cache::stages;
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
+pub use export::Exported;
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, settings};
 pub use observe::{Observation, observe};

@@ -1,7 +1,9 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod exports;
 mod faults;
+mod finite_differences;
 mod flips;
 mod images;
 mod imports;
@@ -14,6 +16,7 @@ mod planning;
 mod program;
 mod space;
 mod staleness;
+mod steps_of_networks;
 mod training_step;
 mod verification;
 mod views;

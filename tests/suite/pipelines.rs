@@ -36,17 +36,63 @@ fn every_pipeline_that_comes_along_is_understood() {
         assert_eq!(pipeline.name, name);
         names.insert(name);
     }
-    for name in ["demo", "cifar10-quick", "imagenette", "cifar10-simcnn-k1", "imagenet-simcnn-k3"] {
+    for name in ["demo", "cifar10-quick", "imagenette", "cifar10-simcnn-k1", "imagenet-simcnn-k3", "imagenet-vgg11"] {
         assert!(names.contains(name), "{name}");
     }
 }
 
+/// The stages of a pipeline that comes along, with overrides.
+fn stages_of(name: &str, overrides: &[&str]) -> Vec<Stage> {
+    let path = format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    parse_with(&std::fs::read_to_string(path).unwrap(), overrides).unwrap().stages
+}
+
+#[test]
+fn vgg_and_alexnet_have_as_many_parameters_as_in_torchvision() {
+    let count = |name: &str, overrides: &[&str]| -> usize {
+        let stages = stages_of(name, overrides);
+        let blocks: usize = stages.iter().map(|stage| stage.block.parameters(1000)).sum();
+        blocks + stages.last().unwrap().head.as_ref().unwrap().parameters(1000)
+    };
+    assert_eq!(count("imagenet-vgg11", &[]), 132_868_840);
+    for (architecture, parameters) in [
+        ("vgg11", 132_863_336),
+        ("vgg13", 133_047_848),
+        ("vgg16", 138_357_544),
+        ("vgg19", 143_667_240),
+        ("vgg19_bn", 143_678_248),
+    ] {
+        let architecture = format!("network.architecture={architecture}");
+        assert_eq!(count("imagenet-vgg11-end-to-end", &[&architecture]), parameters, "{architecture}");
+    }
+    assert_eq!(count("imagenet-alexnet", &[]), 61_100_840);
+}
+
+#[test]
+fn the_papers_vgg_is_trained_by_the_papers_classifiers() {
+    let stages = stages_of("imagenet-vgg11", &[]);
+    let text = |number: usize| stages[number - 1].head.as_ref().unwrap().to_string();
+    let widened = |shape: &str, half: usize, width: usize| {
+        let unit = format!("conv {width}, 3x3 > batch norm > ReLU");
+        format!(
+            "{shape} > average pool to {half}x{half} > {unit} > {unit} > average pool to 2x2 > batch norm > flatten > linear, one logit a class"
+        )
+    };
+    assert_eq!(text(1), widened("64 x 224 x 224", 112, 128));
+    assert_eq!(text(2), widened("128 x 112 x 112", 56, 256));
+    assert_eq!(text(6), widened("512 x 28 x 28", 14, 1024));
+    assert_eq!(text(7), widened("512 x 14 x 14", 7, 1024));
+    let hidden = "linear 4096 > ReLU > linear 4096 > ReLU > linear, one logit a class";
+    assert_eq!(text(8), format!("512 x 14 x 14 > max pool 2x2 stride 2 > average pool to 7x7 > flatten > {hidden}"));
+    assert_eq!(
+        stages[2].block.to_string(),
+        "128 x 112 x 112 > max pool 2x2 stride 2 > conv 256, 3x3 padding 1, bias > batch norm > ReLU"
+    );
+}
+
 #[test]
 fn the_papers_networks_have_the_papers_shapes() {
-    let stages = |name: &str| {
-        let path = format!("{}/pipelines/{name}.toml", env!("CARGO_MANIFEST_DIR"));
-        parse(&std::fs::read_to_string(path).unwrap()).unwrap().stages
-    };
+    let stages = |name: &str| stages_of(name, &[]);
     let shape = |stage: &Stage| (stage.block.output.channels, stage.block.output.size);
     let hidden = |layers: &Layers| layers.iter().filter(|layer| matches!(layer, Layer::Conv { .. })).count();
     let width = |stage: &Stage| key(stage, "auxiliary.width").parse::<usize>().unwrap();

@@ -27,13 +27,20 @@ fn check(k: usize, batch_norm: bool) {
     let mut rng = Stream::new(Purpose::Weights, 0, (1, 0));
     let pipeline = pipeline(k, batch_norm);
     let network = Network::of_stage(&pipeline.stages[0], 5, (pipeline.init, &mut rng, &Device::Cpu)).unwrap();
+    let features = check_steps(&network, &all["x"], &all, 0.1);
+    assert_close(&to_nchw(&features).unwrap(), &all["eval.features"], 2e-5, "features");
+}
+
+/// Two steps with a learning rate from the weights of a fixture, and evaluation behind them; `x` is \[sample, channel, y, x\].
+/// Gives the features of the last block.
+pub fn check_steps(network: &Network, x: &Tensor, all: &HashMap<String, Tensor>, rate: f64) -> Tensor {
     let variables = network.variables();
-    variables.set(&under(&all, "before."), "fixture").unwrap();
-    let before = under(&all, "before.");
+    let before = under(all, "before.");
+    variables.set(&before, "fixture").unwrap();
     assert_eq!(before.len(), variables.iter().count(), "a variable has no counterpart");
 
     let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
-    let x = to_nhwc(&all["x"]).unwrap();
+    let x = to_nhwc(x).unwrap();
     let labels = all["labels"].to_dtype(DType::U32).unwrap();
     let samples: Vec<u32> = (0..labels.elem_count() as u32).collect();
     let noise = Noise::new(0, (1, 0), &samples);
@@ -45,15 +52,15 @@ fn check(k: usize, batch_norm: bool) {
     for (name, variable) in variables.parameters() {
         assert_close(gradients.get(variable).unwrap(), &all[&format!("grad.{name}")], 1e-5, name);
     }
-    sgd.step(&gradients, 0.1).unwrap();
-    step(&network, &mut sgd, (&x, &labels, &noise), 0.1).unwrap();
+    sgd.step(&gradients, rate).unwrap();
+    step(network, &mut sgd, (&x, &labels, &noise), rate).unwrap();
     for (name, variable) in variables.iter() {
         assert_close(variable, &all[&format!("after.{name}")], 2e-5, name);
     }
-    let features = network.blocks[0].frozen().unwrap().forward(&x).unwrap();
-    assert_close(&to_nchw(&features).unwrap(), &all["eval.features"], 2e-5, "features");
+    let features = network.blocks.iter().fold(x, |x, block| block.frozen().unwrap().forward(&x).unwrap());
     let logits = network.head.frozen().unwrap().logits(&features).unwrap();
     assert_close(&logits, &all["eval.logits"], 5e-5, "logits after");
+    features
 }
 
 #[test]
