@@ -1,7 +1,8 @@
 //! Bytes on their way from a GPU while it computes what comes next.
 
-use super::engine::{engine, lock};
+use super::engine::engine;
 use super::gpu::Pointer;
+use super::memory::lock;
 use super::places::{require, with_pointers};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};

@@ -3,13 +3,13 @@
 use super::compiler;
 use super::convolution::Convolutions;
 use super::gpu::{Argument, Gpu, Launch, Pointer};
-use super::memory;
+use super::memory::{self, lock};
 use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaModule, CudaSlice, DevicePtr, result, sys};
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::{Device, Error, Result, bail};
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// What the operations need of a GPU besides candle's device.
 pub(super) struct Engine {
@@ -70,11 +70,6 @@ pub(super) fn engine(device: &Device) -> Result<Arc<Engine>> {
 
 fn engines() -> &'static Mutex<HashMap<DeviceId, Arc<Engine>>> {
     ENGINES.get_or_init(Mutex::default)
-}
-
-/// What is behind these locks is whole between any two calls, also where a thread ended in the middle of one.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets the driver keep memory that was given back: by default it returns all of it whenever the host waits.

@@ -5,10 +5,9 @@
 //! It is the driver's functions themselves that are replaced, as candle calls them at every tensor. With
 //! `GREEDY_CUDA_CACHE=0` every tensor is the driver's own again, for tools that watch its memory.
 
-use super::engine::lock;
 use candle_core::cuda_backend::cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub(super) type Reserve = unsafe extern "C" fn(*mut CUdeviceptr, usize, CUstream) -> CUresult;
 pub(super) type Release = unsafe extern "C" fn(CUdeviceptr, CUstream) -> CUresult;
@@ -60,6 +59,11 @@ pub(super) fn give_back() {
             let _ = unsafe { (driver.release)(memory, stream as CUstream) };
         }
     }
+}
+
+/// What is behind these locks is whole between any two calls, also where a thread ended in the middle of one.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn rounded(bytes: usize) -> usize {

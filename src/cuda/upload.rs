@@ -1,7 +1,7 @@
 //! Bytes on their way to a GPU while it computes: through memory that the driver never moves, and on a stream of its own,
 //! since copies on the stream that computes would wait for all that was asked of it before.
 
-use super::engine::lock;
+use super::memory::lock;
 use super::places::in_place;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
