@@ -61,6 +61,11 @@ pub(super) fn give_back() {
     }
 }
 
+/// What is behind these locks is whole between any two calls, also where a thread ended in the middle of one.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn rounded(bytes: usize) -> usize {
     bytes.next_multiple_of(if bytes < LARGE { SMALL } else { LARGE })
 }
