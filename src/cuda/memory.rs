@@ -117,8 +117,3 @@ unsafe extern "C" fn release_later(memory: CUdeviceptr, stream: CUstream) -> CUr
     // SAFETY: the caller's promises, as of the driver's function.
     unsafe { (driver.release)(memory, stream) }
 }
-
-/// What is behind these locks is whole between any two calls, also where a thread ended in the middle of one.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}

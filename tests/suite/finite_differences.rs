@@ -123,6 +123,7 @@ fn apply(layer: Layer, output: Shape, x: &Maps, name: &str, weights: &Weights, m
 
 /// A network of a table of layers, a batch for it, and the direction in which its logits are looked at.
 struct Case {
+    name: String,
     parts: Vec<(String, Layers)>,
     network: Network,
     x: Maps,
@@ -137,6 +138,7 @@ impl Case {
              [training]\nmethod = \"end_to_end\"\n"
         );
         let recipe = Recipe::parse("test", "test", &text, &[]).unwrap();
+        let name = format!("{blocks}, {head}");
         let blocks: Vec<&Layers> = recipe.stages.iter().map(|stage| &stage.block).collect();
         let head = recipe.stages.last().unwrap().head.as_ref().unwrap();
         let mut draw = Stream::new(Purpose::Weights, 7, (1, 0));
@@ -147,14 +149,14 @@ impl Case {
             variable.set(&Tensor::from_vec(values, variable.dims(), &Device::Cpu).unwrap()).unwrap();
         }
         let several = blocks.len() > 1;
-        let name = |number: usize| if several { format!("block{number}") } else { "block".into() };
+        let block_name = |number: usize| if several { format!("block{number}") } else { "block".into() };
         let mut parts: Vec<(String, Layers)> =
-            (1..).zip(&blocks).map(|(number, block)| (name(number), (*block).clone())).collect();
+            (1..).zip(&blocks).map(|(number, block)| (block_name(number), (*block).clone())).collect();
         parts.push(("auxiliary".into(), head.clone()));
         let mut x = Maps::new(Shape { channels: 3, size });
         x.values.iter_mut().for_each(|value| *value = f64::from(draw.normal() as f32));
         let direction = (0..BATCH * CLASSES).map(|_| f64::from(draw.normal() as f32)).collect();
-        Self { parts, network, x, direction, mask: Vec::new() }
+        Self { name, parts, network, x, direction, mask: Vec::new() }
     }
 
     fn train(&self) -> (Tensor, NetworkPass) {
@@ -189,14 +191,14 @@ impl Case {
         let variables = self.network.variables();
         let mut weights: Weights = variables.iter().map(|(name, value)| (name.to_string(), values(value))).collect();
         let (logits, pass) = self.train();
-        close(&values(&logits), &self.logits(&weights), "logits");
+        close(&values(&logits), &self.logits(&weights), &format!("logits of {}", self.name));
         let direction: Vec<f32> = self.direction.iter().map(|&value| value as f32).collect();
         let direction = Tensor::from_vec(direction, (BATCH, CLASSES), &Device::Cpu).unwrap();
         let gradients = self.network.gradients(pass, &direction).unwrap();
         for (name, variable) in variables.parameters() {
             let differences: Vec<f64> =
                 (0..variable.elem_count()).map(|at| self.difference(&mut weights, name, at)).collect();
-            close(&values(gradients.get(variable).unwrap()), &differences, name);
+            close(&values(gradients.get(variable).unwrap()), &differences, &format!("{name} of {}", self.name));
         }
     }
 
@@ -255,7 +257,8 @@ fn batch_norm_has_the_gradients_of_its_definition() {
         "[{ conv = 4, bias = true }, \"batch_norm\"]",
         "[{ conv = 4 }, { max_pool = 2 }, \"batch_norm\"]",
         "[{ conv = 4 }, { max_pool = 2 }, \"batch_norm\", \"relu\"]",
-        "[{ conv = 4 }, \"batch_norm\", \"batch_norm\", \"relu\"]",
+        // Not right behind each other: the second would take the first's scale out again, and leave rounding alone.
+        "[{ conv = 4 }, \"batch_norm\", \"relu\", \"batch_norm\"]",
     ] {
         Case::new(6, &format!("[{norm}, [{{ conv = 3 }}, \"batch_norm\", \"relu\"]]"), HEAD).check();
     }
