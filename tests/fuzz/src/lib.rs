@@ -46,6 +46,7 @@ pub fn data(source: Source) -> Data {
         channels: 3,
         train_images: None,
         val_images: None,
+        decoded: None,
         on_bad_image: BadImage::Skip,
         max_pixels: 1 << 16,
         orientation: Orientation::Upright,

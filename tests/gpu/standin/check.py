@@ -152,7 +152,7 @@ def streamed_features_are_those_that_stay_on_the_device(bed):
     sets = ["data.train_images=2000", "training.epochs=2"]
     resident = bed.run("resident", sets).fine()
     # The features of stage 1 take more than half of it.
-    streamed = bed.run("streamed", sets, MEMORY=22 << 20).fine()
+    streamed = bed.run("streamed", sets, MEMORY=30 << 20).fine()
     assert streamed.report["pinned bytes to the GPU"] > 1.2 * resident.report["pinned bytes to the GPU"], "nothing was streamed"
     bed.same("resident", "streamed")
 

@@ -1,7 +1,7 @@
-//! Fills `fuzz/corpus` with real files: pipelines and pictures of this repository, a small run of the built-in data,
+//! Fills `tests/fuzz/corpus` with real files: pipelines and pictures of this repository, a small run of the built-in data,
 //! and data sets made of its pictures.
 //!
-//! `cargo run --release --manifest-path fuzz/Cargo.toml --bin corpus`
+//! `cargo run --release --manifest-path tests/fuzz/Cargo.toml --bin corpus`
 
 use candle_core::Device;
 use flate2::{Compression, write::GzEncoder};
@@ -61,7 +61,9 @@ fn files(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
 /// Records, weights and arrays.
 fn add_run(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let pipeline = Recipe::parse("small", "small", SMALL, &[]).map_err(greedy::error::Error::from)?;
-    Project::open(pipeline, folder(), false).update(&Device::Cpu, &Silent, |_, _| {})?;
+    let mut project = Project::open(pipeline, folder(), false);
+    let all = project.find(&[])?;
+    project.update(&all, &Device::Cpu, &Silent, |_, _, _| {})?;
     for stage in ["stage0", "stage1"].map(|stage| folder().join(stage)) {
         corpus.add("record", &fs::read(stage.join("record.json"))?)?;
         for split in ["train", "val"].map(|split| stage.join(split)) {
@@ -85,7 +87,7 @@ fn add_data_sets(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let mut pixels = vec![0; 3 * 32 * 32];
     let (mut batch, mut planes, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..2 {
-        set.train.decode(index, &mut pixels)?;
+        set.train.decode(index, &mut pixels).map_err(|fault| format!("{fault:?}"))?;
         let label = set.train.label(index) as u8;
         batch.extend([0, label]);
         batch.extend_from_slice(&pixels);
