@@ -27,7 +27,8 @@ impl Axis {
     }
 
     /// Positions of the gradient of a convolution's input, which is made of the gradient of its result: as the stride
-    /// leaves out taps, those with one remainder are made of the same taps. There are as many such axes as the stride.
+    /// leaves out taps, those with one remainder of the stride are made of the same taps. Those whose remainder is not
+    /// below the kernel are made of none.
     pub fn backward(window: Window, remainder: usize, size: usize) -> Self {
         let Window { kernel, stride, padding } = window;
         // Position p is made of the results at (p + padding - tap) / stride, where that leaves no rest.
@@ -43,7 +44,12 @@ impl Axis {
         self.tap.0.wrapping_add_signed(at as isize * self.tap.1)
     }
 
-    /// Values of the source between what neighbouring positions are made of.
+    /// Positions between neighbouring ones.
+    pub fn step(&self) -> usize {
+        self.step
+    }
+
+    /// Positions of the source between what neighbouring positions are made of.
     pub fn stride(&self) -> usize {
         self.stride
     }

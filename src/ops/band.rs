@@ -18,11 +18,12 @@ pub(super) struct Band<'a> {
 }
 
 impl<'a> Band<'a> {
-    /// Takes rows and columns of some images of a map with so many channels; those that lie outside of an image are zeros.
-    /// The values are only copied, into the buffer, where there are any such.
+    /// Takes rows and columns of some images of a map with so many channels; those that lie outside of an image are zeros,
+    /// and so many values after each pixel are left free. The values are only copied, into the buffer, where there is any
+    /// such.
     pub fn new(
         map: &'a [f32],
-        (images, channels): (Images, usize),
+        (images, channels, free): (Images, usize, usize),
         which: Range<usize>,
         (rows, columns): (Range<isize>, Range<isize>),
         buffer: &'a mut Vec<f32>,
@@ -31,30 +32,39 @@ impl<'a> Band<'a> {
         let (line, image) = (width * channels, height * width * channels);
         let map = &map[which.start * image..which.end * image];
         let within = |range: &Range<isize>, size: usize| range.start >= 0 && range.end <= size as isize;
-        if within(&rows, height) && within(&columns, width) {
+        if free == 0 && within(&rows, height) && within(&columns, width) {
             return Self { values: map, image, row: line, pixel: channels, top: 0, left: 0 };
         }
-        let row = columns.len() * channels;
-        let band =
-            Self { values: &[], image: rows.len() * row, row, pixel: channels, top: rows.start, left: columns.start };
+        let pixel = channels + free;
+        let row = columns.len() * pixel;
+        let band = Self { values: &[], image: rows.len() * row, row, pixel, top: rows.start, left: columns.start };
         let length = which.len() * band.image;
         if buffer.len() < length {
             buffer.resize(length, 0.0);
         }
         // Columns of the image, the first of them that is taken, and where it comes to lie.
         let (first, end) = (columns.start.max(0) as usize, columns.end.clamp(0, width as isize) as usize);
-        let before = (first as isize - columns.start) as usize * channels;
-        let values = end.saturating_sub(first) * channels;
+        let before = (first as isize - columns.start) as usize * pixel;
+        let columns = end.saturating_sub(first);
         let out = &mut buffer[..length];
         for (at, out) in out.chunks_exact_mut(row.max(1)).enumerate() {
             let y = rows.start + (at % rows.len()) as isize;
-            match usize::try_from(y).ok().filter(|&y| y < height && values > 0) {
+            match usize::try_from(y).ok().filter(|&y| y < height && columns > 0) {
                 None => out.fill(0.0),
                 Some(y) => {
                     let from = (at / rows.len()) * image + y * line + first * channels;
-                    out[..before].fill(0.0);
-                    out[before..before + values].copy_from_slice(&map[from..from + values]);
-                    out[before + values..].fill(0.0);
+                    let (left, rest) = out.split_at_mut(before);
+                    let (inside, right) = rest.split_at_mut(columns * pixel);
+                    left.fill(0.0);
+                    right.fill(0.0);
+                    let values = &map[from..from + columns * channels];
+                    match free {
+                        0 => inside.copy_from_slice(values),
+                        _ => {
+                            let pixels = inside.chunks_exact_mut(pixel).zip(values.chunks_exact(channels));
+                            pixels.for_each(|(out, values)| out[..channels].copy_from_slice(values));
+                        }
+                    }
                 }
             }
         }

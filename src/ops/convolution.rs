@@ -108,6 +108,9 @@ fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), 
     let fits = weight_inputs == inputs && kernel == kernel_width && kernel == window.kernel;
     match window.outputs(height, width) {
         Some((rows, columns)) if fits && window.padding < kernel && inputs * outputs > 0 => {
+            // A longer stride gives no other result.
+            let stride = window.stride.min(height.max(width) + 2 * window.padding);
+            let window = Window { stride, ..window };
             Ok(Sizes { images: Images { batch, height, width }, inputs, outputs, window, rows, columns })
         }
         _ => bail!("a convolution of {x:?} with {weight:?} and {window:?} is not possible"),

@@ -21,6 +21,10 @@ const AT_ONCE: usize = 1 << 16;
 /// Pixels of the result that are worked on at a time at least, as all kernels are read for each part.
 const LEAST_PIXELS: usize = 48;
 
+/// Taps that are worked on at a time at most: a block of kernels has 24 KiB of them, so that they stay in the first-level
+/// cache.
+const DEEP: usize = 384;
+
 thread_local! {
     /// Padded source, and sums; kept, so that a step allocates none.
     static BUFFERS: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
@@ -61,14 +65,16 @@ impl Sizes {
         let Self { images, inputs, outputs, window, .. } = *self;
         let area = window.kernel * window.kernel;
         let value = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * area + tap];
+        // Pixels with other remainders have no taps: their gradient is 0.
+        let remainders = window.stride.min(window.kernel);
         let axes = |at: usize| {
-            let (down, right) = (at / window.stride, at % window.stride);
+            let (down, right) = (at / remainders, at % remainders);
             [Axis::backward(window, down, images.height), Axis::backward(window, right, images.width)]
         };
         let phase = |at: usize| {
             Phase::new(axes(at), (outputs, inputs), |output, input, y, x| value(output, input, y * window.kernel + x))
         };
-        let phases: Vec<Phase> = (0..window.stride * window.stride).map(phase).collect();
+        let phases: Vec<Phase> = (0..remainders * remainders).map(phase).collect();
         run(&phases, (self.results(), outputs, grad), (images, inputs), Finish { bias: None, relu: false })
     }
 }
@@ -116,14 +122,20 @@ fn run(
     let pixel = images.height * images.width * depth / (result.height * result.width).max(1) + channels;
     let parts = parts(result, pixel);
     let lengths: Vec<usize> = parts.iter().map(|rows| rows.len() * result.width * channels).collect();
+    let covered = phases.iter().all(|phase| phase.axes[0].step() * phase.axes[1].step() == phases.len());
     let make = |part: usize, out: &mut [MaybeUninit<f32>]| {
         let rows = parts[part].clone();
         BUFFERS.with_borrow_mut(|[padded, sums]| {
-            let work = Part { phases, source, result, channels, rows, finish, padded, sums, out };
-            Arch::new().dispatch(work);
+            if !covered {
+                for value in out.iter_mut() {
+                    value.write(0.0);
+                }
+            }
+            Arch::new().dispatch(Part { phases, source, result, channels, rows, finish, padded, sums, out });
         });
     };
-    // SAFETY: the phases cover the rows and columns of a part, and all channels of each pixel are written.
+    // SAFETY: all of a part is cleared where the phases do not cover its rows and columns, and where they do, all channels
+    // of each pixel are written.
     unsafe { build_unset(&lengths, make) }
 }
 
@@ -161,6 +173,15 @@ pub(super) fn reach(
     [down, hull(axes.map(|[_, own]| own.reach(0..width)))]
 }
 
+/// Runs of taps in chunks that are worked on at a time: some runs, or a part of one.
+fn chunks(runs: usize, run: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+    let (together, pieces) = ((DEEP / run).max(1), run.div_ceil(DEEP));
+    let runs = (0..runs).step_by(together).map(move |first| first..(first + together).min(runs));
+    runs.flat_map(move |runs| {
+        (0..pieces).map(move |piece| (runs.clone(), piece * run / pieces..(piece + 1) * run / pieces))
+    })
+}
+
 /// Some rows of the result.
 struct Part<'a> {
     phases: &'a [Phase],
@@ -183,7 +204,7 @@ impl WithSimd for Part<'_> {
             self;
         let (which, rows) = of_images(&rows, result.height);
         let [down, right] = reach(phases.iter().map(|phase| phase.axes), rows.clone(), result.width);
-        let band = Band::new(source, (images, depth), which.clone(), (down, right), buffer);
+        let band = Band::new(source, (images, depth, 0), which.clone(), (down, right), buffer);
         let stride = padded(channels);
         for Phase { axes: [y_axis, x_axis], kernels } in phases {
             let (lines, columns) = (y_axis.positions(rows.clone()), x_axis.all());
@@ -195,29 +216,29 @@ impl WithSimd for Part<'_> {
                 sums.resize(length, 0.0);
             }
             let sums = &mut sums[..length];
-            if taps == 0 {
-                sums.fill(0.0);
-            }
-            // As many blocks of kernels as stay in the cache while the lines go by.
-            let at_once = (AT_ONCE / (taps * BLOCK).max(1)).max(2);
+            // A block of kernels, or two where a vector holds a whole one, and as many of its taps as stay in the cache
+            // while all lines go by.
+            let at_once = if S::F32_LANES == BLOCK { 2 } else { 1 };
+            let run = x_axis.taps * depth;
             for block in (0..stride / BLOCK).step_by(at_once) {
-                if taps == 0 {
-                    break;
-                }
                 let blocks = at_once.min(stride / BLOCK - block);
-                let values = &kernels[block * taps * BLOCK..];
-                let right = Right { values, blocks, row_stride: BLOCK, block_stride: taps * BLOCK };
-                for (line, (image, y)) in lines.clone().enumerate() {
-                    let left = Left {
-                        values: band.from(image, y_axis.begin(y), x_axis.begin(first)),
-                        rows: in_line,
-                        row_stride: x_axis.stride() * depth,
-                        runs: y_axis.taps,
-                        run_stride: band.row,
-                        columns: x_axis.taps * depth,
-                        column_stride: 1,
-                    };
-                    multiply(simd, left, right, &mut sums[line * in_line * stride + block * BLOCK..], stride, false);
+                for (runs, within) in chunks(y_axis.taps, run) {
+                    let values = &kernels[(block * taps + runs.start * run + within.start) * BLOCK..];
+                    let right = Right { values, blocks, row_stride: BLOCK, block_stride: taps * BLOCK };
+                    let add = runs.start + within.start > 0;
+                    for (line, (image, y)) in lines.clone().enumerate() {
+                        let from = band.from(image, y_axis.begin(y), x_axis.begin(first));
+                        let left = Left {
+                            values: &from[runs.start * band.row + within.start..],
+                            rows: in_line,
+                            row_stride: x_axis.stride() * depth,
+                            runs: runs.len(),
+                            run_stride: band.row,
+                            columns: within.len(),
+                            column_stride: 1,
+                        };
+                        multiply(simd, left, right, &mut sums[line * in_line * stride + block * BLOCK..], stride, add);
+                    }
                 }
             }
             let pixels = lines.flat_map(|(image, y)| columns.clone().map(move |x| (image, y, x)));

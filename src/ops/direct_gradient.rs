@@ -74,30 +74,33 @@ impl WithSimd for Share<'_> {
         let Self { sizes, parts, x, grad, padded: buffer, blocks, sums } = self;
         let Sizes { images, inputs, outputs, window, columns, .. } = *sizes;
         let Window { kernel, stride, .. } = window;
+        // Neighbouring pixels would share their place in the cache.
+        let free = if inputs.is_multiple_of(4 * BLOCK) { BLOCK } else { 0 };
+        let (columns_apart, rows_at_once) = if free > 0 { (kernel, inputs) } else { (1, kernel * inputs) };
         let axes = [Axis::forward(window, sizes.rows), Axis::forward(window, columns)];
         let to = padded(outputs);
         for part in parts {
             let (which, rows) = of_images(part, sizes.rows);
             let [down, right] = reach(std::iter::once(axes), rows.clone(), columns);
-            let band = Band::new(x, (images, inputs), which.clone(), (down, right), buffer);
+            let band = Band::new(x, (images, inputs, free), which.clone(), (down, right), buffer);
             let pixels = rows.len() * columns;
             for image in 0..which.len() {
                 let first = (part.start * columns + image * pixels) * outputs;
                 in_blocks(&grad[first..first + pixels * outputs], outputs, blocks);
                 let right =
                     Right { values: blocks, blocks: to / BLOCK, row_stride: BLOCK, block_stride: pixels * BLOCK };
-                for dy in 0..kernel {
-                    let [y, x] = [axes[0].begin(rows.start) + dy as isize, axes[1].begin(0)];
+                for (dy, dx) in (0..kernel).flat_map(|dy| (0..columns_apart).map(move |dx| (dy, dx))) {
+                    let [y, x] = [axes[0].begin(rows.start) + dy as isize, axes[1].begin(0) + dx as isize];
                     let left = Left {
                         values: band.from(image, y, x),
-                        rows: kernel * inputs,
+                        rows: rows_at_once,
                         row_stride: 1,
                         runs: rows.len(),
                         run_stride: stride * band.row,
                         columns,
-                        column_stride: stride * inputs,
+                        column_stride: stride * band.pixel,
                     };
-                    multiply(simd, left, right, &mut sums[dy * kernel * inputs * to..], to, true);
+                    multiply(simd, left, right, &mut sums[(dy * kernel + dx) * inputs * to..], to, true);
                 }
             }
         }

@@ -212,36 +212,69 @@ impl WithSimd for Gradient<'_> {
         let Self { windows, x, grad, rows, out } = self;
         let Windows { channels, columns, width, .. } = *windows;
         let places = windows.reaching(&rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        // Where the pixels of a window lie in the image, and in what is made here, if they do.
+        let mut pixels: Vec<(usize, Option<usize>)> = Vec::new();
         for (row, column) in places {
             let grad = &grad[(row * columns + column) * channels..][..channels];
-            for first in (0..channels).step_by(S::F32_LANES) {
-                let many = S::F32_LANES.min(channels - first);
-                let (mut best, mut place) = (simd.splat_f32s(f32::NEG_INFINITY), simd.splat_f32s(0.0));
-                let mut number = 0.0;
-                for y in windows.inside(row, windows.height) {
-                    for x_at in windows.inside(column, width) {
-                        let value = load(simd, &x[(y * width + x_at) * channels + first..][..many]);
-                        let own = simd.splat_f32s(number);
-                        let (larger, counts) = (simd.greater_than_f32s(value, best), simd.equal_f32s(value, value));
-                        best = simd.select_f32s(counts, simd.select_f32s(larger, value, best), value);
-                        place = simd.select_f32s(counts, simd.select_f32s(larger, own, place), own);
-                        number += 1.0;
-                    }
+            let place = |y: usize, x: usize| (y * width + x) * channels;
+            let own = |y: usize, x: usize| if rows.contains(&y) { Some(place(y - rows.start, x)) } else { None };
+            pixels.clear();
+            pixels.extend(windows.pixels(row, column).map(|(y, x)| (place(y, x), own(y, x))));
+            let mut first = 0;
+            while first < channels {
+                let left = channels - first;
+                // Several vectors at once, because each comparison must wait for the one before it.
+                let (at_once, lanes) =
+                    if left >= 4 * S::F32_LANES { (4, S::F32_LANES) } else { (1, left.min(S::F32_LANES)) };
+                let of = Channels { pixels: &pixels, first, lanes, x, grad };
+                if at_once == 4 {
+                    of.add::<S, 4>(simd, out)
+                } else {
+                    of.add::<S, 1>(simd, out)
                 }
-                let (grad, zero) = (load(simd, &grad[first..][..many]), simd.splat_f32s(0.0));
-                number = 0.0;
-                for y in windows.inside(row, windows.height) {
-                    for x_at in windows.inside(column, width) {
-                        let own = simd.equal_f32s(place, simd.splat_f32s(number));
-                        number += 1.0;
-                        if !rows.contains(&y) {
-                            continue;
-                        }
-                        let out = &mut out[((y - rows.start) * width + x_at) * channels + first..][..many];
-                        let sum = simd.add_f32s(load(simd, out), simd.select_f32s(own, grad, zero));
-                        store_over(simd, out, sum);
-                    }
-                }
+                first += at_once * lanes;
+            }
+        }
+    }
+}
+
+/// Some channels of a window: vectors of so many lanes.
+struct Channels<'a> {
+    pixels: &'a [(usize, Option<usize>)],
+    first: usize,
+    lanes: usize,
+    x: &'a [f32],
+    grad: &'a [f32],
+}
+
+impl Channels<'_> {
+    /// Adds the gradient of each channel to that of its largest pixel.
+    #[inline(always)]
+    fn add<S: Simd, const VECTORS: usize>(&self, simd: S, out: &mut [f32]) {
+        let Self { pixels, first, x, grad, .. } = *self;
+        let lanes = if VECTORS > 1 { S::F32_LANES } else { self.lanes };
+        let mut best = [simd.splat_f32s(f32::NEG_INFINITY); VECTORS];
+        let mut largest = [simd.splat_f32s(0.0); VECTORS];
+        for (number, (place, _)) in pixels.iter().enumerate() {
+            let (values, number) = (&x[place + first..][..VECTORS * lanes], simd.splat_f32s(number as f32));
+            for at in 0..VECTORS {
+                let value = load(simd, &values[at * lanes..][..lanes]);
+                let (larger, counts) = (simd.greater_than_f32s(value, best[at]), simd.equal_f32s(value, value));
+                let takes = simd.or_m32s(larger, simd.not_m32s(counts));
+                best[at] = simd.select_f32s(takes, value, best[at]);
+                largest[at] = simd.select_f32s(takes, number, largest[at]);
+            }
+        }
+        let zero = simd.splat_f32s(0.0);
+        let grad = &grad[first..][..VECTORS * lanes];
+        for (number, (_, own)) in pixels.iter().enumerate() {
+            let Some(own) = own else { continue };
+            let (out, number) = (&mut out[own + first..][..VECTORS * lanes], simd.splat_f32s(number as f32));
+            for at in 0..VECTORS {
+                let (out, grad) = (&mut out[at * lanes..][..lanes], load(simd, &grad[at * lanes..][..lanes]));
+                let takes = simd.equal_f32s(largest[at], number);
+                let sum = simd.add_f32s(load(simd, out), simd.select_f32s(takes, grad, zero));
+                store_over(simd, out, sum);
             }
         }
     }

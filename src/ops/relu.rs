@@ -1,9 +1,12 @@
 //! The ReLU and its gradient, and the gradient of a bias.
 
 use super::channels::{Terms, channel_sums, value_map};
-use super::cpu::{is_ours, with_values};
+use super::cpu::{build, is_ours, with_values};
 use candle_core::{Result, Tensor, bail};
 use pulp::Simd;
+
+/// Channels whose sums a thread takes at a time.
+const CHANNELS_AT_ONCE: usize = 1024;
 
 /// max(x, 0) of every value; what is not a number stays so.
 ///
@@ -45,12 +48,27 @@ pub fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for a bias", grad.shape())
     }
     on_gpu!(grad, crate::cuda::channel_sums(grad));
-    // That of a linear layer has few values.
-    if !is_ours(grad) || grad.rank() == 2 {
+    if !is_ours(grad) {
         return grad.reshape(((), channels))?.sum(0);
+    }
+    if grad.rank() == 2 {
+        return sample_sums(grad, channels);
     }
     let [sums] = with_values([grad], |[grad]| channel_sums(Same, [grad], channels, []))?;
     Tensor::from_vec(sums.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>(), channels, grad.device())
+}
+
+/// Sums over the samples of a batch, which are few, one after the other.
+fn sample_sums(grad: &Tensor, channels: usize) -> Result<Tensor> {
+    let sums = with_values([grad], |[grad]| {
+        build(channels, CHANNELS_AT_ONCE, |part, out| {
+            for sample in grad.chunks_exact(channels) {
+                let own = &sample[part * CHANNELS_AT_ONCE..][..out.len()];
+                out.iter_mut().zip(own).for_each(|(sum, value)| *sum += value);
+            }
+        })
+    })?;
+    Tensor::from_vec(sums, channels, grad.device())
 }
 
 /// The gradients of `sums` and `bias` of `y = relu(sums + bias)` \[batch, height, width, channels\], from `y` and its

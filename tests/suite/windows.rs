@@ -288,6 +288,12 @@ fn what_does_not_fit_is_an_error() {
         assert!(of(&[4, 3, 3, 3], window).is_err(), "{window:?}");
     }
     assert!(of(&[4, 3, 0, 0], Window::new(0, 1, 0)).is_err());
+    // Windows that are further apart than the image is large are one.
+    let far = Window::new(3, usize::MAX, 1);
+    assert_eq!(of(&[4, 3, 3, 3], far).unwrap().dims(), [2, 1, 1, 4]);
+    assert!(weight_gradient(&x, &ones(&[2, 1, 1, 4]), far).is_ok());
+    assert!(input_gradient(&ones(&[4, 3, 3, 3]), &ones(&[2, 1, 1, 4]), far, (5, 6)).is_ok());
+    assert!(max_pool_gradient(&x, &max_pool(&x, far).unwrap(), far).is_ok());
     assert!(of(&[4, 3, 7, 7], Window::new(7, 1, 0)).is_err());
     assert!(of(&[4, 3, 3, 2], Window::new(3, 1, 0)).is_err());
     assert!(weight_gradient(&x, &ones(&[2, 2, 3, 4]), Window::new(3, 2, 0)).is_err());
