@@ -1,9 +1,10 @@
-//! Decoding images, from the built-in set or from a folder of one's own.
+//! Decoding images, from the built-in set or from data sets of one's own.
 
 use super::Bench;
 use crate::error::{Error, Result};
-use crate::images::{ImageSet, SplitImages, decode_file};
+use crate::images::{ImageSet, decode_file};
 use crate::pipeline::{Data, Recipe};
+use crate::text::shown;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use rayon::prelude::*;
@@ -11,25 +12,45 @@ use std::path::Path;
 
 /// Images that are decoded at a time.
 const IMAGES: usize = 64;
+/// Images of one's own that are decoded at most.
+const OWN_IMAGES: usize = 512;
 
-/// Times decoding, scaling and cropping images to 224 x 224: those of a folder, or a JPEG of 500 x 375 pixels made here.
+/// Times decoding, scaling and cropping images to 224 x 224: a JPEG of 500 x 375 pixels made here, or those of data sets,
+/// each written as `SOURCE=PLACE` (a place alone is a folder). Of these it is also timed how long only reading their
+/// bytes takes. Each run finds its images anew, as it is when they are decoded once for all.
 ///
 /// # Errors
-/// When the folder holds no images, or one of them is damaged.
-pub fn decoding(bench: &mut Bench<'_>, folder: Option<&Path>) -> Result<()> {
-    let Some(folder) = folder else {
+/// When there are no images, or one of them is damaged.
+pub fn decoding(bench: &mut Bench<'_>, sets: &[String]) -> Result<()> {
+    if sets.is_empty() {
         let data = data("source = \"builtin\"")?;
         let file = photograph(&data)?;
         let case = format!("a JPEG of 500 x 375, {} KiB", file.len() / 1024);
         let images = (IMAGES as f64, "images/s");
         return bench.measure(("decoding", &case), images, None, || decode_often(&file, &data));
-    };
-    let path = folder.to_str().ok_or_else(|| Error::usage(format!("`{}` is not UTF-8", folder.display())))?;
-    let data = data(&format!("source = \"folder\"\npath = {}", toml::Value::from(path)))?;
-    let images = ImageSet::open(&data, 0)?.train;
-    let count = images.len().min(IMAGES);
-    let case = format!("{count} images of `{}`", folder.display());
-    bench.measure(("decoding", &case), (count as f64, "images/s"), None, || decode_spread(&images, count, &data))
+    }
+    for set in sets {
+        let (source, place) = set.split_once('=').unwrap_or(("folder", set));
+        let (source_text, place_text) = (toml::Value::from(source), toml::Value::from(place));
+        let data = data(&format!("source = {source_text}\npath = {place_text}"))?;
+        let count = ImageSet::open(&data, 0)?.train.len().min(OWN_IMAGES);
+        let case = format!("{count} images of {source} `{}`", shown(Path::new(place)));
+        let amount = (count as f64, "images/s");
+        bench.measure(("reading their bytes", &case), amount, None, || read_all(&data, count))?;
+        bench.measure(("decoding", &case), amount, None, || decode_all(&data, count))?;
+    }
+    Ok(())
+}
+
+fn read_all(data: &Data, count: usize) -> Result<()> {
+    let images = ImageSet::open(data, 0)?.train;
+    (0..count).into_par_iter().try_for_each(|at| images.bytes(at).map(drop))
+}
+
+fn decode_all(data: &Data, count: usize) -> Result<()> {
+    let images = ImageSet::open(data, 0)?.train;
+    let decode = |at: usize| Ok(images.decode(at, &mut vec![0; planes(data)]).map(drop)?);
+    (0..count).into_par_iter().try_for_each(decode)
 }
 
 /// Seconds to decode a photograph of the usual size.
@@ -41,12 +62,6 @@ pub(super) fn seconds(bench: &Bench<'_>) -> Result<f64> {
 
 fn decode_often(file: &[u8], data: &Data) -> Result<()> {
     (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut vec![0; planes(data)]).map(drop))
-}
-
-/// Decodes images that are spread evenly over a split.
-fn decode_spread(images: &SplitImages, count: usize, data: &Data) -> Result<()> {
-    let decode = |at: usize| Ok(images.decode(at * images.len() / count, &mut vec![0; planes(data)]).map(drop)?);
-    (0..count).into_par_iter().try_for_each(decode)
 }
 
 fn data(source: &str) -> Result<Data> {

@@ -368,9 +368,9 @@ pub(super) struct BenchArgs {
     /// Where to write features for a moment [default: the folder for temporary files]
     #[arg(long, value_name = "DIR")]
     pub folder: Option<PathBuf>,
-    /// Decode images of this folder, with one folder a class below `train` and `val`
-    #[arg(long, value_name = "DIR")]
-    pub images: Option<PathBuf>,
+    /// Read and decode images of a data set, such as parquet=data/imagenet; once for each of several
+    #[arg(long, value_name = "SOURCE=PLACE")]
+    pub images: Vec<String>,
     /// How operations and steps store feature maps; bf16 takes a GPU
     #[arg(long, default_value = "f32")]
     pub precision: Precision,

@@ -38,7 +38,7 @@ pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) 
             BenchPart::Operations => bench::operations(&mut bench)?,
             BenchPart::Steps => bench::steps(&mut bench)?,
             BenchPart::Cache => bench::cache(&mut bench, &folder)?,
-            BenchPart::Decoding => bench::decoding(&mut bench, args.images.as_deref())?,
+            BenchPart::Decoding => bench::decoding(&mut bench, &args.images)?,
             BenchPart::Agreement => compared = Some(Compared::new(&bench, args.seed, terminal)?),
         }
     }

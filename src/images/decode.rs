@@ -63,19 +63,30 @@ pub(super) fn is_known(start: &[u8]) -> bool {
 
 /// JPEG goes to its decoder directly because `image` asks it to fill what is missing with gray instead of failing.
 ///
-/// The decoder takes an end mark for data without end: a walk through the coded data finds out before.
+/// The decoder takes an end mark for zeros without end. It is given bits that are no code in the mark's place, so that it
+/// fails where data are missing; only where it does, or where the file is of a kind that it could not tell, a walk
+/// through the coded data decides.
 fn decode_jpeg(bytes: &[u8], max_pixels: u64, orientation: Orient) -> Result<Decoded> {
     let jpeg = Jpeg::parse(bytes)?;
-    let (width, height) = jpeg_headers(&jpeg.bytes, true)?.0.dimensions().unwrap_or_default();
+    let unended = jpeg.without_end();
+    let headers = jpeg_headers(&unended, true)?;
+    let (width, height) = headers.0.dimensions().unwrap_or_default();
     check_pixels(width as u32, height as u32, max_pixels)?;
+    if jpeg.is_ended
+        && !jpeg.is_progressive()
+        && let Ok(pixels) = jpeg_pixels(headers, orientation)
+    {
+        return Ok(Decoded { pixels, warnings: jpeg.warnings });
+    }
     jpeg.check_complete()?;
-    let strict = jpeg_pixels(&jpeg.bytes, true, orientation);
+    let decode = |strict| jpeg_headers(&jpeg.bytes, strict).and_then(|headers| jpeg_pixels(headers, orientation));
+    let strict = decode(true);
     let mut warnings = jpeg.warnings;
     let pixels = match strict {
         Ok(pixels) => pixels,
         // All data are there: what the strict decoder minds is something else.
         Err(fault) => {
-            let pixels = jpeg_pixels(&jpeg.bytes, false, orientation).map_err(|_| fault.clone())?;
+            let pixels = decode(false).map_err(|_| fault.clone())?;
             warnings.push(fault.to_string());
             pixels
         }
@@ -95,8 +106,7 @@ fn jpeg_headers(bytes: &[u8], strict: bool) -> Result<(JpegDecoder<'_>, bool)> {
     Ok((decoder, gray))
 }
 
-fn jpeg_pixels(bytes: &[u8], strict: bool, orient: Orient) -> Result<DynamicImage> {
-    let (mut decoder, gray) = jpeg_headers(bytes, strict)?;
+fn jpeg_pixels((mut decoder, gray): (JpegDecoder<'_>, bool), orient: Orient) -> Result<DynamicImage> {
     let pixels = decoder.decode().map_err(bad)?;
     let (width, height) = decoder.dimensions().unwrap_or_default();
     let (width, height) = (width as u32, height as u32);

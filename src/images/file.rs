@@ -153,7 +153,12 @@ impl Shelf {
         Ok(Self { files: paths.into_iter().map(shelved).collect::<Result<_>>()? })
     }
 
-    /// Their paths.
+    /// All their paths.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// The path of one.
     pub fn path(&self, number: usize) -> &Path {
         &self.files[number].path
     }

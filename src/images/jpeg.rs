@@ -1,6 +1,6 @@
 //! The segments of a JPEG file: what strict decoders refuse though nothing of the image is missing is put right, and said.
 
-use super::scan::{Frame, Segment};
+use super::scan::{Frame, PROGRESSIVE, Segment};
 use crate::error::{Error, Result};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -49,6 +49,19 @@ impl<'a> Jpeg<'a> {
             return Ok(Self { bytes: bytes.into(), warnings, is_ended: found.end.is_some(), segments });
         };
         Ok(Self { bytes: file[..end].into(), warnings, is_ended: true, segments: found.segments })
+    }
+
+    /// The file with bits that are no code in the place of its end mark: what is asked for more than there is cannot
+    /// be taken for data.
+    pub fn without_end(&self) -> Vec<u8> {
+        // No code consists of ones alone; the zeros only tell them from markers.
+        const NO_CODE: [u8; 16] = [0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0];
+        [self.bytes.strip_suffix(&[0xff, END]).unwrap_or(&self.bytes), &NO_CODE].concat()
+    }
+
+    /// Whether its pixels come in several passes of rising detail.
+    pub fn is_progressive(&self) -> bool {
+        self.segments.iter().any(|segment| segment.marker == PROGRESSIVE)
     }
 
     /// Walks through the coded data without making pixels of them.

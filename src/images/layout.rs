@@ -3,6 +3,7 @@
 use super::census::{Census, Why};
 use crate::error::{Error, Result};
 use crate::text::{shown, shown_name};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
@@ -15,6 +16,7 @@ pub(super) const VAL: [&str; 2] = ["val", "test"];
 const NAMED: usize = 5;
 
 /// An image file and where it lies.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct ImageFile<P> {
     /// Its path from the folder or the root of the archive.
     pub path: PathBuf,

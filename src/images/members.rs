@@ -7,6 +7,7 @@ use super::Fault;
 use super::file::OpenFile;
 use crate::error::{Error, Result};
 use crate::text::shown;
+use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +18,8 @@ const BLOCK: u64 = 512;
 const MOST_EXTRA: u64 = 1 << 20;
 /// Parts of a sparse file at most.
 const MOST_PARTS: usize = 1 << 16;
+/// Bytes of a sparse file at most.
+const MOST_SPARSE: u64 = 1 << 40;
 /// Bytes in which the end of an archive is looked through.
 const WINDOW: u64 = 1 << 20;
 
@@ -35,14 +38,14 @@ pub(super) enum Kind {
 }
 
 /// Where the bytes of a file lie.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
     pub bytes: Range<u64>,
     holes: Option<Box<Holes>>,
 }
 
 /// A file with holes: what is stored lies one behind the other.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Holes {
     len: u64,
     /// Where each stored part belongs, and its length.
@@ -50,6 +53,12 @@ struct Holes {
 }
 
 impl Place {
+    /// Whether its parts fit together, as they do in all that was found in an archive.
+    pub fn is_sound(&self) -> bool {
+        let stored = self.bytes.end.checked_sub(self.bytes.start);
+        stored.is_some() && self.holes.as_ref().is_none_or(|holes| Some(holes.stored()) == stored && holes.are_inside())
+    }
+
     /// Reads an image file.
     ///
     /// # Errors
@@ -66,6 +75,22 @@ impl Place {
 }
 
 impl Holes {
+    /// Bytes that are stored.
+    fn stored(&self) -> u64 {
+        self.parts.iter().fold(0, |sum: u64, (_, part)| sum.saturating_add(*part))
+    }
+
+    /// Whether all parts lie within the file, one behind the other.
+    fn are_inside(&self) -> bool {
+        let mut reached = 0;
+        self.len < MOST_SPARSE
+            && self.parts.iter().all(|&(place, part)| {
+                let fits = place >= reached && place.checked_add(part).is_some_and(|end| end <= self.len);
+                reached = place.saturating_add(part);
+                fits
+            })
+    }
+
     /// The whole file, from what is stored of it: parts lie within it and their lengths add up, as was checked.
     fn fill(&self, mut stored: &[u8]) -> Vec<u8> {
         let mut whole = vec![0; self.len as usize];
@@ -322,15 +347,9 @@ impl Reader<'_> {
 
     /// A map whose parts lie within the file, in order, and add up to what is stored.
     fn holes(&self, len: Option<u64>, map: &[u64], data: &Range<u64>) -> Option<Holes> {
-        let len = len.filter(|&len| len < 1 << 40)?;
-        let parts: Vec<(u64, u64)> = map.as_chunks::<2>().0.iter().map(|&[place, len]| (place, len)).collect();
-        let mut reached = 0;
-        for &(place, part) in &parts {
-            (place >= reached).then_some(())?;
-            reached = place.checked_add(part).filter(|&end| end <= len)?;
-        }
-        let stored: u64 = parts.iter().map(|(_, part)| part).sum();
-        (data.start <= data.end && stored == data.end - data.start).then_some(Holes { len, parts })
+        let parts = map.as_chunks::<2>().0.iter().map(|&[place, len]| (place, len)).collect();
+        let holes = Holes { len: len?, parts };
+        (holes.are_inside() && Some(holes.stored()) == data.end.checked_sub(data.start)).then_some(holes)
     }
 }
 

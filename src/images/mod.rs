@@ -13,6 +13,7 @@ mod folder;
 mod forms;
 mod idx;
 mod imagenet;
+mod index;
 mod jpeg;
 mod labels;
 mod layout;
@@ -34,12 +35,14 @@ pub use classes::words;
 pub use decode::decode_file;
 pub use file::read_image;
 pub use fingerprint::{Fingerprint, look};
+pub use index::INDEX;
 pub use memory::Memory;
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Data, Source};
 use crate::random::{Purpose, Stream};
 use image::DynamicImage;
+use std::path::Path;
 
 /// All images of a pipeline, found but not decoded.
 pub struct ImageSet {
@@ -64,17 +67,18 @@ impl ImageSet {
     /// # Errors
     /// When the files are missing, damaged or not laid out as their source demands, or fewer than asked for.
     pub fn open(data: &Data, seed: u64) -> Result<Self> {
-        let found = match &data.source {
-            Source::Builtin => builtin::open(),
-            Source::Folder(path) => folder::open(path)?,
-            Source::Tar(path) => tar::open(path)?,
-            Source::Imagenet(path) => imagenet::open(path)?,
-            Source::WebDataset(place) => webdataset::open(place)?,
-            Source::Parquet(place) => parquet::open(place)?,
-            Source::Cifar10(path) => cifar::open(path, &cifar::CIFAR10)?,
-            Source::Cifar100(path) => cifar::open(path, &cifar::CIFAR100)?,
-            Source::Idx(path) => idx::open(path)?,
-        };
+        Self::choose(find(&data.source)?, data, seed)
+    }
+
+    /// The same, where what is found in large archives is kept in a folder.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub fn open_keeping(data: &Data, seed: u64, folder: &Path) -> Result<Self> {
+        Self::choose(index::through(folder, &data.source, || find(&data.source))?, data, seed)
+    }
+
+    fn choose(found: Found, data: &Data, seed: u64) -> Result<Self> {
         if let [class] = &found.classes[..] {
             return Err(one_class(class, &found.train.place(0)));
         }
@@ -95,6 +99,21 @@ impl ImageSet {
         }
         Ok(set)
     }
+}
+
+/// Finds all images of a source.
+fn find(source: &Source) -> Result<Found> {
+    Ok(match source {
+        Source::Builtin => builtin::open(),
+        Source::Folder(path) => folder::open(path)?,
+        Source::Tar(path) => tar::open(path)?,
+        Source::Imagenet(path) => imagenet::open(path)?,
+        Source::WebDataset(place) => webdataset::open(place)?,
+        Source::Parquet(place) => parquet::open(place)?,
+        Source::Cifar10(path) => cifar::open(path, &cifar::CIFAR10)?,
+        Source::Cifar100(path) => cifar::open(path, &cifar::CIFAR100)?,
+        Source::Idx(path) => idx::open(path)?,
+    })
 }
 
 /// The error about a single class, with what may have been meant.
@@ -166,6 +185,17 @@ impl SplitImages {
             Ok(warning) => Ok(warning.map(|warning| format!("`{}`: {warning}", name()))),
             Err(Fault::Bad(error)) => Err(Fault::Bad(error.context(format_args!("cannot decode `{}`", name())))),
             Err(unreadable) => Err(unreadable),
+        }
+    }
+
+    /// Reads the encoded bytes of an image; nothing where the source has pixels.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn bytes(&self, index: usize) -> Result<Vec<u8>> {
+        match self.store.read(self.original(index), most_bytes(&self.data))? {
+            Content::File(bytes) => Ok(bytes),
+            Content::Pixels(_) => Ok(Vec::new()),
         }
     }
 
@@ -248,6 +278,11 @@ trait Store: Send + Sync {
 
     /// Its path from the folder or in the archive, or its number.
     fn place(&self, index: usize) -> String;
+
+    /// The images, where they lie in files and archives.
+    fn placed(&self) -> Option<&placed::Placed> {
+        None
+    }
 
     /// Reads an image; a file of more than `most` bytes is bad.
     fn read(&self, index: usize, most: u64) -> Result<Content, Fault>;

@@ -7,10 +7,12 @@ use super::members::Place;
 use super::{Content, Fault, Store};
 use crate::error::Result;
 use crate::text::shown;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Where the bytes of an image lie.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Where {
     /// In a file of its path.
     File,
@@ -42,6 +44,10 @@ impl Store for Placed {
 
     fn place(&self, index: usize) -> String {
         shown(&self.images[index].path)
+    }
+
+    fn placed(&self) -> Option<&Self> {
+        Some(self)
     }
 
     fn read(&self, index: usize, most: u64) -> Result<Content, Fault> {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 const BASELINE: u8 = 0xc0;
 const EXTENDED: u8 = 0xc1;
-const PROGRESSIVE: u8 = 0xc2;
+pub(super) const PROGRESSIVE: u8 = 0xc2;
 const HUFFMAN: u8 = 0xc4;
 const SCAN: u8 = 0xda;
 const RESTARTS: u8 = 0xdd;

@@ -116,7 +116,7 @@ impl Data {
             channels,
             train_images: read_limit(section, "train_images")?,
             val_images: read_limit(section, "val_images")?,
-            decoded: section.optional("decoded")?,
+            decoded: read_place(section, "decoded")?,
             on_bad_image: section.choice(
                 "on_bad_image",
                 BadImage::Fail,

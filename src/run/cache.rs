@@ -4,7 +4,7 @@ use super::contents::{CHOICE, RECORD, SPARE};
 use super::folder::StageFolder;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::images::is_litter;
+use crate::images::{INDEX, is_litter};
 use std::fs;
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn is_ours(path: &Path) -> bool {
     let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
     let stage = StageFolder::new(path);
     let litter = path.file_name().is_some_and(is_litter);
-    litter || [TAG, SEEN, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
+    litter || [TAG, SEEN, INDEX, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

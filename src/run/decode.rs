@@ -7,11 +7,12 @@ use crate::features::{self, Split};
 use crate::images::ImageSet;
 use crate::pipeline::{Shape, Verdict, footprint};
 use crate::room;
+use std::path::Path;
 use std::time::Instant;
 
 impl Work<'_> {
     pub(super) fn decode(&self, verdict: &Verdict) -> Result<()> {
-        let images = ImageSet::open(&self.pipeline.data, self.pipeline.seed)?;
+        let images = ImageSet::open_keeping(&self.pipeline.data, self.pipeline.seed, self.cache())?;
         images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
         let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
         let stored = Shape { channels: data.channels, size: data.size };
@@ -19,6 +20,11 @@ impl Work<'_> {
         let mut record = self.prepare(verdict)?;
         self.decode_images(&mut record, &images)?;
         self.finish(&mut record)
+    }
+
+    /// The folder that the images' own lies in.
+    fn cache(&self) -> &Path {
+        self.folder.path().parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
     }
 
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
