@@ -200,7 +200,7 @@ impl Frame {
                     svg,
                     "<text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                     at + 4.0,
-                    TOP + 10.0,
+                    TOP - 6.0,
                     escape(name)
                 );
             }

@@ -52,7 +52,7 @@ const SECTIONS: [Section; 8] = [
     Section {
         id: "answers",
         title: "Most wrong and most certain images",
-        about: "Validation images as they are stored, with the probability that the classifier gives.",
+        about: "Validation images as they are stored, with the probability that the classifier gives: at most two of a class.",
         make: answers::answers,
     },
     Section {

@@ -30,7 +30,7 @@ fn row(node: &NodeView) -> Vec<String> {
     let record = node.record.as_ref();
     let figures = record.and_then(|record| record.figures.as_ref());
     let shape = record.and_then(|record| record.arrays.get("train/features")).map(|array| array.shape);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let state = escape(&node.state);
     vec![
         escape(&node.title),
@@ -66,8 +66,8 @@ fn summary(subject: &Subject) -> String {
     let tiles = [
         ("best accuracy", percent(accuracy)),
         ("best ensemble", percent(ensemble)),
-        ("images, training + validation", images.unwrap_or_else(|| "–".into())),
-        ("classes", if classes == 0 { "–".into() } else { classes.to_string() }),
+        ("images, training + validation", images.unwrap_or_else(|| "-".into())),
+        ("classes", if classes == 0 { "-".into() } else { classes.to_string() }),
         ("time in all", size::seconds(seconds)),
         ("on disk", size::words(bytes)),
     ];

@@ -113,7 +113,15 @@ impl Subject {
     }
 }
 
-/// A class as people call it, shortly.
+/// A class as people call it: in one word where there is one.
+pub(super) fn class_word(record: &Record, at: usize) -> String {
+    match record.words(at).and_then(|words| words.split(',').next()) {
+        Some(word) => short(word),
+        None => class_name(record, at),
+    }
+}
+
+/// A class as people call it, with its own name.
 pub(super) fn class_name(record: &Record, at: usize) -> String {
     let name = record.classes.get(at).map_or_else(|| format!("class {at}"), |name| class(name, record.words(at)));
     short(&name)
