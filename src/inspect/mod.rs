@@ -4,4 +4,4 @@ mod arrays;
 mod statistics;
 
 pub use arrays::{ArraySummary, arrays};
-pub use statistics::{Channel, channels, histogram, values};
+pub use statistics::{Channel, channels, histogram, sample_values, values};

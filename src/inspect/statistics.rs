@@ -73,7 +73,10 @@ pub fn channels(reader: &Reader, most: usize) -> Result<(Vec<Channel>, usize)> {
 }
 
 /// The values of a sample of a view, channel by channel.
-fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
+///
+/// # Errors
+/// When it is missing or damaged.
+pub fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
     let layout = reader.layout();
     let mut bytes = Vec::new();
     reader.read(view, sample, &mut bytes)?;

@@ -21,6 +21,7 @@ mod network;
 mod observe;
 mod record;
 mod repair;
+mod underway;
 mod update;
 mod verify;
 
@@ -30,10 +31,11 @@ pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
 pub use export::Exported;
 pub use folder::StageFolder;
-pub use network::{Evaluation, TrainedNetwork, settings};
+pub use network::{Evaluation, TrainedNetwork, settings, softmax};
 pub use observe::{Observation, observe};
 pub use record::{ArrayRecord, Figures, Input, MadeOn, Record, State};
 pub use repair::{Outcome, Repair};
+pub use underway::{Activity, Underway};
 pub use update::{Look, Project, Update};
 pub use verify::{Finding, Flaw, Verified, verify};
 
@@ -41,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Recipe, Settings};
 use crate::room;
 use crate::text::shown;
+pub use crate::training::Epoch;
 use std::path::Path;
 
 impl From<Fault> for Error {
