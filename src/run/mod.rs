@@ -10,6 +10,7 @@ mod contents;
 mod cross_device;
 mod decode;
 mod device;
+mod ensemble;
 mod execute;
 mod export;
 mod extract;
@@ -19,8 +20,10 @@ mod folder;
 mod learn;
 mod network;
 mod observe;
+mod probe;
 mod record;
 mod repair;
+mod together;
 mod update;
 mod verify;
 

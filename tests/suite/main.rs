@@ -17,6 +17,7 @@ mod program;
 mod space;
 mod staleness;
 mod steps_of_networks;
+mod systems;
 mod training_step;
 mod verification;
 mod views;
