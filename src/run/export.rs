@@ -38,12 +38,12 @@ impl Exported {
     pub fn read(folder: &StageFolder) -> Result<Self> {
         let record = folder.record()?;
         let parts = match record.kind {
-            Kind::Images => {
-                let what = format!("`{}` holds decoded images, no weights", folder.path().display());
+            Kind::Images | Kind::Ensemble | Kind::Probe => {
+                let what = format!("`{}` holds {}, no weights", folder.path().display(), record.title());
                 return Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"));
             }
             Kind::EndToEnd => Parts::of_network(folder, &record)?,
-            Kind::Block | Kind::Depth => Parts::of_stages(folder, &record)?,
+            Kind::Block | Kind::Depth | Kind::Scattering => Parts::of_stages(folder, &record)?,
         };
         let mut tensors = Vec::new();
         for (number, block) in (1..).zip(&parts.blocks) {

@@ -1,6 +1,7 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod docs;
 mod exports;
 mod faults;
 mod finite_differences;
@@ -18,6 +19,7 @@ mod report;
 mod space;
 mod staleness;
 mod steps_of_networks;
+mod systems;
 mod training_step;
 mod verification;
 mod views;
