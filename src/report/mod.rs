@@ -13,6 +13,7 @@ mod learning;
 mod origin;
 mod overview;
 mod picture;
+mod probes;
 mod style;
 mod subject;
 
@@ -34,14 +35,20 @@ struct Section {
     make: fn(&Subject) -> Result<String>,
 }
 
-/// All of them, in order. A further one, such as of probes by depth, is a function and an entry here.
-const SECTIONS: [Section; 8] = [
+/// All of them, in order. A further one is a function and an entry here.
+const SECTIONS: [Section; 9] = [
     Section { id: "nodes", title: "Nodes", about: "", make: overview::nodes },
     Section {
         id: "epochs",
         title: "Learning",
         about: "Each node's epochs follow those of the node before it. Training figures are of the samples as they were met, with their augmentation; validation figures are of the state after the epoch.",
         make: learning::epochs,
+    },
+    Section {
+        id: "probes",
+        title: "Probes by depth",
+        about: "What was measured of each stage's features by themselves; depth 0 stands for the images.",
+        make: probes::probes,
     },
     Section {
         id: "confusion",

@@ -39,7 +39,7 @@ fn row(node: &NodeView) -> Vec<String> {
             if node.state == "current" || node.state == "finished" { "good" } else { "open" }
         ),
         or_dash(shape.map(|[_, _, channels, y, x]| format!("{channels} × {y} × {x}"))),
-        percent(figures.map(|figures| figures.accuracy)),
+        percent(record.and_then(Record::accuracy)),
         percent(figures.map(|figures| figures.top5)),
         percent(figures.and_then(|figures| figures.ensemble_accuracy)),
         or_dash(
