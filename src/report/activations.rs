@@ -106,9 +106,9 @@ fn grids(node: &NodeView, samples: &[usize], names: &[String]) -> Result<String>
     for ((maps, name), sample) in grids.iter().zip(names).zip(samples) {
         let made = grid(maps, shape.size)?;
         let alt = format!("{} feature maps of {} for validation image {sample}, {name}", maps.len(), node.title);
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<img src=\"{}\" alt=\"{}\" width=\"{}\" height=\"{}\"/>\n",
+            "<img src=\"{}\" alt=\"{}\" width=\"{}\" height=\"{}\"/>",
             made.uri,
             escape(&alt),
             made.width,

@@ -86,18 +86,18 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
     for at in 0..count {
         let middle = margin + cell * (at as f64 + 0.5);
         let text = escape(&label(at));
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<text font-size=\"{size}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text><text font-size=\"{size}\" transform=\"translate({:.1} {:.1}) rotate(-55)\">{text}</text>\n",
+            "<text font-size=\"{size}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text><text font-size=\"{size}\" transform=\"translate({:.1} {:.1}) rotate(-55)\">{text}</text>",
             margin - 5.0,
             middle + 4.0,
             middle + 2.0,
             margin - 5.0
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<rect class=\"frame\" x=\"{margin}\" y=\"{margin}\" width=\"{0:.1}\" height=\"{0:.1}\"/>\n",
+        "<rect class=\"frame\" x=\"{margin}\" y=\"{margin}\" width=\"{0:.1}\" height=\"{0:.1}\"/>",
         cell * count as f64
     );
     for (&(label, named), &found) in &confusion.counts {

@@ -96,15 +96,15 @@ pub fn page(subjects: &[Subject]) -> String {
     page += &learning::depths(subjects);
     page += "</section>\n";
     for (number, subject) in subjects.iter().enumerate() {
-        let _ = write!(page, "<section id=\"p{number}\">\n<h2>{}</h2>\n", escape(&subject.name));
+        let _ = writeln!(page, "<section id=\"p{number}\">\n<h2>{}</h2>", escape(&subject.name));
         for section in &SECTIONS {
             page += &one(section, subject, number);
         }
         page += "</section>\n";
     }
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "</main>\n<footer>Written by greedy {}.</footer>\n<script>{}</script>\n</body>\n</html>\n",
+        "</main>\n<footer>Written by greedy {}.</footer>\n<script>{}</script>\n</body>\n</html>",
         env!("CARGO_PKG_VERSION"),
         style::SCRIPT
     );
@@ -130,9 +130,9 @@ fn contents(subjects: &[Subject]) -> String {
     let mut nav =
         String::from("<nav aria-label=\"Contents\"><ul>\n<li><a href=\"#depth\">Accuracy by depth</a></li>\n</ul>\n");
     for (number, subject) in subjects.iter().enumerate() {
-        let _ = write!(nav, "<ul>\n<li><a href=\"#p{number}\"><b>{}</b></a></li>\n", escape(&subject.name));
+        let _ = writeln!(nav, "<ul>\n<li><a href=\"#p{number}\"><b>{}</b></a></li>", escape(&subject.name));
         for section in &SECTIONS {
-            let _ = write!(nav, "<li><a href=\"#p{number}-{}\">{}</a></li>\n", section.id, escape(section.title));
+            let _ = writeln!(nav, "<li><a href=\"#p{number}-{}\">{}</a></li>", section.id, escape(section.title));
         }
         nav += "</ul>\n";
     }

@@ -23,7 +23,7 @@ a { color: var(--c0); } nav ul { list-style: none; padding: 0; margin: 0.3rem 0;
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; padding: 0.2rem 0; } th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--rule); text-align: right; }
 th:first-child, td:first-child { text-align: left; } tbody th { font-weight: 600; } thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
-thead th, tbody th, tbody td { white-space: nowrap; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
+thead th, tbody td { white-space: nowrap; } tbody th { min-width: 4.5rem; max-width: 13rem; overflow-wrap: anywhere; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
 .sortable th { cursor: pointer; }
 .state.good { color: var(--good); } .state.open { color: var(--open); font-weight: 600; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--c0); }
@@ -52,7 +52,7 @@ footer { margin-top: 3rem; color: var(--faint); font-size: 0.8rem; }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --faint: #444; --rule: #bbb; --good: #000; --open: #000; --right: #2563a8; --wrong: #c2410c; --on: #fff;
     --c0: #2563a8; --c1: #c2410c; --c2: #15803d; --c3: #7e3fb0; --c4: #a16207; --c5: #be185d; --c6: #0f766e; --c7: #57534e; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav, .sortable th::after { display: none; } .wide { overflow: visible; } table { font-size: 8pt; }
-  th, td { padding: 0.15rem 0.3rem; } thead th, tbody th, tbody td { white-space: normal; } h2, h3, h4 { break-after: avoid; } figure, tr, .card, .tiles { break-inside: avoid; }
+  th, td { padding: 0.15rem 0.3rem; } thead th, tbody td { white-space: normal; } h2, h3, h4 { break-after: avoid; } figure, tr, .card, .tiles { break-inside: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 ";
 
