@@ -30,6 +30,8 @@ pub mod run;
 
 pub mod inspect;
 
+pub mod export;
+
 pub mod cli;
 
 pub mod disk;

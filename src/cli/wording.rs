@@ -33,6 +33,17 @@ pub(super) fn percent(value: Option<f64>) -> String {
     value.map_or_else(|| "-".into(), |value| format!("{value:.1} %"))
 }
 
+/// Counts as bars of eight heights; what there is at all has a bar.
+pub(super) fn sparkline(counts: &[u64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    let bar = |&count: &u64| match count {
+        0 => ' ',
+        _ => BARS[((count as f64 / most * 8.0).ceil() as usize).clamp(1, 8) - 1],
+    };
+    counts.iter().map(bar).collect()
+}
+
 /// A class as people call it, shortly, with its name where that says nothing.
 pub(super) fn class(name: &str, words: Option<&str>) -> String {
     match words.and_then(|words| words.split(',').next()) {
@@ -68,6 +79,12 @@ mod tests {
     fn says_large_numbers_with_three_digits() {
         let words = [999.0, 1000.0, 12_345.0, 885_000_000.0, 4.1e12].map(magnitude);
         assert_eq!(words, ["999", "1.00 k", "12.3 k", "885 M", "4.10 T"]);
+    }
+
+    #[test]
+    fn the_largest_count_has_the_highest_bar_and_none_has_no_bar() {
+        assert_eq!(sparkline(&[0, 1, 50, 100, 1000]), " ▁▁▁█");
+        assert_eq!((sparkline(&[0, 0]), sparkline(&[3, 6])), ("  ".into(), "▄█".into()));
     }
 
     #[test]

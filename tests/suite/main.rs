@@ -11,6 +11,7 @@ mod interruption;
 mod kills;
 mod networks;
 mod operations;
+mod pictures;
 mod pipelines;
 mod planning;
 mod program;
