@@ -32,6 +32,8 @@ pub mod inspect;
 
 pub mod export;
 
+pub mod report;
+
 pub mod cli;
 
 pub mod disk;

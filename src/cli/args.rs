@@ -40,7 +40,7 @@ pub(super) enum Command {
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
     #[command(
-        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot"
+        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot\n  greedy status pipelines/demo.toml --watch"
     )]
     Status(StatusArgs),
     /// Predict bytes and time of every stage, and choose whose features are worth their bytes
@@ -63,6 +63,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy clean pipelines/demo.toml --dry-run\n  greedy clean pipelines/demo.toml pipelines/cifar10-quick.toml --yes\n\nWhat goes: stages that would be made anew, stages that none of the pipelines has, and what runs that were cut off\nhave left over. All pipelines that share a cache are to be named together. Links are not followed."
     )]
     Clean(CleanArgs),
+    /// Write one HTML page about pipelines: curves, confusions, images, feature maps, bytes, time, origin
+    #[command(
+        after_help = "Examples:\n  greedy report cache\n  greedy report pipelines/demo.toml pipelines/simcnn-end-to-end-quick.toml --to both.html\n\nThe page is a single file that needs neither a network nor a script. A report that is there is written over, any\nother file only with `--force`. docs/report.md says how to read each part."
+    )]
+    Report(ReportArgs),
     /// Run the validation images through the whole trained network
     #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
     Evaluate(EvaluateArgs),
@@ -173,6 +178,9 @@ pub(super) struct StatusArgs {
     /// Explain every node, also those that are current
     #[arg(long)]
     pub why: bool,
+    /// Show what a run does at this moment, until nothing runs any more; PIPELINE may also be the folder of the stages
+    #[arg(long, conflicts_with_all = ["why", "graph"])]
+    pub watch: bool,
     /// Print the graph of nodes instead: as text, or for Graphviz (`--graph dot | dot -Tsvg`)
     #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "text", conflicts_with = "json")]
     pub graph: Option<GraphForm>,
@@ -299,6 +307,25 @@ pub(super) struct CleanArgs {
     /// Print the list as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Folders of stages, or pipeline files
+    #[arg(value_name = "CACHE | PIPELINE", default_value = "cache")]
+    pub of: Vec<PathBuf>,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub to: PathBuf,
+    /// Write over a file that is no report
+    #[arg(long)]
+    pub force: bool,
+    /// Override a setting of the pipeline files, such as cache=elsewhere
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Say what would be written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -19,5 +19,5 @@ pub use compare::{Comparison, Difference, Differences, Predictions, Similarity, 
 pub use maps::channel_grid;
 pub use picture::Picture;
 pub use pictures::{Images, Pictures, Query, pictures};
-pub use statistics::{BINS, Channel, channels, histogram, histograms, values};
+pub use statistics::{BINS, Channel, channels, histogram, histograms, sample_values, values};
 pub use validation::{Features, Matrix};

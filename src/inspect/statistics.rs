@@ -122,7 +122,10 @@ fn bins(values: &[f32], channel: &Channel) -> [u64; BINS] {
 }
 
 /// The values of a sample of a view, channel by channel.
-pub(super) fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
+///
+/// # Errors
+/// When it is missing or damaged.
+pub fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
     let layout = reader.layout();
     let mut bytes = Vec::new();
     reader.read(view, sample, &mut bytes)?;

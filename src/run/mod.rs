@@ -21,6 +21,7 @@ mod observe;
 mod parts;
 mod record;
 mod repair;
+mod underway;
 mod update;
 mod verify;
 
@@ -29,11 +30,12 @@ pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
 pub use folder::StageFolder;
-pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings};
+pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings, softmax};
 pub use observe::{Observation, observe};
 pub use parts::{Part, Parts};
 pub use record::{ArrayRecord, Figures, Input, MadeOn, Record, State};
 pub use repair::{Outcome, Repair};
+pub use underway::{Activity, Underway};
 pub use update::{Look, Project, Update};
 pub use verify::{Finding, Flaw, Verified, verify};
 
@@ -41,6 +43,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Recipe, Settings};
 use crate::room;
 use crate::text::shown;
+pub use crate::training::Epoch;
 use std::path::Path;
 
 impl From<Fault> for Error {

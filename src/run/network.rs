@@ -233,7 +233,8 @@ pub fn centre_of_canvas(pipeline: &Recipe, canvas: Shape) -> (usize, usize) {
     (place * crop / pipeline.augmentation.size, crop)
 }
 
-fn softmax(logits: &[f32]) -> Vec<f64> {
+/// The probability of each class.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();

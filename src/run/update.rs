@@ -7,6 +7,7 @@ use super::execute::Work;
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
+use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
@@ -330,6 +331,8 @@ impl Project {
             }
         }
         let (pipeline, ancestry) = (&self.pipeline, Ancestry::new(stages));
+        let noted = Noted::new(progress, folder, node);
+        let progress = &noted;
         Work { pipeline, node, folder, ancestry, network, inputs, device, progress }.execute(&self.verdicts[at])
     }
 

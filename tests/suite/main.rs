@@ -1,6 +1,7 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod docs;
 mod exports;
 mod faults;
 mod finite_differences;
@@ -15,11 +16,13 @@ mod pictures;
 mod pipelines;
 mod planning;
 mod program;
+mod report;
 mod space;
 mod staleness;
 mod steps_of_networks;
 mod training_step;
 mod verification;
 mod views;
+mod watching;
 mod windows;
 mod zarr;
