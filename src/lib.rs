@@ -33,6 +33,8 @@ pub mod run;
 
 pub mod inspect;
 
+pub mod export;
+
 pub mod report;
 
 pub mod cli;

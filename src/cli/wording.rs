@@ -4,6 +4,17 @@ use crate::pipeline::{Graph, Verdict};
 pub(super) use crate::size::{magnitude, percent, seconds, words as bytes};
 pub(super) use crate::text::class;
 
+/// Counts as bars of eight heights; what there is at all has a bar.
+pub(super) fn sparkline(counts: &[u64]) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let most = counts.iter().copied().max().unwrap_or(0).max(1) as f64;
+    let bar = |&count: &u64| match count {
+        0 => ' ',
+        _ => BARS[((count as f64 / most * 8.0).ceil() as usize).clamp(1, 8) - 1],
+    };
+    counts.iter().map(bar).collect()
+}
+
 /// A verdict in one word and the reasons behind it; `graph` is the one that was planned.
 pub(super) fn verdict(verdict: &Verdict, graph: &Graph) -> (&'static str, Vec<String>) {
     match verdict {
@@ -20,6 +31,12 @@ pub(super) fn verdict(verdict: &Verdict, graph: &Graph) -> (&'static str, Vec<St
 mod tests {
     use super::*;
     use crate::pipeline::Reason;
+
+    #[test]
+    fn the_largest_count_has_the_highest_bar_and_none_has_no_bar() {
+        assert_eq!(sparkline(&[0, 1, 50, 100, 1000]), " ▁▁▁█");
+        assert_eq!((sparkline(&[0, 0]), sparkline(&[3, 6])), ("  ".into(), "▄█".into()));
+    }
 
     #[test]
     fn a_changed_setting_is_given_with_both_values() {

@@ -12,6 +12,7 @@ mod interruption;
 mod kills;
 mod networks;
 mod operations;
+mod pictures;
 mod pipelines;
 mod planning;
 mod program;
