@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use super::figures;
-use crate::pipeline::Profile;
+use crate::pipeline::{Average, Profile};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -309,6 +309,26 @@ pub(super) struct CleanArgs {
     pub json: bool,
 }
 
+/// What the ensemble of all stages is the mean of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Together {
+    /// As the node of the ensemble says; logits where there is none
+    AsRecorded,
+    Logits,
+    Softmax,
+}
+
+impl Together {
+    /// What it is the mean of, where that is said.
+    pub fn average(self) -> Option<Average> {
+        match self {
+            Self::AsRecorded => None,
+            Self::Logits => Some(Average::Logits),
+            Self::Softmax => Some(Average::Softmax),
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ReportArgs {
     /// Folders of stages, or pipeline files
@@ -330,9 +350,12 @@ pub(super) struct ReportArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// The folder of the last stage of the network, or of all stages
+    /// The folder of the last stage of the network, of its ensemble, or of all stages
     #[arg(default_value = "cache")]
     pub stage: PathBuf,
+    /// What the ensembles are the mean of: what the node of the ensemble says, logits or softmax outputs
+    #[arg(long, value_name = "OF", num_args = 0..=1, require_equals = true, default_missing_value = "as-recorded")]
+    pub ensemble: Option<Together>,
     /// Use the training images instead, cropped as validation images are
     #[arg(long)]
     pub train: bool,
@@ -348,12 +371,12 @@ pub(super) struct PredictArgs {
     /// The image files
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
-    /// The folder of the last stage of the network, or of all stages
+    /// The folder of the last stage of the network, of its ensemble, or of all stages
     #[arg(long, value_name = "DIR", default_value = "cache")]
     pub from: PathBuf,
-    /// Ask the ensemble of all stages instead of the last
-    #[arg(long)]
-    pub ensemble: bool,
+    /// Ask the ensemble of all stages instead of the last: of what its node says, or of logits or softmax outputs
+    #[arg(long, value_name = "OF", num_args = 0..=1, require_equals = true, default_missing_value = "as-recorded")]
+    pub ensemble: Option<Together>,
     /// Classes to name for each image
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub top: u16,

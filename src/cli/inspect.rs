@@ -40,7 +40,11 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
         let bins = if drawn { histograms(&reader, samples, &channels)? } else { Vec::new() };
         measured = Measured { channels, bins, samples: looked_at };
     }
-    let labels = |split| Ok::<_, Error>(histogram(&read_labels(folder.path(), split)?, record.classes.len()));
+    let labels = |split: Split| -> Result<Option<Vec<usize>>> {
+        let there = arrays.iter().any(|array| array.name == format!("{}/labels", split.name()));
+        let count = || Ok(histogram(&read_labels(folder.path(), split)?, record.classes.len()));
+        there.then(count).transpose()
+    };
     let labels = [labels(Split::Train)?, labels(Split::Val)?];
     if args.json {
         return output.json(&json!({
@@ -58,12 +62,19 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
             "words": (0..record.classes.len()).map(|class| record.words(class)).collect::<Vec<_>>(),
             "data": record.census,
             "labels": { "train": labels[0], "val": labels[1] },
+            "figures": record.figures,
+            "measures": record.measures,
             "channels": { "samples": measured.samples, "of": measured.json() },
         }));
     }
     output.text(&provenance(&record))?;
-    output.text(&format!("\n{}", array_text(&arrays)))?;
-    output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
+    if labels.iter().any(Option::is_some) {
+        output.text(&format!("\n{}", array_text(&arrays)))?;
+        output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
+    }
+    if !record.kind.is_stage() {
+        return Ok(());
+    }
     if measured.channels.is_empty() {
         return output.line("\nits features are not kept: they are computed where they are needed");
     }
@@ -101,6 +112,9 @@ fn provenance(record: &Record) -> String {
         let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(Some(figures.top5)));
         text += &format!("accuracy   {own}, top-5 {top5}, ensemble {}\n", wording::percent(figures.ensemble_accuracy));
     }
+    for (name, value) in &record.measures {
+        text += &format!("{name:<10} {value:.4}\n");
+    }
     text += "depends on\n";
     for (name, value) in record.manifest().entries() {
         text += &format!("  {name} = {value}\n");
@@ -129,11 +143,11 @@ fn array_text(arrays: &[ArraySummary]) -> String {
     text
 }
 
-fn label_table(record: &Record, labels: &[Vec<usize>; 2]) -> Table {
+fn label_table(record: &Record, labels: &[Option<Vec<usize>>; 2]) -> Table {
     let mut table = Table::new(&["class", "train", "val"]);
-    for (at, (train, val)) in labels[0].iter().zip(&labels[1]).enumerate() {
-        let class = record.classes.get(at).map(String::as_str).unwrap_or_default();
-        table.row([wording::class(class, record.words(at)), train.to_string(), val.to_string()]);
+    for (at, class) in record.classes.iter().enumerate() {
+        let count = |split: &Option<Vec<usize>>| split.as_ref().map_or("-".into(), |counts| counts[at].to_string());
+        table.row([wording::class(class, record.words(at)), count(&labels[0]), count(&labels[1])]);
     }
     table
 }

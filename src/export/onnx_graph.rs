@@ -72,6 +72,10 @@ impl Graph {
         let window = |kernel: usize, stride: usize, padding: usize| ([kernel; 2], [stride; 2], [padding; 4]);
         match layer {
             Layer::SpaceToDepth => self.space_to_depth(),
+            Layer::Scattering { .. } => {
+                return Err(Error::failed(format!("ONNX has no operator for {layer}, the layer of {}", self.prefix))
+                    .hint("`greedy inspect` and `greedy evaluate` compute it"));
+            }
             Layer::Conv { kernel, stride, padding, bias, .. } => {
                 let mut inputs = vec![self.weight(part, name, "weight")?];
                 if bias {

@@ -10,6 +10,7 @@ mod contents;
 mod cross_device;
 mod decode;
 mod device;
+mod ensemble;
 mod execute;
 mod extract;
 #[cfg(test)]
@@ -19,8 +20,10 @@ mod learn;
 mod network;
 mod observe;
 mod parts;
+mod probe;
 mod record;
 mod repair;
+mod together;
 mod underway;
 mod update;
 mod verify;

@@ -3,13 +3,14 @@
 use super::contents::{BLOCK, HEAD, NETWORK};
 use super::folder::StageFolder;
 use super::record::{Record, State};
+use super::together::members;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Split, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
-use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
+use crate::pipeline::{self, Average, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -31,6 +32,8 @@ pub struct TrainedNetwork {
     images: StageFolder,
     stages: Vec<(Frozen, Option<Frozen>)>,
     device: Device,
+    /// What the ensemble of all stages is the mean of; nothing where the last is asked alone.
+    ensemble: Option<Average>,
 }
 
 /// How well each stage does, and the ensemble of it and all before it.
@@ -49,12 +52,21 @@ pub struct Evaluation {
 const BATCH: usize = 128;
 
 impl TrainedNetwork {
-    /// Reads the network whose last stage lies in a folder.
+    /// Reads the network whose last stage lies in a folder, or whose ensemble does.
     ///
     /// # Errors
     /// When a stage is missing, not trained or damaged, or none of them classifies.
-    pub fn open(last: &StageFolder, device: &Device) -> Result<Self> {
-        let network = Self::open_blocks(last, device)?;
+    pub fn open(node: &StageFolder, device: &Device) -> Result<Self> {
+        let record = node.record()?;
+        let (ensemble, last) = match record.kind {
+            Kind::Ensemble => {
+                let (of, mut stages) = members(node, &record)?;
+                let last = stages.pop().ok_or_else(|| Error::failed("the record of the ensemble names no stages"))?;
+                (Some(of), last.0)
+            }
+            _ => (None, node.clone()),
+        };
+        let network = Self { ensemble, ..Self::open_blocks(&last, device)? };
         if network.stages.iter().all(|(_, head)| head.is_none()) {
             return Err(Error::usage(format!(
                 "`{}` has no classifier, nor has a stage before it",
@@ -65,7 +77,7 @@ impl TrainedNetwork {
         Ok(network)
     }
 
-    /// The same where its features are all that is asked for: it may do without a classifier.
+    /// The blocks up to a stage, where its features are all that is asked for: it may do without a classifier.
     ///
     /// # Errors
     /// When a stage is missing, not trained or damaged.
@@ -74,7 +86,9 @@ impl TrainedNetwork {
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd => "a network that was trained as a whole",
-            Kind::Block | Kind::Depth => "",
+            Kind::Ensemble => "an ensemble, no features of its own",
+            Kind::Probe => "what was measured of features, no network",
+            Kind::Block | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
             return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
@@ -91,7 +105,25 @@ impl TrainedNetwork {
         }
         stages.reverse();
         let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
-        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone() })
+        Ok(Self {
+            pipeline,
+            classes: record.classes,
+            words,
+            images: folder,
+            stages,
+            device: device.clone(),
+            ensemble: None,
+        })
+    }
+
+    /// Asks all stages together, whatever was opened.
+    pub fn together(self, of: Average) -> Self {
+        Self { ensemble: Some(of), ..self }
+    }
+
+    /// What the ensemble of all stages is the mean of; nothing where the last stage is asked alone.
+    pub fn ensemble(&self) -> Option<Average> {
+        self.ensemble
     }
 
     /// The numbers of the stages that classify, from 1.
@@ -180,7 +212,9 @@ impl TrainedNetwork {
             Ok(())
         })?;
         let stages = logits.iter().map(|logits| score(logits, images.labels())).collect();
-        let ensembles = (1..=logits.len()).map(|count| score(&ensemble(&logits[..count]), images.labels())).collect();
+        let (classes, of) = (self.classes.len(), self.ensemble.unwrap_or(Average::Logits));
+        let together = |count: usize| score(&ensemble(&logits[..count], classes, of), images.labels());
+        let ensembles = (1..=logits.len()).map(together).collect();
         Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
@@ -214,13 +248,17 @@ impl TrainedNetwork {
         Ok(Tensor::from_vec(values, (1, image.size, image.size, image.channels), &self.device)?)
     }
 
-    /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all.
+    /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all where
+    /// that was opened or [asked for](Self::together).
     ///
     /// # Errors
     /// When the image cannot be decoded.
-    pub fn predict(&self, path: &Path, by_ensemble: bool) -> Result<Vec<f64>> {
+    pub fn predict(&self, path: &Path) -> Result<Vec<f64>> {
         let mut logits = self.logits(self.input_of(&self.decode(path)?)?)?;
-        let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };
+        let chosen = match self.ensemble {
+            Some(of) => ensemble(&logits, self.classes.len(), of),
+            None => logits.pop().unwrap_or_default(),
+        };
         Ok(softmax(&chosen))
     }
 }

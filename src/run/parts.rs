@@ -74,12 +74,12 @@ impl Parts {
     pub fn read(folder: &StageFolder) -> Result<Self> {
         let record = folder.record()?;
         match record.kind {
-            Kind::Images => {
-                let what = format!("`{}` holds decoded images, no weights", folder.path().display());
+            Kind::Images | Kind::Ensemble | Kind::Probe => {
+                let what = format!("`{}` holds {}, no weights", folder.path().display(), record.title());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
             Kind::EndToEnd => Self::of_network(folder, record),
-            Kind::Block | Kind::Depth => Self::of_stages(folder, record),
+            Kind::Block | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
         }
     }
 

@@ -20,6 +20,7 @@ mod report;
 mod space;
 mod staleness;
 mod steps_of_networks;
+mod systems;
 mod training_step;
 mod verification;
 mod views;
