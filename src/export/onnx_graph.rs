@@ -73,8 +73,9 @@ impl Graph {
         match layer {
             Layer::SpaceToDepth => self.space_to_depth(),
             Layer::Scattering { .. } => {
-                return Err(Error::failed(format!("ONNX has no operator for {layer}, the layer of {}", self.prefix))
-                    .hint("`greedy inspect` and `greedy evaluate` compute it"));
+                return Err(Error::usage("ONNX has no operator for a scattering transform").hint(
+                    "Kymatio computes the same coefficients; `--format weights` writes the weights of what reads them",
+                ));
             }
             Layer::Conv { kernel, stride, padding, bias, .. } => {
                 let mut inputs = vec![self.weight(part, name, "weight")?];

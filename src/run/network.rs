@@ -70,7 +70,7 @@ impl TrainedNetwork {
         if network.stages.iter().all(|(_, head)| head.is_none()) {
             return Err(Error::usage(format!(
                 "`{}` has no classifier, nor has a stage before it",
-                last.path().display()
+                node.path().display()
             ))
             .hint("blocks that were trained together have one behind the last: name that stage"));
         }
