@@ -87,7 +87,8 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     let mut nodes = Vec::new();
     for folder in folders {
         let record = folder.record()?;
-        if record.state != State::Begun && record.kind != Kind::Images {
+        if record.state != State::Begun && (record.kind == Kind::EndToEnd || record.stage > 0 && record.kind.is_stage())
+        {
             nodes.push((folder, record));
         }
     }

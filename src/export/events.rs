@@ -42,12 +42,12 @@ pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
 }
 
 /// Writes the events of a trained stage, or of a network that was trained as a whole, below a folder; gives the file's
-/// path, and nothing for nodes that learn nothing.
+/// path, and nothing for other nodes.
 ///
 /// # Errors
 /// When weights are damaged or the file cannot be written. Features that are out of reach are left out.
 pub fn write_events(folder: &StageFolder, record: &Record, to: &Path) -> Result<Option<PathBuf>> {
-    if record.kind == Kind::Images {
+    if matches!(record.kind, Kind::Images | Kind::Ensemble | Kind::Probe) {
         return Ok(None);
     }
     let mut file = EventFile::new();
@@ -110,9 +110,6 @@ fn weights(folder: &StageFolder, record: &Record) -> Result<Vec<(String, Vec<f32
 
 /// The channels of one sample's features, where they are within reach.
 fn channels(folder: &StageFolder, record: &Record) -> Option<Picture> {
-    if record.kind == Kind::EndToEnd {
-        return None;
-    }
     let features = Features::open(folder, record).ok()?;
     let mut sample = Vec::new();
     features.for_each(&[SAMPLE], |_, values| sample = values.to_vec()).ok()?;

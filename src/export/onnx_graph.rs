@@ -72,6 +72,11 @@ impl Graph {
         let window = |kernel: usize, stride: usize, padding: usize| ([kernel; 2], [stride; 2], [padding; 4]);
         match layer {
             Layer::SpaceToDepth => self.space_to_depth(),
+            Layer::Scattering { .. } => {
+                return Err(Error::usage("ONNX has no operator for a scattering transform").hint(
+                    "Kymatio computes the same coefficients; `--format weights` writes the weights of what reads them",
+                ));
+            }
             Layer::Conv { kernel, stride, padding, bias, .. } => {
                 let mut inputs = vec![self.weight(part, name, "weight")?];
                 if bias {
@@ -104,11 +109,6 @@ impl Graph {
             // Does nothing but in training.
             Layer::Dropout { .. } => {}
             Layer::Flatten => self.flatten(),
-            Layer::Scattering { .. } => {
-                return Err(Error::usage("ONNX has no operator for a scattering transform").hint(
-                    "Kymatio computes the same coefficients; `--format weights` writes the weights of what reads them",
-                ));
-            }
             Layer::Linear { .. } => {
                 self.flatten();
                 let inputs = [self.weight(part, name, "weight")?, self.weight(part, name, "bias")?];

@@ -1,10 +1,9 @@
 //! Averaged validation features for TensorBoard's embedding projector: vectors, names, thumbnails, and where they lie.
 
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::features::{Split, read_labels};
 use crate::inspect::{Features, Images, Picture};
-use crate::pipeline::Kind;
 use crate::run::{Record, StageFolder};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -39,10 +38,6 @@ pub fn projector_files(to: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
 /// # Errors
 /// When features are missing or damaged, or a file cannot be written.
 pub fn write_projector(folder: &StageFolder, record: &Record, most: usize, to: &Path) -> Result<Projection> {
-    if record.kind == Kind::EndToEnd {
-        return Err(Error::usage("a network that was trained as a whole has no features of its own")
-            .hint("name one of its depths, such as `cache/stage1`"));
-    }
     let features = Features::open(folder, record)?;
     let chosen = features.spread(most);
     let averaged = features.averaged(&chosen)?;

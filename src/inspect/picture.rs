@@ -164,7 +164,9 @@ pub(super) fn level(value: f32) -> u8 {
 
 fn between(colours: &[Colour], value: f32) -> Colour {
     let place = value.clamp(0.0, 1.0) * (colours.len() - 1) as f32;
-    // No number at all is shown as the first colour.
+    if place.is_nan() {
+        return colours[0];
+    }
     let at = (place as usize).min(colours.len() - 2);
     let part = place - at as f32;
     let mix = |c: usize| f32::from(colours[at][c]) * (1.0 - part) + f32::from(colours[at + 1][c]) * part;

@@ -103,10 +103,6 @@ pub fn pictures(
     (query, most): (&Query, usize),
     (to, force): (&Path, bool),
 ) -> Result<Pictures> {
-    if record.kind == Kind::EndToEnd {
-        return Err(Error::usage("a network that was trained as a whole has no features of its own")
-            .hint("name one of its depths, such as `cache/stage1`"));
-    }
     let features = Features::open(stage, record)?;
     let labels = read_labels(stage.path(), Split::Val)?;
     let images = Images::open(stage, record);

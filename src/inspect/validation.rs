@@ -2,7 +2,7 @@
 
 use super::sampling::spread;
 use super::statistics::sample_values;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::features::{Draw, Loader, Reader, Split, hwc_to_chw};
 use crate::pipeline::Shape;
 use crate::run::{Record, StageFolder, TrainedNetwork};
@@ -45,8 +45,12 @@ impl Features {
     /// Those of a finished stage.
     ///
     /// # Errors
-    /// When they are not kept, and the stages before or the images are missing or damaged.
+    /// When the folder is none of a stage, or they are not kept, and the stages before or the images are missing or damaged.
     pub fn open(folder: &StageFolder, record: &Record) -> Result<Self> {
+        if !record.kind.is_stage() {
+            let what = format!("`{}` holds {}, no features", folder.path().display(), record.title());
+            return Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage1`"));
+        }
         if !record.arrays.is_empty() {
             let reader = Reader::open(&Split::Val.array(folder.path(), "features"))?;
             let (shape, samples) = (reader.layout().shape, reader.layout().samples);

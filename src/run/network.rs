@@ -57,7 +57,16 @@ impl TrainedNetwork {
     /// # Errors
     /// When a stage is missing, not trained or damaged, or none of them classifies.
     pub fn open(node: &StageFolder, device: &Device) -> Result<Self> {
-        let network = Self::open_blocks(node, device)?;
+        let record = node.record()?;
+        let (ensemble, last) = match record.kind {
+            Kind::Ensemble => {
+                let (of, mut stages) = members(node, &record)?;
+                let last = stages.pop().ok_or_else(|| Error::failed("the record of the ensemble names no stages"))?;
+                (Some(of), last.0)
+            }
+            _ => (None, node.clone()),
+        };
+        let network = Self { ensemble, ..Self::open_blocks(&last, device)? };
         if network.stages.iter().all(|(_, head)| head.is_none()) {
             return Err(Error::usage(format!(
                 "`{}` has no classifier, nor has a stage before it",
@@ -68,31 +77,23 @@ impl TrainedNetwork {
         Ok(network)
     }
 
-    /// The same where its features are all that is asked for: it may do without a classifier.
+    /// The blocks up to a stage, where its features are all that is asked for: it may do without a classifier.
     ///
     /// # Errors
     /// When a stage is missing, not trained or damaged.
-    pub fn open_blocks(node: &StageFolder, device: &Device) -> Result<Self> {
-        let record = node.record()?;
+    pub fn open_blocks(last: &StageFolder, device: &Device) -> Result<Self> {
+        let record = last.record()?;
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd => "a network that was trained as a whole",
+            Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
-            Kind::Block | Kind::Depth | Kind::Scattering | Kind::Ensemble => "",
+            Kind::Block | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
-            return Err(Error::usage(format!("`{}` holds {what}", node.path().display()))
+            return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
                 .hint("name the folder of a stage, such as `cache/stage1`"));
         }
-        let (ensemble, (last, record)) = match record.kind {
-            Kind::Ensemble => {
-                let (of, mut stages) = members(node, &record)?;
-                let last = stages.pop().ok_or_else(|| Error::failed("the record of the ensemble names no stages"))?;
-                (Some(of), last)
-            }
-            _ => (None, (node.clone(), record)),
-        };
-        let last = &last;
         let mut stages = Vec::new();
         let (mut folder, mut next) = (last.clone(), record.clone());
         let mut pipeline = recipe(last, &record, &[])?;
@@ -104,7 +105,15 @@ impl TrainedNetwork {
         }
         stages.reverse();
         let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
-        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone(), ensemble })
+        Ok(Self {
+            pipeline,
+            classes: record.classes,
+            words,
+            images: folder,
+            stages,
+            device: device.clone(),
+            ensemble: None,
+        })
     }
 
     /// Asks all stages together, whatever was opened.

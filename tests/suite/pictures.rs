@@ -138,3 +138,22 @@ fn two_stages_of_one_shape_are_compared_by_value_and_others_by_what_they_represe
     assert!(said.contains("linear CKA") && said.contains("correlation"), "{said}");
     space.run("inspect cache/stage1 nowhere").fails(1, &["nowhere"]);
 }
+
+#[test]
+fn what_holds_no_features_is_refused_and_a_scattering_transform_has_pictures() {
+    let space = Space::new();
+    let text = "[data]\nsource = \"builtin\"\ntrain_images = 60\nval_images = 30\n[network]\n\
+                architecture = \"scattering\"\nangles = 4\norder = 1\n[auxiliary]\nk = 1\n\
+                [training]\nepochs = 1\nbatch = 20\n[features]\nrefresh = 0.0\n[ensemble]\n";
+    space.write("scattering.toml", text);
+    space.run("run scattering.toml --events events").ok();
+    for command in ["--pictures p", "cache/stage1"] {
+        space.run(&format!("inspect cache/ensemble {command}")).fails(2, &["holds ensemble, no features"]);
+    }
+    let said = space.run("inspect cache/stage1 --pictures p").ok().stdout;
+    assert!(said.contains("not shown: kernels: the block has no convolution"), "{said}");
+    assert!(space.path("p/channels-val-0.png").exists() && space.path("p/classes.svg").exists());
+    space.run("export cache/stage2 --format onnx --to x.onnx").fails(2, &["no operator for a scattering transform"]);
+    let names: Vec<String> = space.files("events").iter().map(|(path, _)| path.display().to_string()).collect();
+    assert!(names.len() == 2 && names.iter().all(|name| name.starts_with("scattering/stage")), "{names:?}");
+}
