@@ -33,6 +33,10 @@ pub mod run;
 
 pub mod inspect;
 
+pub mod export;
+
+pub mod report;
+
 pub mod cli;
 
 pub mod disk;

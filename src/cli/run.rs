@@ -7,11 +7,13 @@ use super::table::Table;
 use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
+use crate::export::write_events;
 use crate::images::ImageSet;
 use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use crate::text::shown;
+use candle_core::Device;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -46,9 +48,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     let device =
         run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
     let wanted = project.find(&args.nodes)?;
-    let update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
-        announce(terminal, node, verdict, graph);
-    })?;
+    let update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     let pipeline = project.pipeline();
     if args.work.json {
         list_odd(&update, terminal);
@@ -119,9 +119,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     }
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let wanted = project.find(&[])?;
-    let mut update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
-        announce(terminal, node, verdict, graph);
-    })?;
+    let mut update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     update.records.drain(..update.records.len() - 1);
     if args.work.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
@@ -131,6 +129,27 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         terminal.say(&format!("nothing to be done: stage {} is current", args.number));
     }
     output.text(&stage_table(project.pipeline(), &update))
+}
+
+/// Does what has to be done for some nodes, and writes the events of each that is done, and of those that were done
+/// before.
+fn bring_up_to_date(
+    project: &mut Project,
+    (wanted, device): (&[usize], &Device),
+    events: Option<&Path>,
+    terminal: &Terminal,
+) -> Result<Update> {
+    let before = |node: &Node, verdict: &Verdict, graph: &Graph| announce(terminal, node, verdict, graph);
+    let write = |folder: &StageFolder, record: &Record| {
+        events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
+    };
+    let update = project.update(wanted, device, terminal, before, write)?;
+    let is_new = |node: &Node| update.done.iter().any(|done| done.id == node.id);
+    let old = project.nodes().filter(|look| *look.verdict == Verdict::Current && !is_new(look.node));
+    for (look, found) in old.filter_map(|look| Some((look, look.found?))) {
+        write(look.folder, &found.record)?;
+    }
+    Ok(update)
 }
 
 /// The folder `stageN` beside another stage's.

@@ -84,7 +84,7 @@ fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
 }
 
 /// The state of a stage in one word, and the reasons behind it.
-fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
+pub(super) fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
     match look.trouble {
         Some(trouble) => {
             let hint = trouble.hint_text().map(|hint| format!("hint: {hint}"));

@@ -18,6 +18,8 @@ pub(super) const HEAD: &str = "auxiliary.safetensors";
 /// The file of the weights of a network that is trained as a whole.
 pub(super) const NETWORK: &str = "network.safetensors";
 
+/// The file that says, while a run writes here, what it does at this moment.
+pub(super) const UNDERWAY: &str = "progress.json";
 /// The values of the logits of validation samples.
 pub(super) const LOGITS: &str = "val/logits/c/0/0";
 
@@ -37,6 +39,8 @@ pub(super) enum Class {
     Shard,
     /// Of no use once training is over.
     Checkpoint,
+    /// Of use only while a run writes here.
+    Transient,
     /// The operating system's.
     Lock,
 }
@@ -59,10 +63,11 @@ const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> E
 }
 
 /// All that this program puts into the folder of a node.
-const TABLE: [Entry; 17] = [
+const TABLE: [Entry; 18] = [
     entry(RECORD, Class::Record, ALL),
     entry(SPARE, Class::Record, ALL),
     entry(LOCK, Class::Lock, ALL),
+    entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
     entry(HEAD, Class::Weights, &[Kind::Block, Kind::Depth]),
     entry(NETWORK, Class::Weights, &[Kind::EndToEnd]),
@@ -94,7 +99,8 @@ const LINKABLE: [&str; 9] = [
 
 /// What stands at the top of a node's folder, but for the lock; the record goes last: as long as it is there, the folder
 /// is known for a node's.
-pub(super) const TOP: [&str; 9] = ["zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", "train", "val", "spare", RECORD];
+pub(super) const TOP: [&str; 10] =
+    [UNDERWAY, "zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", "train", "val", "spare", RECORD];
 
 /// The splits whose labels a kind of node has.
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {

@@ -4,6 +4,7 @@ use super::ancestry::Ancestry;
 use super::contents::{BLOCK, LOGITS, NETWORK, labelled};
 use super::folder::StageFolder;
 use super::record::{ArrayRecord, Input, MadeOn, Record, State};
+use super::underway;
 use crate::disk;
 use crate::error::Result;
 use crate::features::{self, Split};
@@ -118,6 +119,7 @@ impl Work<'_> {
     /// Removes the checkpoints, writes the group's metadata and, last of all, the record that makes the node count.
     pub(super) fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
+        underway::forget(self.folder);
         features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
         record.files = self.folder.sum_small_files(record)?;
         record.output = Some(self.output(record)?);

@@ -6,6 +6,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::is_litter;
 use crate::pipeline::{Kind, Node};
+use crate::training::{Epoch, unfinished_history};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -53,6 +54,11 @@ impl StageFolder {
     /// The folder of checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join("checkpoint")
+    }
+
+    /// What the epochs behind the newest checkpoint came to, where training is under way or was cut off.
+    pub fn unfinished_history(&self) -> Vec<Epoch> {
+        unfinished_history(&self.checkpoints()).unwrap_or_default()
     }
 
     /// The folder of the stage that a record names as its parent, and that stage's record.

@@ -55,8 +55,24 @@ impl TrainedNetwork {
     /// Reads the network whose last stage lies in a folder, or whose ensemble does.
     ///
     /// # Errors
-    /// When a stage is missing, not trained or damaged.
+    /// When a stage is missing, not trained or damaged, or none of them classifies.
     pub fn open(node: &StageFolder, device: &Device) -> Result<Self> {
+        let network = Self::open_blocks(node, device)?;
+        if network.stages.iter().all(|(_, head)| head.is_none()) {
+            return Err(Error::usage(format!(
+                "`{}` has no classifier, nor has a stage before it",
+                node.path().display()
+            ))
+            .hint("blocks that were trained together have one behind the last: name that stage"));
+        }
+        Ok(network)
+    }
+
+    /// The same where its features are all that is asked for: it may do without a classifier.
+    ///
+    /// # Errors
+    /// When a stage is missing, not trained or damaged.
+    pub fn open_blocks(node: &StageFolder, device: &Device) -> Result<Self> {
         let record = node.record()?;
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
@@ -87,13 +103,6 @@ impl TrainedNetwork {
             (folder, next) = parent;
         }
         stages.reverse();
-        if stages.iter().all(|(_, head)| head.is_none()) {
-            return Err(Error::usage(format!(
-                "`{}` has no classifier, nor has a stage before it",
-                last.path().display()
-            ))
-            .hint("blocks that were trained together have one behind the last: name that stage"));
-        }
         let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
         Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone(), ensemble })
     }
@@ -136,6 +145,23 @@ impl TrainedNetwork {
         Ok(all)
     }
 
+    /// The features of the last block for a batch of inputs \[sample, y, x, channel\].
+    ///
+    /// # Errors
+    /// When the values do not fit the network.
+    pub fn features(&self, x: Tensor) -> Result<Tensor> {
+        let mut x = x;
+        for (block, _) in &self.stages {
+            x = block.forward(&x)?;
+        }
+        Ok(x)
+    }
+
+    /// The shape of a sample's features.
+    pub fn features_shape(&self) -> Shape {
+        self.stages.iter().fold(self.input(), |shape, (block, _)| block.output(shape))
+    }
+
     /// The shape of an input.
     fn input(&self) -> Shape {
         let image = self.pipeline.image();
@@ -145,10 +171,7 @@ impl TrainedNetwork {
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, size, _, channels) = x.dims4()?;
-        let crop = self.pipeline.crop(Shape { channels, size }).size;
-        let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
-        let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
-        let place = place * crop / self.pipeline.augmentation.size;
+        let (place, crop) = centre_of_canvas(&self.pipeline, Shape { channels, size });
         let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
         Ok(cut(x, &places, crop)?)
     }
@@ -186,28 +209,43 @@ impl TrainedNetwork {
         Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
+    /// An image file as it is stored in stage 0: u8 \[channel, y, x\].
+    ///
+    /// # Errors
+    /// When it cannot be decoded.
+    pub fn decode(&self, path: &Path) -> Result<Vec<u8>> {
+        let data = &self.pipeline.data;
+        let mut stored = vec![0; data.channels * data.size * data.size];
+        let bytes = read_image(path, most_bytes(data))?;
+        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
+        Ok(stored)
+    }
+
+    /// A decoded image as the network takes it, cropped as validation images are: \[1, y, x, channel\].
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn input_of(&self, stored: &[u8]) -> Result<Tensor> {
+        let image = self.input();
+        let mut values = vec![0.0; image.values()];
+        let mut planes = values.clone();
+        let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
+        let part = match self.pipeline.features.late_crops {
+            true => augmenter.canvas(augmenter.centred_canvas(self.pipeline.widest_step()).0),
+            false => augmenter.draw(None),
+        };
+        augmenter.show(stored, &part, &mut planes);
+        chw_to_hwc(&planes, image.channels, &mut values);
+        Ok(Tensor::from_vec(values, (1, image.size, image.size, image.channels), &self.device)?)
+    }
+
     /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all where
     /// that was opened or [asked for](Self::together).
     ///
     /// # Errors
     /// When the image cannot be decoded.
     pub fn predict(&self, path: &Path) -> Result<Vec<f64>> {
-        let data = &self.pipeline.data;
-        let mut stored = vec![0; data.channels * data.size * data.size];
-        let bytes = read_image(path, most_bytes(data))?;
-        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
-        let image = self.input();
-        let mut values = vec![0.0; image.values()];
-        let mut planes = values.clone();
-        let augmenter = Augmenter::new(&self.pipeline.augmentation, data);
-        let part = match self.pipeline.features.late_crops {
-            true => augmenter.canvas(augmenter.centred_canvas(self.pipeline.widest_step()).0),
-            false => augmenter.draw(None),
-        };
-        augmenter.show(&stored, &part, &mut planes);
-        chw_to_hwc(&planes, data.channels, &mut values);
-        let shape = (1, image.size, image.size, image.channels);
-        let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
+        let mut logits = self.logits(self.input_of(&self.decode(path)?)?)?;
         let chosen = match self.ensemble {
             Some(of) => ensemble(&logits, self.classes.len(), of),
             None => logits.pop().unwrap_or_default(),
@@ -216,7 +254,16 @@ impl TrainedNetwork {
     }
 }
 
-fn softmax(logits: &[f32]) -> Vec<f64> {
+/// The first row of the centre of a canvas, or of a feature map of one, and its rows; columns are the same.
+pub fn centre_of_canvas(pipeline: &Recipe, canvas: Shape) -> (usize, usize) {
+    let crop = pipeline.crop(canvas).size;
+    let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
+    let (_, place) = augmenter.centred_canvas(pipeline.widest_step());
+    (place * crop / pipeline.augmentation.size, crop)
+}
+
+/// The probability of each class.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();

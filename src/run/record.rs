@@ -275,7 +275,7 @@ impl Record {
     }
 
     /// The stage whose features it read; 0 where it read the images.
-    pub(super) fn features_of(&self) -> usize {
+    pub fn features_of(&self) -> usize {
         let named = self.manifest().value("input.features_of").and_then(|number| number.parse().ok());
         named.unwrap_or_else(|| self.stage.saturating_sub(1))
     }

@@ -7,6 +7,7 @@ use super::execute::Work;
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
+use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
@@ -244,16 +245,18 @@ impl Project {
         names.iter().map(|name| self.graph.find(name).ok_or_else(|| unknown(name))).collect()
     }
 
-    /// Does what has to be done for some nodes, one after the other, and calls `before` with each that begins.
+    /// Does what has to be done for some nodes, one after the other, and calls `before` with each that begins and `after`
+    /// with the folder and the record of each that is done.
     ///
     /// # Errors
-    /// When a node fails or the user interrupts; what was done until then stays.
+    /// When a node or what comes after it fails, or the user interrupts; what was done until then stays.
     pub fn update(
         &mut self,
         wanted: &[usize],
         device: &Device,
         progress: &dyn Progress,
         mut before: impl FnMut(&Node, &Verdict, &Graph),
+        mut after: impl FnMut(&StageFolder, &Record) -> Result<()>,
     ) -> Result<Update> {
         let needed = self.graph.needed(wanted);
         self.refuse_trouble_of(&needed)?;
@@ -280,6 +283,9 @@ impl Project {
             before(node, &self.verdicts[at], &self.graph);
             self.execute(at, device, progress).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
+            if let Some(found) = &self.observations[at] {
+                after(&self.folders[at], &found.record)?;
+            }
             done.push(at);
         }
         if let (Some(cache), Some(memory)) = (&self.cache, self.memory.take()) {
@@ -344,6 +350,8 @@ impl Project {
             }
         }
         let (pipeline, ancestry, probe) = (&self.pipeline, Ancestry::new(stages), self.probe_of(node));
+        let noted = Noted::new(progress, folder, node);
+        let progress = &noted;
         Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress }.execute(&self.verdicts[at])
     }
 
