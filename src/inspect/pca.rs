@@ -25,8 +25,7 @@ pub struct Components {
 /// A component's sign is such that its largest entry is positive.
 pub fn principal(rows: &Matrix) -> Components {
     let (count, columns) = (rows.rows().len().max(1) as f64, rows.columns);
-    let means: Vec<f64> =
-        sum(rows, columns, |row, out| add(out, row, 1.0)).into_iter().map(|sum| sum / count).collect();
+    let means: Vec<f64> = sum(rows, columns, |row, out| add(out, row)).into_iter().map(|sum| sum / count).collect();
     let squares = |row: &[f32], out: &mut [f64]| {
         out[0] += row.iter().zip(&means).map(|(value, mean)| (f64::from(*value) - mean).powi(2)).sum::<f64>();
     };
@@ -91,8 +90,8 @@ fn sum(rows: &Matrix, length: usize, add: impl Fn(&[f32], &mut [f64]) + Sync) ->
     all
 }
 
-fn add(out: &mut [f64], row: &[f32], factor: f64) {
-    out.iter_mut().zip(row).for_each(|(out, value)| *out += factor * f64::from(*value));
+fn add(out: &mut [f64], row: &[f32]) {
+    out.iter_mut().zip(row).for_each(|(out, value)| *out += f64::from(*value));
 }
 
 /// Makes directions orthogonal, first to last, and of length 1; gives the lengths that they had then. One that depends on

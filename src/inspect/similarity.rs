@@ -35,9 +35,8 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
     let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| f64::from(a * b)).sum();
     for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
-        }
+        let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += product);
     }
     sums.iter().sum::<f64>() + rest
 }
