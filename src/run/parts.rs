@@ -75,7 +75,8 @@ impl Parts {
         let record = folder.record()?;
         match record.kind {
             Kind::Images | Kind::Ensemble | Kind::Probe => {
-                let what = format!("`{}` holds {}, no weights", folder.path().display(), record.title());
+                let what = if record.kind == Kind::Images { "decoded images".into() } else { record.title() };
+                let what = format!("`{}` holds {what}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
             Kind::EndToEnd => Self::of_network(folder, record),
