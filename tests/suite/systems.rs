@@ -192,9 +192,9 @@ fn probes_are_made_again_only_where_their_features_or_settings_change() {
     ];
     assert_eq!(probes, expected);
     let measure = |at: usize, name: &str| run["probes"][at]["measures"][name].as_f64().unwrap();
-    // Better than guessing one of ten; the built-in pictures are easy once a stage has looked at them.
-    assert!(measure(1, "accuracy") > 15.0 && measure(1, "train_accuracy") >= measure(1, "accuracy"), "{run}");
-    assert!(measure(4, "accuracy") > 12.0 && measure(6, "train_loss") < 2.6, "{run}");
+    // A linear classifier of 24 values fits 300 samples far better than a guess of one of ten.
+    assert!(measure(1, "train_accuracy") > 30.0 && measure(1, "train_loss") < 2.1, "{run}");
+    assert!(measure(1, "train_accuracy") >= measure(1, "accuracy") && measure(6, "train_loss") < 2.6, "{run}");
     assert!(
         (measure(5, "ratio") - measure(5, "within") / measure(5, "between")).abs() < 1e-9 && measure(5, "ratio") < 1.0
     );
@@ -312,7 +312,9 @@ fn handcrafted_features_are_a_stage_like_any_other() {
     // Three channels of 1 + 2 * 4 coefficients.
     assert_eq!(run["stages"][0]["shape"], json!([1, 200, 27, 8, 8]));
     assert_eq!((&run["stages"][0]["kind"], &run["stages"][0]["accuracy"]), (&json!("scattering"), &Value::Null));
-    assert!(run["stages"][1]["accuracy"].as_f64().unwrap() > 10.0, "{run}");
+    let history = run["stages"][1]["history"].as_array().unwrap();
+    let loss = |epoch: usize| history[epoch]["loss"].as_f64().unwrap();
+    assert!(loss(3) < loss(0), "{run}");
     assert_eq!(run["stages"][1]["ensemble_accuracy"], run["stages"][1]["accuracy"]);
     space.run("verify cache").ok();
     let evaluated = space.run("evaluate cache --json").ok().json();
