@@ -1,4 +1,4 @@
-//! A stored image becomes an input of the network: cropped, mirrored, normalised.
+//! A decoded image becomes an input of the network: cropped, flipped, normalised.
 
 use super::decode::centre;
 use super::resample::{Axis, resample};
@@ -6,59 +6,52 @@ use crate::pipeline::{Augmentation, Crop, Data};
 use crate::random::Stream;
 use std::ops::Range;
 
-/// Crops, mirrors and normalises images as one pipeline demands.
+/// Crops, flips and normalises images as one pipeline demands.
+#[derive(Clone)]
 pub struct Augmenter {
     augmentation: Augmentation,
-    /// The side of a stored image.
-    stored: usize,
+    /// The side of a decoded image.
+    side: usize,
     /// For each channel, the normalised value of each u8.
     normalised: Vec<[f32; 256]>,
 }
 
-/// A square that is cut out of a stored image, whose surroundings are taken to be black.
+/// A rectangle of an image or a feature map, and what is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Its first row in the stored image.
+pub struct CropBox {
+    /// Its first row. Rows and columns beyond an image are black.
     pub top: isize,
-    /// Its first column there.
+    /// Its first column.
     pub left: isize,
-    /// Rows and columns.
-    pub size: usize,
+    /// Its rows.
+    pub height: usize,
+    /// Its columns.
+    pub width: usize,
     /// Whether its rows are mirrored once they are cut out.
-    pub mirrored: bool,
+    pub flip: bool,
+    /// The side of the square that it is scaled to; without, pixels stay as they are. It lies within the image then.
+    pub resize: Option<usize>,
 }
 
-/// What is shown of a stored image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// A window, pixel by pixel.
-    Window(Window),
-    /// A region that is scaled to the size of an input.
-    Scaled {
-        /// Rows of the stored image.
-        rows: Range<usize>,
-        /// Columns of it.
-        columns: Range<usize>,
-        /// Whether the rows are mirrored.
-        mirrored: bool,
-    },
-}
+impl CropBox {
+    /// So many rows and columns from a first row and column on, as they are.
+    pub fn square(top: isize, left: isize, size: usize) -> Self {
+        Self { top, left, height: size, width: size, flip: false, resize: None }
+    }
 
-/// A whole image with its padding, from which crops are taken later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Canvas {
-    /// Pixels by which it is moved, down and right: crops by whole steps of features reach other pixels then.
-    pub moved: (usize, usize),
-    /// Whether it is mirrored (before it is moved).
-    pub mirrored: bool,
+    /// Its rows and columns, of a box within the image.
+    fn ranges(&self) -> (Range<usize>, Range<usize>) {
+        let range = |first: isize, length: usize| first.max(0) as usize..first.max(0) as usize + length;
+        (range(self.top, self.height), range(self.left, self.width))
+    }
 }
 
 impl Augmenter {
-    /// Prepares for images that are stored as `data` says.
+    /// Prepares for images that are decoded as `data` says.
     pub fn new(augmentation: &Augmentation, data: &Data) -> Self {
         let table = |(mean, std): (&f32, &f32)| std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
         let normalised = data.mean.iter().zip(&data.std).map(table).collect();
-        Self { augmentation: *augmentation, stored: data.size, normalised }
+        Self { augmentation: *augmentation, side: data.size, normalised }
     }
 
     /// For each channel, the normalised value of each u8.
@@ -67,73 +60,63 @@ impl Augmenter {
     }
 
     /// Whether random crops are scaled.
-    pub fn scales(&self) -> bool {
+    pub fn resizes(&self) -> bool {
         matches!(self.augmentation.crop, Crop::Resized { .. })
     }
 
-    /// Draws what is shown of an image.
-    ///
-    /// With a stream of draws the crop and the flip are random as the pipeline says, always drawn in this order: what
-    /// the crop needs (for a padded one down, then right), then the flip. Without, it is the centre, not mirrored.
-    /// Padding is black and added before normalisation, as in the paper's code.
-    pub fn draw(&self, draw: Option<&mut Stream>) -> Part {
+    /// The centre crop.
+    pub fn centre_crop(&self) -> CropBox {
+        let middle = centre(self.side - self.augmentation.size) as isize;
+        CropBox::square(middle, middle, self.augmentation.size)
+    }
+
+    /// A random crop and flip as the pipeline says, always drawn in this order: what the crop needs (for a padded one
+    /// down, then right), then the flip. Padding is black and added before normalisation, as in the paper's code.
+    pub fn random_crop(&self, rng: &mut Stream) -> CropBox {
         let size = self.augmentation.size;
-        let middle = centre(self.stored - size) as isize;
-        let centre = Window { top: middle, left: middle, size, mirrored: false };
-        let Some(stream) = draw else { return Part::Window(centre) };
-        let flip = |stream: &mut Stream| self.augmentation.flip && stream.below(2) == 1;
-        match self.augmentation.crop {
-            Crop::Centre => Part::Window(Window { mirrored: flip(stream), ..centre }),
+        let crop = match self.augmentation.crop {
+            Crop::Centre => self.centre_crop(),
             Crop::Padded { padding } => {
-                let room = (self.stored + 2 * padding - size) as u64 + 1;
-                let mut offset = || stream.below(room) as isize - padding as isize;
+                let room = (self.side + 2 * padding - size) as u64 + 1;
+                let mut offset = || rng.below(room) as isize - padding as isize;
                 let (top, left) = (offset(), offset());
-                Part::Window(Window { top, left, size, mirrored: flip(stream) })
+                CropBox::square(top, left, size)
             }
             Crop::Resized { scale, ratio } => {
-                let (rows, columns) = draw_region(self.stored, scale, ratio, stream);
-                Part::Scaled { rows, columns, mirrored: flip(stream) }
+                CropBox { resize: Some(size), ..random_resized_crop(self.side, scale, ratio, rng) }
             }
-        }
+        };
+        CropBox { flip: self.augmentation.flip && rng.below(2) == 1, ..crop }
     }
 
-    /// Turns a part of a stored image [channels, stored, stored] into an input [channels, size, size] of the part's size.
-    ///
-    /// # Panics
-    /// When `stored` or `out` has not the length that the pipeline demands.
-    pub fn show(&self, stored: &[u8], part: &Part, out: &mut [f32]) {
-        match part {
-            Part::Window(window) => self.write(stored, self.stored, window, out),
-            Part::Scaled { rows, columns, mirrored } => {
-                let size = self.augmentation.size;
-                let window = Window { top: 0, left: 0, size, mirrored: *mirrored };
-                self.write(&self.scale(stored, rows.clone(), columns.clone()), size, &window, out);
-            }
-        }
+    /// A canvas, which is a whole image with its padding, shifted at random by less than `step` pixels down and to the
+    /// right: crops by whole steps of features reach other pixels then. Those of odd numbers are flipped.
+    pub fn random_canvas(&self, number: usize, step: usize, rng: &mut Stream) -> CropBox {
+        let room = self.side + 2 * self.padding() - self.augmentation.size;
+        let mut shift = || rng.below(step.min(room + 1) as u64) as usize;
+        self.canvas([shift(), shift()], self.augmentation.flip && number % 2 == 1)
     }
 
-    /// Draws the canvas of a view: those of odd numbers are mirrored, and all are moved by less than `step` pixels.
-    pub fn draw_canvas(&self, view: usize, step: usize, stream: &mut Stream) -> Canvas {
-        let room = self.stored + 2 * self.padding() - self.augmentation.size;
-        let mut moved = || stream.below(step.min(room + 1) as u64) as usize;
-        Canvas { moved: (moved(), moved()), mirrored: self.augmentation.flip && view % 2 == 1 }
+    /// The canvas of validation images, and the first row and column of the centre on it: a multiple of `step` pixels,
+    /// so that the centre can be cropped from features as well.
+    pub fn centre_canvas(&self, step: usize) -> (CropBox, usize) {
+        let offset = self.padding() + centre(self.side - self.augmentation.size);
+        let shift = offset.next_multiple_of(step.max(1)) - offset;
+        (self.canvas([shift, shift], false), offset + shift)
     }
 
-    /// The canvas that validation images lie on, and the first row and column of the centre on it: a multiple of `step`
-    /// pixels, so that the centre can be cut out of features as well.
-    pub fn centred_canvas(&self, step: usize) -> (Canvas, usize) {
-        let place = self.padding() + centre(self.stored - self.augmentation.size);
-        let moved = place.next_multiple_of(step.max(1)) - place;
-        (Canvas { moved: (moved, moved), mirrored: false }, place + moved)
+    fn canvas(&self, [down, right]: [usize; 2], flip: bool) -> CropBox {
+        let (padding, right) = (self.padding() as isize, right as isize);
+        // Rows are mirrored after they are cut out, so a flipped image moves to the right by a box further right.
+        let left = if flip { right - padding } else { -padding - right };
+        CropBox { flip, ..CropBox::square(-padding - down as isize, left, self.side + 2 * self.padding()) }
     }
 
-    /// The part of a stored image that is a canvas: all of it with its padding.
-    pub fn canvas(&self, canvas: Canvas) -> Part {
-        let (padding, (down, right)) = (self.padding() as isize, canvas.moved);
-        // Rows are mirrored after they are cut out, so a mirrored canvas moves to the right by a window further right.
-        let left = if canvas.mirrored { right as isize - padding } else { -padding - right as isize };
-        let (top, size) = (-padding - down as isize, self.stored + 2 * self.padding());
-        Part::Window(Window { top, left, size, mirrored: canvas.mirrored })
+    /// The pixels by which a canvas is shifted, down and to the right.
+    pub fn shift(&self, canvas: &CropBox) -> [usize; 2] {
+        let padding = self.padding() as isize;
+        let right = if canvas.flip { canvas.left + padding } else { -canvas.left - padding };
+        [-canvas.top - padding, right].map(|shift| shift.max(0) as usize)
     }
 
     fn padding(&self) -> usize {
@@ -143,29 +126,43 @@ impl Augmenter {
         }
     }
 
-    /// Scales a region of a stored image to [channels, size, size].
-    pub fn scale(&self, stored: &[u8], rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
-        let axis = |region| Axis::new(region, self.augmentation.size, 0..self.augmentation.size);
-        let (rows, columns) = (axis(rows), axis(columns));
-        let planes = stored.chunks_exact(self.stored * self.stored);
-        planes.flat_map(|plane| resample::<1>(plane, self.stored, &columns, &rows)).collect()
+    /// Crops a decoded image [channels, side, side] to an input [channels, size, size] of the box's size, normalised.
+    ///
+    /// # Panics
+    /// When `image` or `out` has not the length that the pipeline demands.
+    pub fn apply(&self, image: &[u8], crop: &CropBox, out: &mut [f32]) {
+        match crop.resize {
+            None => self.normalise(image, self.side, crop, out),
+            Some(size) => {
+                let resized = CropBox { flip: crop.flip, ..CropBox::square(0, 0, size) };
+                self.normalise(&self.resize(image, crop, size), size, &resized, out);
+            }
+        }
     }
 
-    /// Normalises a window of an image [channels, side, side].
-    fn write(&self, pixels: &[u8], side: usize, window: &Window, out: &mut [f32]) {
-        let (size, channels) = (window.size, self.normalised.len());
-        assert_eq!((pixels.len(), out.len()), (channels * side * side, channels * size * size));
-        let (first, before) = (window.left.max(0) as usize, (-window.left).max(0) as usize);
-        let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(size * size));
+    /// Scales a box of a decoded image to [channels, size, size], not flipped.
+    pub fn resize(&self, image: &[u8], crop: &CropBox, size: usize) -> Vec<u8> {
+        let (rows, columns) = crop.ranges();
+        let (rows, columns) = (Axis::new(rows, size, 0..size), Axis::new(columns, size, 0..size));
+        let planes = image.chunks_exact(self.side * self.side);
+        planes.flat_map(|plane| resample::<1>(plane, self.side, &columns, &rows)).collect()
+    }
+
+    /// Normalises a box of an image [channels, side, side].
+    fn normalise(&self, pixels: &[u8], side: usize, crop: &CropBox, out: &mut [f32]) {
+        let (area, channels) = (crop.height * crop.width, self.normalised.len());
+        assert_eq!((pixels.len(), out.len()), (channels * side * side, channels * area));
+        let (first, before) = (crop.left.max(0) as usize, (-crop.left).max(0) as usize);
+        let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(area));
         for ((plane, table), out) in planes {
-            for (y, out) in (window.top..).zip(out.chunks_exact_mut(size)) {
+            for (y, out) in (crop.top..).zip(out.chunks_exact_mut(crop.width)) {
                 out.fill(table[0]);
                 if let Some(row) = usize::try_from(y).ok().and_then(|y| plane.chunks_exact(side).nth(y)) {
                     for (value, &pixel) in out.iter_mut().skip(before).zip(row.iter().skip(first)) {
                         *value = table[usize::from(pixel)];
                     }
                 }
-                if window.mirrored {
+                if crop.flip {
                     out.reverse();
                 }
             }
@@ -173,25 +170,29 @@ impl Augmenter {
     }
 }
 
-/// Draws the region of a random resized crop, rows and columns, as torchvision does: ten attempts, then the centre.
-fn draw_region(side: usize, scale: (f64, f64), ratio: (f64, f64), stream: &mut Stream) -> (Range<usize>, Range<usize>) {
+/// The box of a random resized crop, as torchvision draws it: ten attempts, then the centre.
+fn random_resized_crop(side: usize, scale: (f64, f64), ratio: (f64, f64), rng: &mut Stream) -> CropBox {
     let full = side as f64;
+    let within = |top: usize, left: usize, height: usize, width: usize| CropBox {
+        height,
+        width,
+        ..CropBox::square(top as isize, left as isize, side)
+    };
     for _ in 0..10 {
-        let area = full * full * stream.uniform(scale.0, scale.1);
-        let ratio = stream.uniform(ratio.0.ln(), ratio.1.ln()).exp();
+        let area = full * full * rng.uniform(scale.0, scale.1);
+        let ratio = rng.uniform(ratio.0.ln(), ratio.1.ln()).exp();
         let (width, height) = ((area * ratio).sqrt().round() as usize, (area / ratio).sqrt().round() as usize);
         if (1..=side).contains(&width) && (1..=side).contains(&height) {
-            let top = stream.below((side - height) as u64 + 1) as usize;
-            let left = stream.below((side - width) as u64 + 1) as usize;
-            return (top..top + height, left..left + width);
+            let top = rng.below((side - height) as u64 + 1) as usize;
+            let left = rng.below((side - width) as u64 + 1) as usize;
+            return within(top, left, height, width);
         }
     }
     // A square is wider than no ratio below one and higher than no ratio above one allows.
     let width = if ratio.1 < 1.0 { (full * ratio.1).round() as usize } else { side };
     let height = if ratio.0 > 1.0 { (full / ratio.0).round() as usize } else { side };
     let (width, height) = (width.max(1), height.max(1));
-    let (top, left) = ((side - height) / 2, (side - width) / 2);
-    (top..top + height, left..left + width)
+    within((side - height) / 2, (side - width) / 2, height, width)
 }
 
 #[cfg(test)]
@@ -203,7 +204,7 @@ mod tests {
     const SIDE: usize = 6;
 
     /// Every pixel of the three planes has a value of its own.
-    fn stored() -> Vec<u8> {
+    fn image() -> Vec<u8> {
         (1..=(3 * SIDE * SIDE) as u8).collect()
     }
 
@@ -212,11 +213,11 @@ mod tests {
         Augmenter::new(&Augmentation { size, crop, flip }, &data)
     }
 
-    /// Applies with draw number `seed`, rounded back to u8.
+    /// The random crop of a seed, or the centre crop, rounded back to u8.
     fn applied(augmenter: &Augmenter, seed: Option<u64>) -> Vec<u8> {
         let mut out = vec![-1.0; 3 * augmenter.augmentation.size.pow(2)];
-        let mut stream = seed.map(|seed| Stream::new(Purpose::Augmentation, seed, (0, 0)));
-        augmenter.show(&stored(), &augmenter.draw(stream.as_mut()), &mut out);
+        let random = |seed| augmenter.random_crop(&mut Stream::new(Purpose::Augmentation, seed, (0, 0)));
+        augmenter.apply(&image(), &seed.map_or_else(|| augmenter.centre_crop(), random), &mut out);
         out.into_iter().map(|value| value.round() as u8).collect()
     }
 
@@ -225,19 +226,19 @@ mod tests {
         let data = Data { size: 1, mean: vec![0.5, 0.25, 0.0], std: vec![0.25, 0.5, 1.0], ..data() };
         let augmenter = Augmenter::new(&Augmentation { size: 1, crop: Crop::Centre, flip: false }, &data);
         let mut out = [0.0; 3];
-        augmenter.show(&[0, 255, 51], &augmenter.draw(None), &mut out);
+        augmenter.apply(&[0, 255, 51], &augmenter.centre_crop(), &mut out);
         assert_eq!(out, [-2.0, 1.5, 0.2]);
     }
 
     #[test]
-    fn without_draws_the_centre_is_taken_and_not_mirrored() {
+    fn a_centre_crop_is_the_centre_and_not_flipped() {
         let cropped = applied(&augmenter(2, Crop::Padded { padding: 1 }, true), None);
         assert_eq!(cropped[..4], [15, 16, 21, 22]);
-        assert_eq!(applied(&augmenter(SIDE, Crop::Centre, true), None), stored());
+        assert_eq!(applied(&augmenter(SIDE, Crop::Centre, true), None), image());
     }
 
     #[test]
-    fn a_padded_crop_is_the_part_of_the_padded_image_that_was_drawn() {
+    fn a_padded_crop_is_the_box_of_the_padded_image_that_was_drawn() {
         let (size, padding) = (5, 2);
         let augmenter = augmenter(size, Crop::Padded { padding }, true);
         let room = (SIDE + 2 * padding - size) as u64 + 1;
@@ -248,11 +249,11 @@ mod tests {
                 let x = if flip { size - 1 - x } else { x };
                 let (y, x) = ((y + top as usize).checked_sub(padding), (x + left as usize).checked_sub(padding));
                 let (y, x) = (y.filter(|&y| y < SIDE), x.filter(|&x| x < SIDE));
-                y.zip(x).map_or(0, |(y, x)| stored()[(channel * SIDE + y) * SIDE + x])
+                y.zip(x).map_or(0, |(y, x)| image()[(channel * SIDE + y) * SIDE + x])
             };
             let expected: Vec<u8> =
                 (0..3 * size * size).map(|at| pixel(at / (size * size), at / size % size, at % size)).collect();
-            assert_eq!(applied(&augmenter, Some(seed)), expected, "draw {seed}");
+            assert_eq!(applied(&augmenter, Some(seed)), expected, "seed {seed}");
         }
     }
 
@@ -262,46 +263,49 @@ mod tests {
         let augmenter = augmenter(size, Crop::Padded { padding }, true);
         let side = SIDE + 2 * padding;
         for seed in 0..200 {
-            let canvas = augmenter.draw_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
-            assert!(canvas.moved.0 < step && canvas.moved.1 < step && canvas.mirrored == (seed % 2 == 1));
+            let canvas = augmenter.random_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
+            let [down, right] = augmenter.shift(&canvas);
+            assert!(down < step && right < step && canvas.flip == (seed % 2 == 1));
             let mut out = vec![-1.0; 3 * side * side];
-            augmenter.show(&stored(), &augmenter.canvas(canvas), &mut out);
+            augmenter.apply(&image(), &canvas, &mut out);
             for (channel, y, x) in (0..3 * side * side).map(|at| (at / (side * side), at / side % side, at % side)) {
-                let (row, column) = (y.checked_sub(padding + canvas.moved.0), x.checked_sub(padding + canvas.moved.1));
+                let (row, column) = (y.checked_sub(padding + down), x.checked_sub(padding + right));
                 let inside = row.zip(column).filter(|&(row, column)| row < SIDE && column < SIDE);
                 let expected = inside.map_or(0, |(row, column)| {
-                    let column = if canvas.mirrored { SIDE - 1 - column } else { column };
-                    stored()[(channel * SIDE + row) * SIDE + column]
+                    let column = if canvas.flip { SIDE - 1 - column } else { column };
+                    image()[(channel * SIDE + row) * SIDE + column]
                 });
                 let found = out[(channel * side + y) * side + x].round() as u8;
-                assert_eq!(found, expected, "draw {seed}, {canvas:?}, {channel} {y} {x}");
+                assert_eq!(found, expected, "seed {seed}, {canvas:?}, {channel} {y} {x}");
             }
         }
     }
 
     #[test]
-    fn half_the_images_are_mirrored() {
+    fn half_the_images_are_flipped() {
         let augmenter = augmenter(SIDE, Crop::Centre, true);
-        let mirrored = (0..1000).filter(|&seed| applied(&augmenter, Some(seed)) != stored()).count();
-        assert!((450..550).contains(&mirrored), "{mirrored}");
+        let flipped = (0..1000).filter(|&seed| applied(&augmenter, Some(seed)) != image()).count();
+        assert!((450..550).contains(&flipped), "{flipped}");
     }
 
     #[test]
     fn a_resized_crop_of_the_whole_image_changes_nothing() {
         let augmenter = augmenter(SIDE, Crop::Resized { scale: (1.0, 1.0), ratio: (1.0, 1.0) }, false);
-        assert_eq!(applied(&augmenter, Some(1)), stored());
+        assert_eq!(applied(&augmenter, Some(1)), image());
     }
 
     #[test]
-    fn regions_have_the_area_and_the_ratio_asked_for() {
-        let mut stream = Stream::new(Purpose::Augmentation, 0, (0, 0));
+    fn random_resized_crops_have_the_area_and_the_ratio_asked_for() {
+        let mut rng = Stream::new(Purpose::Augmentation, 0, (0, 0));
         for _ in 0..1000 {
-            let (rows, columns) = draw_region(200, (0.1, 0.5), (0.5, 2.0), &mut stream);
-            let (area, ratio) = (rows.len() * columns.len(), columns.len() as f64 / rows.len() as f64);
-            assert!((3900..20_200).contains(&area) && (0.49..2.05).contains(&ratio), "{rows:?} {columns:?}");
+            let crop = random_resized_crop(200, (0.1, 0.5), (0.5, 2.0), &mut rng);
+            let (area, ratio) = (crop.height * crop.width, crop.width as f64 / crop.height as f64);
+            assert!((3900..20_200).contains(&area) && (0.49..2.05).contains(&ratio), "{crop:?}");
+            let (rows, columns) = crop.ranges();
             assert!(rows.end <= 200 && columns.end <= 200);
         }
         // No region of that ratio has that area, so the largest centred one is taken.
-        assert_eq!(draw_region(90, (1.0, 1.0), (3.0, 3.0), &mut stream), (30..60, 0..90));
+        let crop = random_resized_crop(90, (1.0, 1.0), (3.0, 3.0), &mut rng);
+        assert_eq!(crop.ranges(), (30..60, 0..90));
     }
 }

@@ -29,7 +29,7 @@ mod shapes;
 mod tar;
 mod webdataset;
 
-pub use augment::{Augmenter, Canvas, Part, Window};
+pub use augment::{Augmenter, CropBox};
 pub use census::{Census, Passed, is_litter};
 pub use classes::words;
 pub use decode::decode_file;

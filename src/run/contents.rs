@@ -1,7 +1,7 @@
 //! What lies in the folder of a node: one table of all files, what they are, and which kinds of node have them.
 
 use crate::disk::UNFINISHED;
-use crate::features::{KEPT, PROBE};
+use crate::features::{PROBE, VIEW_CACHE};
 use crate::lock::LOCK;
 use crate::pipeline::Kind;
 use crate::training::is_checkpoint;
@@ -125,7 +125,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn part_matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => name.parse::<u32>().is_ok_and(|number| number.to_string() == name),
-        "@" => is_checkpoint(name) || [KEPT, "warned-train.json", "warned-val.json"].contains(&name),
+        "@" => is_checkpoint(name) || [VIEW_CACHE, "warned-train.json", "warned-val.json"].contains(&name),
         "{train,val}" => name == "train" || name == "val",
         _ => pattern == name,
     }

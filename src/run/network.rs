@@ -5,7 +5,7 @@ use super::folder::StageFolder;
 use super::record::{Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Split, chw_to_hwc};
+use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
@@ -124,10 +124,10 @@ impl TrainedNetwork {
         let (batch, size, _, channels) = x.dims4()?;
         let crop = self.pipeline.crop(Shape { channels, size }).size;
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
-        let (_, place) = augmenter.centred_canvas(self.pipeline.widest_step());
-        let place = place * crop / self.pipeline.augmentation.size;
-        let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
-        Ok(cut(x, &places, crop)?)
+        let (_, offset) = augmenter.centre_canvas(self.pipeline.widest_step());
+        let offset = offset * crop / self.pipeline.augmentation.size;
+        let offsets = Tensor::from_vec(vec![offset as u32; 2 * batch], (batch, 2), x.device())?;
+        Ok(cut(x, &offsets, crop)?)
     }
 
     /// The images of a split that the network was made with. Whatever it was trained with, it is looked at in single
@@ -148,7 +148,7 @@ impl TrainedNetwork {
         let task = progress.start("evaluate", images.len() as u64);
         let mut logits = vec![Vec::new(); self.classifying().len()];
         let order: Vec<u32> = (0..images.len() as u32).collect();
-        images.for_each_batch(&order, BATCH, Draw::Whole, |batch| {
+        images.for_each_batch(&order, BATCH, View::CentreCanvas, |batch| {
             progress.check()?;
             let count = batch.len();
             let found = self.logits(batch.x)?;
@@ -174,11 +174,11 @@ impl TrainedNetwork {
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
         let augmenter = Augmenter::new(&self.pipeline.augmentation, data);
-        let part = match self.pipeline.features.late_crops {
-            true => augmenter.canvas(augmenter.centred_canvas(self.pipeline.widest_step()).0),
-            false => augmenter.draw(None),
+        let crop = match self.pipeline.features.late_crops {
+            true => augmenter.centre_canvas(self.pipeline.widest_step()).0,
+            false => augmenter.centre_crop(),
         };
-        augmenter.show(&stored, &part, &mut planes);
+        augmenter.apply(&stored, &crop, &mut planes);
         chw_to_hwc(&planes, data.channels, &mut values);
         let shape = (1, image.size, image.size, image.channels);
         let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
