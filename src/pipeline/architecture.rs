@@ -1,7 +1,7 @@
 //! `[network]`: the architectures by their names.
 
 use super::layer::Shape;
-use super::network::Network;
+use super::network::{Init, Network};
 use super::section::Section;
 use super::{Fault, alexnet, custom, simcnn, vgg};
 
@@ -27,5 +27,6 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, k: usize) -> Result<
     let indices: Vec<(&str, usize)> = ARCHITECTURES.iter().enumerate().map(|(at, (name, _))| (*name, at)).collect();
     let (name, read) = ARCHITECTURES[section.choice("architecture", 0, &indices)?];
     let network = read(section, image, k)?;
-    Ok(Network { architecture: name, ..network })
+    let init = section.choice("init", network.init, &Init::WORDS)?;
+    Ok(Network { architecture: name, init, ..network })
 }

@@ -174,7 +174,7 @@ impl Manifest {
             self.add(name, values.join(", "));
         }
         if pipeline.init != Init::Uniform {
-            self.add("layers.init", pipeline.init.word());
+            self.add("network.init", pipeline.init.word());
         }
         for (number, (block, _)) in (1..).zip(blocks) {
             self.add(&if blocks.len() == 1 { "layers.block".into() } else { format!("layers.block{number}") }, block);

@@ -14,12 +14,11 @@ pub enum Init {
 }
 
 impl Init {
-    /// Its name in a key.
+    pub(super) const WORDS: [(&str, Self); 2] = [("uniform", Self::Uniform), ("kaiming_normal", Self::KaimingNormal)];
+
+    /// What the pipeline file calls it.
     pub fn word(self) -> &'static str {
-        match self {
-            Self::Uniform => "uniform",
-            Self::KaimingNormal => "kaiming normal",
-        }
+        Self::WORDS[self as usize].0
     }
 }
 

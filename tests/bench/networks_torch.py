@@ -207,6 +207,7 @@ def simcnn(settings, size, classes):
 def vgg(settings, size, classes):
     network, auxiliary = settings["network"], settings.get("auxiliary", {})
     name, _, normalised = network["architecture"].partition("_")
+    begin = kaiming_normal if network.get("init", "kaiming_normal") == "kaiming_normal" else lambda module: None
     blocks, widths, sizes, channels = [], [], [], 3
     for group, count in enumerate(GROUPS[name]):
         for at in range(count):
@@ -222,13 +223,13 @@ def vgg(settings, size, classes):
     def head(at):
         if at + 1 == len(blocks):
             own = nn.Sequential(nn.MaxPool2d(2), *classifier(network, channels, classes, default_pooled=7, drops_first=False))
-            return own.apply(as_vgg_begins)
+            return own.apply(begin)
         wide, padding = 2 * widths[at], auxiliary.get("padding", 0)
         convolutions = [layer for n in range(auxiliary["k"] - 1) for layer in unit(wide if n else widths[at], wide, padding)]
         pooled = [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(wide), nn.Flatten(), nn.Linear(4 * wide, classes)]
-        return nn.Sequential(nn.AdaptiveAvgPool2d(-(-sizes[at] // 2)), *convolutions, *pooled).apply(as_vgg_begins)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(-(-sizes[at] // 2)), *convolutions, *pooled).apply(begin)
 
-    return [block.apply(as_vgg_begins) for block in blocks], head
+    return [block.apply(begin) for block in blocks], head
 
 
 def alexnet(settings, size, classes):
@@ -264,7 +265,7 @@ def classifier(network, channels, classes, default_pooled, drops_first):
     return [*layers, nn.Linear(hidden, classes)]
 
 
-def as_vgg_begins(module):
+def kaiming_normal(module):
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

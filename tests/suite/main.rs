@@ -1,6 +1,7 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod docs;
 mod exports;
 mod faults;
 mod finite_differences;

@@ -194,7 +194,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         let (old, new) = (manifests(&[]), manifests(&[setting]));
         old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old.key() != new.key()).map(|(at, _)| at).collect()
     };
-    let all: [(&str, &[usize]); 43] = [
+    let all: [(&str, &[usize]); 44] = [
         ("seed=1", &[1, 2, 3]),
         ("data.source=folder", &[0]),
         ("data.size=34", &[0, 1, 2, 3]),
@@ -211,6 +211,7 @@ fn every_ingredient_is_in_the_right_manifests() {
         ("augmentation.size=28", &[1, 2, 3]),
         ("network.width=64", &[1, 2, 3]),
         ("network.batch_norm=false", &[1, 2, 3]),
+        ("network.init=kaiming_normal", &[1, 2, 3]),
         ("network.space_to_depth=[2]", &[1, 2, 3]),
         ("network.space_to_depth=[1,3]", &[3]),
         ("auxiliary.width=64", &[1, 2, 3]),

@@ -1,4 +1,4 @@
-//! `greedy plan`: what is predicted, what is chosen, and what README.md shows of it.
+//! `greedy plan`: what is predicted, what is chosen, and what docs/planning.md shows of it.
 
 use crate::space::Space;
 
@@ -95,12 +95,12 @@ fn a_plan_that_cannot_be_made_says_what_is_missing() {
 }
 
 #[test]
-fn the_plans_in_the_readme_are_those_that_are_printed() {
+fn the_plans_in_the_docs_are_those_that_are_printed() {
     let space = Space::new();
-    let readme = std::fs::read_to_string(format!("{}/README.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let page = std::fs::read_to_string(format!("{}/docs/planning.md", env!("CARGO_MANIFEST_DIR"))).unwrap();
     for name in ["imagenet-simcnn-k1", "imagenet-simcnn-k2", "imagenet-simcnn-k3"] {
-        assert!(readme.contains(&format!("greedy plan pipelines/{name}.toml {IMAGENET}")), "{name}");
+        assert!(page.contains(&format!("greedy plan pipelines/{name}.toml {IMAGENET}")), "{name}");
         let plan = space.run(&format!("plan {} {IMAGENET}", shipped(name))).ok().stdout;
-        assert!(readme.contains(&plan), "README.md does not show\n{plan}");
+        assert!(page.contains(&plan), "docs/planning.md does not show\n{plan}");
     }
 }
