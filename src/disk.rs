@@ -46,9 +46,7 @@ pub struct NewFile {
 impl NewFile {
     /// Begins a file that will be called `path`.
     pub fn create(path: &Path) -> Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(format!(".{UNFINISHED}"));
-        let temporary = path.with_file_name(name);
+        let temporary = unfinished(path);
         let created = pass(&temporary, 0).and_then(|_| create_anew(&temporary));
         let file = created.map_err(|e| Error::io("create", &temporary, &e))?;
         Ok(Self { file, unsynced: 0, syncing: None, temporary, path: path.to_path_buf(), finished: false })
@@ -96,6 +94,13 @@ impl Drop for NewFile {
     }
 }
 
+/// What a file is called while it is written.
+pub fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{UNFINISHED}"));
+    path.with_file_name(name)
+}
+
 /// Creates a file in the place of whatever file or link is there.
 fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
@@ -123,6 +128,16 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut file = NewFile::create(path)?;
     file.write(bytes)?;
     file.finish()
+}
+
+/// Writes a small file that nobody relies on: whole or absent at every instant, but not synced, as it is soon replaced.
+///
+/// # Errors
+/// When the disk refuses; there is nothing to be done about that.
+pub fn note(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = unfinished(path);
+    create_anew(&temporary)?.write_all(bytes)?;
+    fs::rename(&temporary, path)
 }
 
 /// Makes sure that a small file which never changes is there, whole. Several processes may do so at once: all of them

@@ -6,7 +6,8 @@
 //! which the next stage is trained. The stages are a DAG that is brought up to date as `make` would.
 //!
 //! The modules, in the order in which they are best read: what is wanted, where images come from, what is trained, how
-//! features are kept between stages, how a stage learns, how fast this machine is, how stages are run, and how the
+//! features are kept between stages, how a stage learns, what its
+//! features are worth, how fast this machine is, how stages are run, and how the
 //! program talks. Each may import those above it, but none below, and all may use those at the end; a test holds that.
 
 pub mod pipeline;
@@ -24,11 +25,17 @@ pub mod features;
 
 pub mod training;
 
+pub mod probes;
+
 pub mod bench;
 
 pub mod run;
 
 pub mod inspect;
+
+pub mod export;
+
+pub mod report;
 
 pub mod cli;
 

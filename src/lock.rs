@@ -137,16 +137,58 @@ fn held(folder: &Path, file: &File) -> Held {
     Held { error, is_read }
 }
 
+/// The process that writes to a folder, if one does. Only looked at: the lock is not touched, nor anybody made to wait.
+pub fn writer(folder: &Path) -> Option<u32> {
+    let file = File::open(folder.join(LOCK)).ok()?;
+    let noted = noted_holder(&file);
+    let found = match listed(&file) {
+        Some(listed) => listed
+            .into_iter()
+            .find(|one| one.writes && (one.is_on_device || Some(&one.process) == noted.as_ref()))
+            .map(|one| one.process),
+        None => noted.filter(|process| is_alive(process)),
+    };
+    found?.parse().ok()
+}
+
+/// Whether there is a process of an id.
+fn is_alive(process: &str) -> bool {
+    let id = process.parse().ok().and_then(rustix::process::Pid::from_raw);
+    id.is_some_and(|id| rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH))
+}
+
 /// The processes that the system lists as holders of the lock of a file, but for this one.
 fn holders(file: &File) -> Option<Vec<String>> {
+    let own = std::process::id().to_string();
+    let others = listed(file)?.into_iter().filter(|one| one.is_on_device && one.process != own);
+    Some(others.map(|one| one.process).collect())
+}
+
+/// A lock as the system lists it.
+struct Listed {
+    process: String,
+    writes: bool,
+    /// Whether the device is the file's too: some file systems tell files and locks of two devices.
+    is_on_device: bool,
+}
+
+/// The locks of files of a file's number; nothing where the system has no list.
+fn listed(file: &File) -> Option<Vec<Listed>> {
     let found = file.metadata().ok()?;
     let (major, minor) = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
-    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
-    let own = std::process::id().to_string();
+    let device = format!("{major:02x}:{minor:02x}");
+    let number = found.ino().to_string();
     let list = std::fs::read_to_string("/proc/locks").ok()?;
     // As in `7: FLOCK  ADVISORY  WRITE 4711 fe:00:1835034 0 EOF`; processes that wait have an arrow after the number.
     let holder = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
-        [_, "FLOCK", _, _, process, file, ..] if file == place && process != own => Some(process.to_string()),
+        [_, "FLOCK", _, access, process, file, ..] => {
+            let (on, inode) = file.rsplit_once(':')?;
+            (inode == number).then(|| Listed {
+                process: process.to_string(),
+                writes: access == "WRITE",
+                is_on_device: on == device,
+            })
+        }
         _ => None,
     };
     Some(list.lines().filter_map(holder).collect())
@@ -196,9 +238,13 @@ mod tests {
             };
             holder.kill().unwrap();
             holder.wait().unwrap();
+            // One that only reads is no writer, and one that writes is seen without its lock being touched.
+            let writes = (how == "--exclusive").then_some(holder.id());
+            assert!(!Path::new("/proc/locks").exists() || writer(folder.path()) == writes, "{how}");
             let known = error.contains(&format!("process {}", holder.id()));
             assert!(known || !Path::new("/proc/locks").exists(), "{error}");
             // Killed, it holds nothing any more.
+            assert_eq!(writer(folder.path()), None);
             assert!(Lock::take(folder.path()).is_ok());
         }
     }

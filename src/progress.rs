@@ -1,6 +1,8 @@
 //! How the work reports where it stands; the command line decides what is drawn.
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Receives what is said about the work, and says whether the user wants it stopped.
 pub trait Progress: Sync {
@@ -34,6 +36,34 @@ pub trait Task: Send + Sync {
 
     /// Shows a short text beside the task, such as the loss.
     fn tell(&self, text: &str);
+
+    /// Shows where training stands.
+    fn stand(&self, standing: &Standing) {
+        self.tell(&standing.to_string());
+    }
+}
+
+/// Where the training of a node stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The epoch at hand, or the last one that ended; from 1.
+    pub epoch: usize,
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Mean cross entropy over the training samples that this epoch has met.
+    pub loss: f64,
+    /// Percentage of them that were right.
+    pub train_accuracy: f64,
+    /// Top-1 accuracy on the validation samples, in percent, when they were last looked at.
+    pub accuracy: Option<f64>,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { epoch, epochs, loss, train_accuracy, accuracy } = self;
+        write!(f, "epoch {epoch}/{epochs}  loss {loss:.3}  train {train_accuracy:.1} %")?;
+        accuracy.map_or(Ok(()), |accuracy| write!(f, "  val {accuracy:.1} %"))
+    }
 }
 
 /// Reports nothing and never stops.

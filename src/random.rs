@@ -22,6 +22,8 @@ pub enum Purpose {
     Bench = 7,
     /// Values that dropout sets to zero; the counters are (part and layer of the network, stage and epoch; sample).
     Dropout = 9,
+    /// The samples that a probe learns from, where it takes but some; the counters are (0, 0).
+    Probe = 12,
 }
 
 /// A stream of random numbers (SplitMix64; Steele, Lea & Flood 2014) that starts at a hash of its counters.

@@ -40,6 +40,14 @@ pub fn printable(text: &str, allowed: &[char]) -> String {
     clean
 }
 
+/// A class as people call it, shortly, with its name where that says nothing.
+pub fn class(name: &str, words: Option<&str>) -> String {
+    match words.and_then(|words| words.split(',').next()) {
+        Some(word) => format!("{word} ({name})"),
+        None => name.into(),
+    }
+}
+
 /// Whether a character turns the direction of what follows it.
 fn is_direction(letter: char) -> bool {
     matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

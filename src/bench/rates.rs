@@ -163,7 +163,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let load = || input.for_each_batch(&order, stage.training.batch, view, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
         // Blocks that are trained together are measured together.
-        let alone = self.pipeline.method == Method::Layerwise;
+        let alone = self.pipeline.method == Method::Layerwise && stage.head.is_some();
         let train = if alone { self.training(stage, (&input, &order), load)? } else { 0.0 };
         let [classify, frozen] = self.forward(stage)?;
         let block = block(bench, &self.pipeline, stage.number)?;
@@ -220,7 +220,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let block = Network::block(&stage.block, (self.pipeline.init, &mut rng, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         let frozen = bench.seconds(frozen)? / batch as f64;
-        if self.pipeline.method == Method::EndToEnd {
+        if stage.head.is_none() || self.pipeline.method == Method::EndToEnd {
             return Ok([0.0, frozen]);
         }
         let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, &bench.device))?;

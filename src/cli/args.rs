@@ -1,7 +1,7 @@
 //! The words of the command line.
 
 use super::figures;
-use crate::pipeline::Profile;
+use crate::pipeline::{Average, Profile};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Bring a pipeline up to date, or what some of its nodes need, then print the table of stages
     #[command(
-        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8"
+        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8\n  greedy run pipelines/demo.toml --events events"
     )]
     Run(RunArgs),
     /// Train one stage from the features of the stage before it
@@ -40,7 +40,7 @@ pub(super) enum Command {
     Stage(StageArgs),
     /// Say of each stage whether it is current, and why not
     #[command(
-        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot"
+        after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot\n  greedy status pipelines/demo.toml --watch"
     )]
     Status(StatusArgs),
     /// Predict bytes and time of every stage, and choose whose features are worth their bytes
@@ -49,7 +49,9 @@ pub(super) enum Command {
     )]
     Plan(Box<PlanArgs>),
     /// Describe the arrays of a stage: shapes, types, codecs, bytes, statistics, origin
-    #[command(after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json")]
+    #[command(
+        after_help = "Examples:\n  greedy inspect cache/stage2\n  greedy inspect cache/stage2 --json\n  greedy inspect cache/stage2 --pictures pictures --sample 7\n  greedy inspect cache/stage2 cache/stage3\n\nPictures: every channel of a sample's features, the kernels of the block's first convolution, the images nearest in\nfeature space, and all classes in a plane (classes.svg, for a browser). docs/inspect.md says how to read them."
+    )]
     Inspect(InspectArgs),
     /// Hold every file of a stage, or of all stages, against the sums in its record
     #[command(
@@ -61,15 +63,20 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy clean pipelines/demo.toml --dry-run\n  greedy clean pipelines/demo.toml pipelines/cifar10-quick.toml --yes\n\nWhat goes: stages that would be made anew, stages that none of the pipelines has, and what runs that were cut off\nhave left over. All pipelines that share a cache are to be named together. Links are not followed."
     )]
     Clean(CleanArgs),
+    /// Write one HTML page about pipelines: curves, confusions, images, feature maps, bytes, time, origin
+    #[command(
+        after_help = "Examples:\n  greedy report cache\n  greedy report pipelines/demo.toml pipelines/simcnn-end-to-end-quick.toml --to both.html\n\nThe page is a single file that needs neither a network nor a script. A report that is there is written over, any\nother file only with `--force`. docs/report.md says how to read each part."
+    )]
+    Report(ReportArgs),
     /// Run the validation images through the whole trained network
     #[command(after_help = "Example:\n  greedy evaluate cache/stage3")]
     Evaluate(EvaluateArgs),
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
-    /// Write the weights of a whole network into one file that other programs read
+    /// Hand a network or its features on: weights, ONNX, TensorBoard, embedding projector
     #[command(
-        after_help = "Example:\n  greedy export cache/stage8 --to vgg11.safetensors\n\nThe file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
+        after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
     )]
     Export(ExportArgs),
     /// Measure how fast this machine trains, extracts, decodes and reads, and whether a GPU computes what the CPU does
@@ -111,6 +118,9 @@ pub(super) struct WorkArgs {
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Write TensorBoard's event files of every stage that is done below a folder
+    #[arg(long, value_name = "DIR")]
+    pub events: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster
@@ -168,6 +178,9 @@ pub(super) struct StatusArgs {
     /// Explain every node, also those that are current
     #[arg(long)]
     pub why: bool,
+    /// Show what a run does at this moment, until nothing runs any more; PIPELINE may also be the folder of the stages
+    #[arg(long, conflicts_with_all = ["why", "graph"])]
+    pub watch: bool,
     /// Print the graph of nodes instead: as text, or for Graphviz (`--graph dot | dot -Tsvg`)
     #[arg(long, value_name = "FORM", num_args = 0..=1, default_missing_value = "text", conflicts_with = "json")]
     pub graph: Option<GraphForm>,
@@ -227,12 +240,27 @@ pub(super) struct PlanArgs {
 pub(super) struct InspectArgs {
     /// The folder of a stage
     pub stage: PathBuf,
-    /// Samples that the statistics of channels are taken from
-    #[arg(long, default_value_t = 512, value_name = "N")]
-    pub samples: usize,
+    /// The folder of another stage, to compare the two
+    #[arg(value_name = "OTHER", conflicts_with_all = ["pictures", "values"])]
+    pub other: Option<PathBuf>,
+    /// Samples that are looked at, spread evenly [default: 512 for tables and comparisons, all for pictures]
+    #[arg(long, value_name = "N")]
+    pub samples: Option<usize>,
     /// Add the first values of some samples and the sum of all to `--json`, to compare other readers with
     #[arg(long, requires = "json")]
     pub values: bool,
+    /// Write pictures of the features into a folder instead
+    #[arg(long, value_name = "DIR", conflicts_with = "values")]
+    pub pictures: Option<PathBuf>,
+    /// With `--pictures`: the validation sample whose features are shown
+    #[arg(long, value_name = "N", requires = "pictures", default_value_t = 0)]
+    pub sample: usize,
+    /// With `--pictures`: show an image file instead, cropped as validation images are
+    #[arg(long, value_name = "FILE", requires = "pictures", conflicts_with = "sample")]
+    pub image: Option<PathBuf>,
+    /// With `--pictures`: write over files of others too
+    #[arg(long, requires = "pictures")]
+    pub force: bool,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
@@ -281,11 +309,53 @@ pub(super) struct CleanArgs {
     pub json: bool,
 }
 
+/// What the ensemble of all stages is the mean of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Together {
+    /// As the node of the ensemble says; logits where there is none
+    AsRecorded,
+    Logits,
+    Softmax,
+}
+
+impl Together {
+    /// What it is the mean of, where that is said.
+    pub fn average(self) -> Option<Average> {
+        match self {
+            Self::AsRecorded => None,
+            Self::Logits => Some(Average::Logits),
+            Self::Softmax => Some(Average::Softmax),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReportArgs {
+    /// Folders of stages, or pipeline files
+    #[arg(value_name = "CACHE | PIPELINE", default_value = "cache")]
+    pub of: Vec<PathBuf>,
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub to: PathBuf,
+    /// Write over a file that is no report
+    #[arg(long)]
+    pub force: bool,
+    /// Override a setting of the pipeline files, such as cache=elsewhere
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Say what would be written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct EvaluateArgs {
-    /// The folder of the last stage of the network, or of all stages
+    /// The folder of the last stage of the network, of its ensemble, or of all stages
     #[arg(default_value = "cache")]
     pub stage: PathBuf,
+    /// What the ensembles are the mean of: what the node of the ensemble says, logits or softmax outputs
+    #[arg(long, value_name = "OF", num_args = 0..=1, require_equals = true, default_missing_value = "as-recorded")]
+    pub ensemble: Option<Together>,
     /// Use the training images instead, cropped as validation images are
     #[arg(long)]
     pub train: bool,
@@ -301,12 +371,12 @@ pub(super) struct PredictArgs {
     /// The image files
     #[arg(required = true, value_name = "IMAGE")]
     pub images: Vec<PathBuf>,
-    /// The folder of the last stage of the network, or of all stages
+    /// The folder of the last stage of the network, of its ensemble, or of all stages
     #[arg(long, value_name = "DIR", default_value = "cache")]
     pub from: PathBuf,
-    /// Ask the ensemble of all stages instead of the last
-    #[arg(long)]
-    pub ensemble: bool,
+    /// Ask the ensemble of all stages instead of the last: of what its node says, or of logits or softmax outputs
+    #[arg(long, value_name = "OF", num_args = 0..=1, require_equals = true, default_missing_value = "as-recorded")]
+    pub ensemble: Option<Together>,
     /// Classes to name for each image
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub top: u16,
@@ -317,13 +387,33 @@ pub(super) struct PredictArgs {
     pub json: bool,
 }
 
+/// A form in which other programs read networks or features.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExportForm {
+    /// All weights as safetensors
+    Weights,
+    /// The whole network as an ONNX model
+    Onnx,
+    /// Scalars, images and histograms of each stage as TensorBoard's event files
+    Tensorboard,
+    /// Averaged validation features for TensorBoard's embedding projector
+    Projector,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// The folder of the last stage of the network, or of a network that was trained as a whole
+    /// The folder of the last stage of the network, or of a network that was trained as a whole; for TensorBoard also of
+    /// all stages
     pub stage: PathBuf,
-    /// The file to write
-    #[arg(long, value_name = "FILE")]
+    /// The file to write; for tensorboard and projector a folder
+    #[arg(long, value_name = "PLACE")]
     pub to: PathBuf,
+    /// What to write
+    #[arg(long, value_name = "FORM", default_value = "weights")]
+    pub format: ExportForm,
+    /// With `--format projector`: validation samples at most, spread evenly [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: Option<u32>,
     /// Write over a file that is there
     #[arg(long)]
     pub force: bool,

@@ -1,28 +1,138 @@
 //! `greedy export`.
 
-use super::args::ExportArgs;
+use super::args::{ExportArgs, ExportForm};
 use super::output::Output;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{Exported, StageFolder};
+use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
+use crate::pipeline::{Kind, Node};
+use crate::run::{Record, StageFolder, State};
+use crate::text::shown;
+use std::path::Path;
 
-/// `greedy export STAGE --to FILE`
+/// Samples of a projection where none are asked for: what a browser still turns smoothly.
+const SAMPLES: u32 = 10_000;
+
+/// `greedy export STAGE --to PLACE`
 pub(super) fn export(args: &ExportArgs, output: &mut Output) -> Result<()> {
-    let exported = Exported::read(&StageFolder::new(&args.stage))?;
-    let file = args.to.display();
-    if args.to.symlink_metadata().is_ok() && !args.force {
-        return Err(Error::usage(format!("`{file}` is there already")).hint("`--force` writes over it"));
+    if args.samples.is_some() && args.format != ExportForm::Projector {
+        return Err(Error::usage("`--samples` goes with `--format projector` only"));
     }
+    match args.format {
+        ExportForm::Weights => weights(args, output),
+        ExportForm::Onnx => onnx(args, output),
+        ExportForm::Tensorboard => tensorboard(args, output),
+        ExportForm::Projector => projector(args, output),
+    }
+}
+
+fn weights(args: &ExportArgs, output: &mut Output) -> Result<()> {
+    let exported = Exported::read(&StageFolder::new(&args.stage))?;
+    refuse_present(&args.to, args.force)?;
     let names = match exported.torchvision {
         Some(architecture) => format!("under the names of torchvision's {architecture}"),
         None => "under greedy's names".into(),
     };
-    let blocks = if exported.blocks == 1 { "1 block".into() } else { format!("{} blocks", exported.blocks) };
-    let classifier = if exported.classifies { " and a classifier" } else { " without a classifier" };
-    let what = format!("{} tensors, {blocks}{classifier}, {names}", exported.tensors());
+    let parts = parts(exported.blocks, exported.classifies);
+    let what = format!("{} tensors, {parts}, {names}", exported.tensors());
+    write_file(args, &what, output, |path| exported.write(path))
+}
+
+fn onnx(args: &ExportArgs, output: &mut Output) -> Result<()> {
+    let model = OnnxModel::read(&StageFolder::new(&args.stage))?;
+    refuse_present(&args.to, args.force)?;
+    let (mean, std) = &model.normalisation;
+    let parts = parts(model.blocks, model.classifies);
+    let what = format!("{parts} for inputs of {}, (pixel / 255 - {mean:?}) / {std:?}", model.input);
+    write_file(args, &what, output, |path| model.write(path))
+}
+
+/// Writes one file, or only says so.
+fn write_file(
+    args: &ExportArgs,
+    what: &str,
+    output: &mut Output,
+    write: impl FnOnce(&Path) -> Result<usize>,
+) -> Result<()> {
+    let file = args.to.display();
     if args.dry_run {
         return output.line(&format!("would write {file}: {what}"));
     }
-    let bytes = exported.write(&args.to)?;
+    let bytes = write(&args.to)?;
     output.line(&format!("{file}: {what}, {}", wording::bytes(bytes as u64)))
+}
+
+fn tensorboard(args: &ExportArgs, output: &mut Output) -> Result<()> {
+    let nodes = trained_nodes(&args.stage)?;
+    for (folder, record) in &nodes {
+        if args.dry_run {
+            let place = events_folder(&args.to, record);
+            output.line(&format!("would write events of {} into {}", record.title(), shown(&place)))?;
+        } else if let Some(path) = write_events(folder, record, &args.to)? {
+            output.line(&format!("{}: {}", shown(&path), record.title()))?;
+        }
+    }
+    output.line(&format!("`tensorboard --logdir {}` shows them", shown(&args.to)))
+}
+
+/// The stage in a folder, or all trained stages and the whole network in a cache.
+fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
+    let own = StageFolder::new(path);
+    let is_stage = path.join("record.json").is_file();
+    let inside = (1..).map(|number| StageFolder::in_cache(path, number));
+    let inside = inside.take_while(|stage| stage.path().join("record.json").is_file());
+    let network = StageFolder::new(path.join(Node::NETWORK));
+    let network = Some(network).filter(|network| network.path().join("record.json").is_file());
+    let folders: Vec<StageFolder> = if is_stage { vec![own] } else { network.into_iter().chain(inside).collect() };
+    let mut nodes = Vec::new();
+    for folder in folders {
+        let record = folder.record()?;
+        if record.state != State::Begun && record.kind != Kind::Images {
+            nodes.push((folder, record));
+        }
+    }
+    if nodes.is_empty() {
+        return Err(Error::failed(format!("`{}` is neither a trained stage nor a cache with some", shown(path)))
+            .hint("name a cache, such as `cache`, or a stage in it"));
+    }
+    Ok(nodes)
+}
+
+fn projector(args: &ExportArgs, output: &mut Output) -> Result<()> {
+    let folder = StageFolder::new(&args.stage);
+    let record = folder.record()?;
+    if record.state != State::Finished {
+        return Err(Error::failed(format!("{} is not finished", record.title())).hint("`greedy run` goes on with it"));
+    }
+    let most = args.samples.unwrap_or(SAMPLES) as usize;
+    projector_files(&args.to).try_for_each(|path| refuse_present(&path, args.force))?;
+    if args.dry_run {
+        let what = format!("averaged features of {}, of {most} validation samples at most", record.title());
+        return projector_files(&args.to)
+            .try_for_each(|path| output.line(&format!("would write {}: {what}", shown(&path))));
+    }
+    let done = write_projector(&folder, &record, most, &args.to)?;
+    done.files.iter().try_for_each(|path| output.line(&shown(path)))?;
+    if let Some(why) = &done.without_images {
+        output.line(&format!("without thumbnails: {why}"))?;
+    }
+    output.line(&format!(
+        "{} validation samples of {} channels; `tensorboard --logdir {}` shows them under Projector",
+        done.samples,
+        done.channels,
+        shown(&args.to)
+    ))
+}
+
+fn parts(blocks: usize, classifies: bool) -> String {
+    let blocks = if blocks == 1 { "1 block".into() } else { format!("{blocks} blocks") };
+    let classifier = if classifies { " and a classifier" } else { " without a classifier" };
+    blocks + classifier
+}
+
+fn refuse_present(path: &Path, force: bool) -> Result<()> {
+    if path.symlink_metadata().is_ok() && !force {
+        return Err(Error::usage(format!("`{}` is there already", path.display())).hint("`--force` writes over it"));
+    }
+    Ok(())
 }

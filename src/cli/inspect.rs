@@ -1,16 +1,20 @@
 //! `greedy inspect`.
 
 use super::args::InspectArgs;
+use super::compare;
 use super::output::Output;
+use super::pictures;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
 use crate::features::{Reader, Split, read_labels, read_logits};
-use crate::inspect::{ArraySummary, Channel, arrays, channels, histogram, values};
+use crate::inspect::{ArraySummary, BINS, Channel, arrays, channels, histogram, histograms, values};
 use crate::run::{Record, StageFolder, State, observe};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
+/// Samples that tables and comparisons are made of, where nothing else is asked for.
+const SAMPLES: usize = 512;
 /// Channels that are printed; `--json` has all.
 const SHOWN_CHANNELS: usize = 16;
 /// Values of each chosen sample that `--values` gives.
@@ -18,19 +22,29 @@ const SHOWN_VALUES: usize = 8;
 
 /// `greedy inspect STAGE`
 pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
-    let folder = StageFolder::new(&args.stage);
-    let record = folder.record()?;
-    if record.state != State::Finished {
-        let progress = observe(&folder)?.map_or_else(String::new, |found| found.seen.progress);
-        return Err(Error::failed(format!("{} is not finished: {progress}", record.title()))
-            .hint("`greedy run` goes on with it"));
+    let (folder, record) = finished(&args.stage)?;
+    let samples = args.samples.unwrap_or(SAMPLES);
+    if let Some(other) = &args.other {
+        let (other, its_record) = finished(other)?;
+        return compare::compare([(&folder, &record), (&other, &its_record)], (samples, args.json), output);
+    }
+    if let Some(to) = &args.pictures {
+        return pictures::write((&folder, &record), args, to, output);
     }
     let arrays = arrays(folder.path())?;
-    let (channels, samples) = match record.arrays.is_empty() {
-        true => (Vec::new(), 0),
-        false => channels(&Reader::open(&Split::Train.array(folder.path(), "features"))?, args.samples)?,
+    let mut measured = Measured { channels: Vec::new(), bins: Vec::new(), samples: 0 };
+    if !record.arrays.is_empty() {
+        let reader = Reader::open(&Split::Train.array(folder.path(), "features"))?;
+        let (channels, looked_at) = channels(&reader, samples)?;
+        let drawn = args.json || output.is_terminal();
+        let bins = if drawn { histograms(&reader, samples, &channels)? } else { Vec::new() };
+        measured = Measured { channels, bins, samples: looked_at };
+    }
+    let labels = |split: Split| -> Result<Option<Vec<usize>>> {
+        let there = arrays.iter().any(|array| array.name == format!("{}/labels", split.name()));
+        let count = || Ok(histogram(&read_labels(folder.path(), split)?, record.classes.len()));
+        there.then(count).transpose()
     };
-    let labels = |split| Ok::<_, Error>(histogram(&read_labels(folder.path(), split)?, record.classes.len()));
     let labels = [labels(Split::Train)?, labels(Split::Val)?];
     if args.json {
         return output.json(&json!({
@@ -48,16 +62,35 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
             "words": (0..record.classes.len()).map(|class| record.words(class)).collect::<Vec<_>>(),
             "data": record.census,
             "labels": { "train": labels[0], "val": labels[1] },
-            "channels": { "samples": samples, "of": channels.iter().map(channel_json).collect::<Vec<_>>() },
+            "figures": record.figures,
+            "measures": record.measures,
+            "channels": { "samples": measured.samples, "of": measured.json() },
         }));
     }
     output.text(&provenance(&record))?;
-    output.text(&format!("\n{}", array_text(&arrays)))?;
-    output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
-    if channels.is_empty() {
+    if labels.iter().any(Option::is_some) {
+        output.text(&format!("\n{}", array_text(&arrays)))?;
+        output.text(&format!("\n{}", label_table(&record, &labels).text()))?;
+    }
+    if !record.kind.is_stage() {
+        return Ok(());
+    }
+    if measured.channels.is_empty() {
         return output.line("\nits features are not kept: they are computed where they are needed");
     }
-    output.text(&format!("\n{}", channel_text(&channels, samples)))
+    output.text(&format!("\n{}", measured.text()))
+}
+
+/// A stage whose features and figures are final.
+fn finished(path: &Path) -> Result<(StageFolder, Record)> {
+    let folder = StageFolder::new(path);
+    let record = folder.record()?;
+    if record.state != State::Finished {
+        let progress = observe(&folder)?.map_or_else(String::new, |found| found.seen.progress);
+        return Err(Error::failed(format!("{} is not finished: {progress}", record.title()))
+            .hint("`greedy run` goes on with it"));
+    }
+    Ok((folder, record))
 }
 
 fn provenance(record: &Record) -> String {
@@ -78,6 +111,9 @@ fn provenance(record: &Record) -> String {
     if let Some(figures) = &record.figures {
         let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(Some(figures.top5)));
         text += &format!("accuracy   {own}, top-5 {top5}, ensemble {}\n", wording::percent(figures.ensemble_accuracy));
+    }
+    for (name, value) in &record.measures {
+        text += &format!("{name:<10} {value:.4}\n");
     }
     text += "depends on\n";
     for (name, value) in record.manifest().entries() {
@@ -107,39 +143,56 @@ fn array_text(arrays: &[ArraySummary]) -> String {
     text
 }
 
-fn label_table(record: &Record, labels: &[Vec<usize>; 2]) -> Table {
+fn label_table(record: &Record, labels: &[Option<Vec<usize>>; 2]) -> Table {
     let mut table = Table::new(&["class", "train", "val"]);
-    for (at, (train, val)) in labels[0].iter().zip(&labels[1]).enumerate() {
-        let class = record.classes.get(at).map(String::as_str).unwrap_or_default();
-        table.row([wording::class(class, record.words(at)), train.to_string(), val.to_string()]);
+    for (at, class) in record.classes.iter().enumerate() {
+        let count = |split: &Option<Vec<usize>>| split.as_ref().map_or("-".into(), |counts| counts[at].to_string());
+        table.row([wording::class(class, record.words(at)), count(&labels[0]), count(&labels[1])]);
     }
     table
 }
 
-fn channel_text(channels: &[Channel], samples: usize) -> String {
-    let mut table = Table::new(&["channel", "mean", "std", "zeros"]);
-    for (number, channel) in channels.iter().enumerate().take(SHOWN_CHANNELS) {
-        table.row([
-            number.to_string(),
-            format!("{:.4}", channel.mean),
-            format!("{:.4}", channel.std),
-            wording::percent(Some(channel.zeros)),
-        ]);
-    }
-    let dead = channels.iter().filter(|channel| channel.zeros == 100.0).count();
-    let more = match channels.len().saturating_sub(SHOWN_CHANNELS) {
-        0 => String::new(),
-        hidden => format!("and {hidden} more channels (`--json` has all)\n"),
-    };
-    format!(
-        "{}{more}{dead} of {} channels are always zero, over {samples} training samples\n",
-        table.text(),
-        channels.len()
-    )
+/// The channels over some samples.
+struct Measured {
+    channels: Vec<Channel>,
+    /// Their histograms, where somebody wants them.
+    bins: Vec<[u64; BINS]>,
+    samples: usize,
 }
 
-fn channel_json(channel: &Channel) -> Value {
-    json!({ "mean": channel.mean, "std": channel.std, "zeros": channel.zeros })
+impl Measured {
+    fn text(&self) -> String {
+        let drawn = !self.bins.is_empty();
+        let headings = ["channel", "mean", "std", "zeros", "values but zeros"];
+        let mut table = Table::new(if drawn { &headings } else { &headings[..4] });
+        for (number, channel) in self.channels.iter().enumerate().take(SHOWN_CHANNELS) {
+            let figures = [
+                number.to_string(),
+                format!("{:.4}", channel.mean),
+                format!("{:.4}", channel.std),
+                wording::percent(Some(channel.zeros)),
+            ];
+            table.row(figures.into_iter().chain(self.bins.get(number).map(|bins| wording::sparkline(bins))));
+        }
+        let count = self.channels.len();
+        let dead = self.channels.iter().filter(|channel| channel.zeros == 100.0).count();
+        let more = match count.saturating_sub(SHOWN_CHANNELS) {
+            0 => String::new(),
+            hidden => format!("and {hidden} more channels (`--json` has all)\n"),
+        };
+        let samples = self.samples;
+        format!("{}{more}{dead} of {count} channels are always zero, over {samples} training samples\n", table.text())
+    }
+
+    fn json(&self) -> Vec<Value> {
+        let channel = |(channel, bins): (&Channel, &[u64; BINS])| {
+            json!({
+                "mean": channel.mean, "std": channel.std, "zeros": channel.zeros,
+                "min": channel.least, "max": channel.most, "histogram": bins,
+            })
+        };
+        self.channels.iter().zip(&self.bins).map(channel).collect()
+    }
 }
 
 fn arrays_json(stage: &Path, arrays: &[ArraySummary], with_values: bool) -> Result<Map<String, Value>> {

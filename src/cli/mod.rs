@@ -4,20 +4,24 @@ mod agreement;
 mod args;
 mod bench;
 mod clean;
+mod compare;
 mod evaluate;
 mod export;
 mod figures;
 mod inspect;
 mod interruption;
 mod output;
+mod pictures;
 mod plan;
 mod plan_table;
 mod predict;
 mod progress;
+mod report;
 mod run;
 mod status;
 mod table;
 mod verify;
+mod watch;
 mod wording;
 
 use crate::error::{Error, Kind, Result};
@@ -49,7 +53,7 @@ pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(move |panic| *fault() = panic.to_string()));
     match catch_unwind(AssertUnwindSafe(|| dispatch(&cli, started))) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => report(&error),
+        Ok(Err(error)) => complain_of(&error),
         Err(_) => {
             complain(&format!("error: a fault of greedy itself: {}", fault()));
             complain("hint: what was finished is on the disk; please report this with the command that led to it");
@@ -68,11 +72,13 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     match &cli.command {
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
+        Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Plan(args) => plan::plan(args, &terminal, &mut output),
         Command::Inspect(args) => inspect::inspect(args, &mut output),
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Clean(args) => clean::clean(args, &mut output),
+        Command::Report(args) => report::report(args),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
         Command::Export(args) => export::export(args, &mut output),
@@ -85,7 +91,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     }
 }
 
-fn report(error: &Error) -> ExitCode {
+fn complain_of(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
             interruption::say_how_to_go_on();

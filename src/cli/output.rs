@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::text::printable;
 use serde_json::Value;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 /// What lays out a text; other control characters, as names of files can hold them, are escaped.
 const LAYOUT: [char; 2] = ['\n', '\t'];
@@ -21,6 +21,11 @@ pub(super) struct Output {
 impl Output {
     pub fn new() -> Self {
         Self { stream: std::io::stdout() }
+    }
+
+    /// Whether somebody looks at it.
+    pub fn is_terminal(&self) -> bool {
+        self.stream.is_terminal()
     }
 
     /// Prints a text as it is.

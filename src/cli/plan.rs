@@ -58,9 +58,9 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
 
 /// The record of a stage that is as the pipeline would make it.
 fn current(project: &Project, number: usize) -> Option<&Record> {
-    let look = project.nodes().find(|look| {
-        look.node.stage == number && look.node.kind != Kind::EndToEnd && *look.verdict == Verdict::Current
-    })?;
+    let look = project
+        .nodes()
+        .find(|look| look.node.stage == number && look.node.kind.is_stage() && *look.verdict == Verdict::Current)?;
     look.found.map(|found| &found.record)
 }
 

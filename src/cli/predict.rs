@@ -1,22 +1,22 @@
 //! `greedy predict`.
 
 use super::args::PredictArgs;
-use super::evaluate::last_stage;
+use super::evaluate::network;
 use super::output::{Output, complain};
 use super::progress::Terminal;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{TrainedNetwork, device};
+use crate::run::device;
 use crate::text::shown;
 use serde_json::{Value, json};
 
 /// `greedy predict IMAGE…`: every image gets its line, also after one that cannot be read.
 pub(super) fn predict(args: &PredictArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let network = TrainedNetwork::open(&last_stage(&args.from)?, &device(&args.device.device, false, terminal)?)?;
+    let network = network(&args.from, args.ensemble, &device(&args.device.device, false, terminal)?)?;
     let mut results = Vec::new();
     let mut bad = 0;
     for path in &args.images {
-        let likely = network.predict(path, args.ensemble).map(|all| most_likely(&all, args.top.into()));
+        let likely = network.predict(path).map(|all| most_likely(&all, args.top.into()));
         bad += usize::from(likely.is_err());
         match likely {
             Ok(likely) if args.json => {

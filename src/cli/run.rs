@@ -7,12 +7,15 @@ use super::table::Table;
 use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
+use crate::export::write_events;
 use crate::images::ImageSet;
 use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use crate::text::shown;
+use candle_core::Device;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A pipeline as its file and the disk have it.
@@ -45,12 +48,13 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     let device =
         run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
     let wanted = project.find(&args.nodes)?;
-    let update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
-        announce(terminal, node, verdict, graph);
-    })?;
+    let update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     let pipeline = project.pipeline();
     if args.work.json {
         list_odd(&update, terminal);
+        let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
+            update.records.iter().filter(wanted).map(stage_json).collect()
+        };
         return output.json(&json!({
             "pipeline": pipeline.name,
             "cache": shown(&cache),
@@ -58,7 +62,9 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
             "elapsed_seconds": terminal.elapsed().as_secs_f64(),
             "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
             "network": update.records.iter().find(|record| record.kind == Kind::EndToEnd).map(stage_json),
-            "stages": update.records.iter().filter(|record| record.stage > 0).map(stage_json).collect::<Vec<_>>(),
+            "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
+            "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
+            "probes": of(&|record| record.kind == Kind::Probe),
         }));
     }
     if update.done.is_empty() {
@@ -66,6 +72,10 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         terminal.say(&format!("nothing to be done: all {stages} nodes are current (looked at in {time:.1} ms)"));
     }
     output.text(&stage_table(pipeline, &update))?;
+    let probes = probe_table(update.records.iter());
+    if !probes.is_empty() {
+        output.text(&format!("\n{probes}"))?;
+    }
     list_odd(&update, terminal);
     Ok(())
 }
@@ -109,9 +119,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     }
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let wanted = project.find(&[])?;
-    let mut update = project.update(&wanted, &device, terminal, |node, verdict, graph| {
-        announce(terminal, node, verdict, graph);
-    })?;
+    let mut update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     update.records.drain(..update.records.len() - 1);
     if args.work.json {
         let stages: Vec<Value> = update.records.iter().map(stage_json).collect();
@@ -121,6 +129,27 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         terminal.say(&format!("nothing to be done: stage {} is current", args.number));
     }
     output.text(&stage_table(project.pipeline(), &update))
+}
+
+/// Does what has to be done for some nodes, and writes the events of each that is done, and of those that were done
+/// before.
+fn bring_up_to_date(
+    project: &mut Project,
+    (wanted, device): (&[usize], &Device),
+    events: Option<&Path>,
+    terminal: &Terminal,
+) -> Result<Update> {
+    let before = |node: &Node, verdict: &Verdict, graph: &Graph| announce(terminal, node, verdict, graph);
+    let write = |folder: &StageFolder, record: &Record| {
+        events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
+    };
+    let update = project.update(wanted, device, terminal, before, write)?;
+    let is_new = |node: &Node| update.done.iter().any(|done| done.id == node.id);
+    let old = project.nodes().filter(|look| *look.verdict == Verdict::Current && !is_new(look.node));
+    for (look, found) in old.filter_map(|look| Some((look, look.found?))) {
+        write(look.folder, &found.record)?;
+    }
+    Ok(update)
 }
 
 /// The folder `stageN` beside another stage's.
@@ -170,11 +199,12 @@ fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output)
 /// The table of stages.
 fn stage_table(pipeline: &Recipe, update: &Update) -> String {
     let mut table = Table::new(&["stage", "features", "accuracy", "top-5", "ensemble", "time", "on disk", "images/s"]);
-    for record in &update.records {
+    for record in update.records.iter().filter(|record| record.kind != Kind::Probe) {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
         let features = shape.map_or("-".into(), |[_, _, channels, y, x]| format!("{channels} x {y} x {x}"));
         let figures = record.figures.as_ref();
-        let name = if record.stage == 0 { record.title() } else { record.stage.to_string() };
+        let number = record.kind.is_stage() && record.stage > 0;
+        let name = if number { record.stage.to_string() } else { record.title() };
         table.row([
             name,
             features,
@@ -190,13 +220,60 @@ fn stage_table(pipeline: &Recipe, update: &Update) -> String {
     format!("{}\n{}: {} in all\n", table.text(), pipeline.name, wording::seconds(total))
 }
 
+/// What was measured of each stage; nothing where nothing was.
+pub(super) fn probe_table<'a>(records: impl Iterator<Item = &'a Record>) -> String {
+    // Each column with its value of a record.
+    let mut columns: Vec<(String, String, &str)> = Vec::new();
+    let mut rows: BTreeMap<usize, Vec<&Record>> = BTreeMap::new();
+    for record in records.filter(|record| record.kind == Kind::Probe && !record.measures.is_empty()) {
+        let name = name_of(record);
+        for (measure, words) in SHOWN_MEASURES.iter().filter(|(measure, _)| record.measures.contains_key(*measure)) {
+            let heading = if words.is_empty() { name.clone() } else { format!("{name}, {words}") };
+            let column = (heading, name.clone(), *measure);
+            if !columns.contains(&column) {
+                columns.push(column);
+            }
+        }
+        rows.entry(record.stage).or_default().push(record);
+    }
+    if rows.is_empty() {
+        return String::new();
+    }
+    let headings = columns.iter().map(|(heading, ..)| heading.as_str());
+    let mut table = Table::new(&std::iter::once("features of").chain(headings).collect::<Vec<_>>());
+    for (stage, records) in rows {
+        let cell = |(_, name, measure): &(String, String, &str)| {
+            let record = records.iter().find(|record| name_of(record) == *name);
+            let value = record.and_then(|record| record.measures.get(*measure));
+            match value {
+                Some(value) if measure.ends_with("accuracy") => wording::percent(Some(*value)),
+                Some(value) => format!("{value:.3}"),
+                None => "-".into(),
+            }
+        };
+        let name = if stage == 0 { "images".to_string() } else { stage.to_string() };
+        table.row(std::iter::once(name).chain(columns.iter().map(cell)));
+    }
+    table.text()
+}
+
+/// What is shown of what probes have found, and what a column adds to the name of the probe.
+const SHOWN_MEASURES: [(&str, &str); 5] =
+    [("accuracy", ""), ("train_accuracy", "train"), ("within", "within"), ("between", "between"), ("ratio", "ratio")];
+
+fn name_of(record: &Record) -> String {
+    record.manifest().value("probes.name").unwrap_or_default().to_string()
+}
+
 /// What `--json` says of a stage.
 pub(super) fn stage_json(record: &Record) -> Value {
     let figures = record.figures.as_ref();
     json!({
         "kind": record.kind.word(),
         "stage": record.stage,
-        "accuracy": figures.map(|figures| figures.accuracy),
+        "title": record.title(),
+        "accuracy": record.accuracy(),
+        "measures": record.measures,
         "top5": figures.map(|figures| figures.top5),
         "loss": figures.map(|figures| figures.loss),
         "ensemble_accuracy": figures.and_then(|figures| figures.ensemble_accuracy),

@@ -2,12 +2,12 @@
 
 use super::args::{GraphForm, StatusArgs};
 use super::output::Output;
-use super::run::{Opened, project, stage_json};
+use super::run::{Opened, probe_table, project, stage_json};
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
 use crate::pipeline::{Graph, Verdict};
-use crate::run::{Look, Project};
+use crate::run::{Look, Project, Record};
 use crate::text::shown;
 use serde_json::{Value, json};
 
@@ -26,12 +26,11 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let mut explained = Vec::new();
     for look in project.nodes() {
         let record = look.found.map(|found| &found.record);
-        let figures = record.and_then(|record| record.figures.as_ref());
         let (word, reasons) = state(&look, graph);
         table.row([
             look.node.title(),
             word.to_string(),
-            wording::percent(figures.map(|figures| figures.accuracy)),
+            wording::percent(record.and_then(Record::accuracy)),
             record.map_or("-".into(), |record| wording::bytes(record.stored_bytes())),
         ]);
         if cache.join(&look.node.id) != look.folder.path() {
@@ -46,6 +45,10 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
         }
     }
     output.text(&table.text())?;
+    let probes = probe_table(project.nodes().filter_map(|look| look.found).map(|found| &found.record));
+    if !probes.is_empty() {
+        output.text(&format!("\n{probes}"))?;
+    }
     if explained.is_empty() { Ok(()) } else { output.text(&format!("\n{}", explained.concat())) }
 }
 
@@ -81,7 +84,7 @@ fn look_json(look: &Look<'_>, graph: &Graph) -> Value {
 }
 
 /// The state of a stage in one word, and the reasons behind it.
-fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
+pub(super) fn state(look: &Look<'_>, graph: &Graph) -> (&'static str, Vec<String>) {
     match look.trouble {
         Some(trouble) => {
             let hint = trouble.hint_text().map(|hint| format!("hint: {hint}"));

@@ -3,9 +3,10 @@
 use super::convolution::FrozenConvolution;
 use super::linear::FrozenLinear;
 use super::shapes::{averaged, flattened, rows, samples};
-use crate::ops::{Window, affine, max_pool, relu, space_to_depth};
+use crate::ops::{Scattering, Window, affine, max_pool, relu, space_to_depth};
 use crate::pipeline::{Layers, Shape};
 use candle_core::{Result, Tensor};
+use std::sync::Arc;
 
 /// A block or a head that only runs forward.
 pub struct Frozen {
@@ -15,6 +16,7 @@ pub struct Frozen {
 
 pub(super) enum FrozenUnit {
     SpaceToDepth,
+    Scattering(Arc<Scattering>),
     Convolution(FrozenConvolution),
     /// A batch norm that no convolution took over.
     Affine {
@@ -64,6 +66,7 @@ impl FrozenUnit {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::SpaceToDepth => space_to_depth(x),
+            Self::Scattering(own) => own.forward(x),
             Self::Convolution(own) => own.forward(x),
             Self::Affine { scale, shift, relu: rectified } => {
                 let y = affine(x, scale, shift)?;

@@ -15,11 +15,12 @@ use super::noise::Noise;
 use super::shapes::{averaged, flattened, rows, samples};
 use super::variables::Variables;
 use crate::ops::{
-    Activation, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu, relu_gradient,
-    space_to_depth, to_nhwc,
+    Activation, Scattering, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu,
+    relu_gradient, space_to_depth, to_nhwc,
 };
-use crate::pipeline::{Layer, Layers, Role};
+use crate::pipeline::{Layer, Layers, Role, scattered};
 use candle_core::{DType, Result, Tensor, bail};
+use std::sync::Arc;
 
 /// A block, or the head that classifies its features.
 pub struct Sequence {
@@ -33,6 +34,7 @@ type Names = (String, String);
 
 pub(super) enum Unit {
     SpaceToDepth,
+    Scattering(Arc<Scattering>),
     Convolution(Convolution),
     BatchNorm(BatchNorm, Activation),
     Relu,
@@ -84,6 +86,10 @@ impl Sequence {
             let mut taken = 1;
             let unit = match layer {
                 Layer::SpaceToDepth => Unit::SpaceToDepth,
+                Layer::Scattering { scales, angles, order } => {
+                    let [padded, _] = scattered(input.size, scales).unwrap_or_default();
+                    Unit::Scattering(Arc::new(Scattering::new([input.size, padded], scales, angles, order)?))
+                }
                 Layer::Conv { channels, kernel, stride, padding, bias } => {
                     let norm = follows(at + 1, Layer::BatchNorm);
                     taken += usize::from(norm);
@@ -199,6 +205,7 @@ impl Unit {
     fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, UnitPass)> {
         Ok(match self {
             Self::SpaceToDepth => (space_to_depth(&x)?, UnitPass::Nothing),
+            Self::Scattering(own) => (own.forward(&x)?, UnitPass::Nothing),
             Self::Convolution(own) => {
                 let (y, pass) = own.train(x)?;
                 (y, UnitPass::Convolution(pass))
@@ -248,6 +255,9 @@ impl Unit {
                 cast(&to_nhwc(&planes)?, dtype)?
             }
             (Self::Linear(own), UnitPass::Linear(pass)) => samples(&own.gradients(pass, rows(&grad)?, out)?)?,
+            (Self::Scattering(_), UnitPass::Nothing) => {
+                bail!("a scattering transform has no gradient: it reads images")
+            }
             _ => bail!("the pass is not one of these layers"),
         }))
     }
@@ -256,6 +266,7 @@ impl Unit {
     fn frozen(&self) -> Result<Option<FrozenUnit>> {
         Ok(Some(match self {
             Self::SpaceToDepth => FrozenUnit::SpaceToDepth,
+            Self::Scattering(own) => FrozenUnit::Scattering(Arc::clone(own)),
             Self::Convolution(own) => FrozenUnit::Convolution(own.frozen()?),
             Self::BatchNorm(own, activation) => {
                 let (scale, shift) = own.frozen()?;

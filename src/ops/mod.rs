@@ -40,9 +40,11 @@ mod max_pooling;
 mod panels;
 mod pooling;
 mod relu;
+mod scattering;
 mod tiles;
 mod transforms;
 mod uploads;
+mod wavelets;
 mod window;
 mod winograd;
 
@@ -58,6 +60,7 @@ pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
+pub use scattering::Scattering;
 pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};
 pub use window::Window;
 

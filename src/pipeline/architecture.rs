@@ -3,12 +3,12 @@
 use super::layer::Shape;
 use super::network::{Init, Network};
 use super::section::Section;
-use super::{Fault, alexnet, custom, simcnn, vgg};
+use super::{Fault, alexnet, custom, scattering, simcnn, vgg};
 
 /// Reads the rest of `[network]` for an image of a shape, where `k` hidden layers are trained at a stage.
 type Read = fn(&mut Section<'_>, Shape, usize) -> Result<Network, Fault>;
 
-const ARCHITECTURES: [(&str, Read); 11] = [
+const ARCHITECTURES: [(&str, Read); 12] = [
     ("simcnn", simcnn::read),
     ("vgg11", |section, image, _| vgg::read(section, image, &vgg::VGG11, false)),
     ("vgg11_bn", |section, image, _| vgg::read(section, image, &vgg::VGG11, true)),
@@ -19,6 +19,7 @@ const ARCHITECTURES: [(&str, Read); 11] = [
     ("vgg19", |section, image, _| vgg::read(section, image, &vgg::VGG19, false)),
     ("vgg19_bn", |section, image, _| vgg::read(section, image, &vgg::VGG19, true)),
     ("alexnet", alexnet::read),
+    ("scattering", scattering::read),
     ("custom", custom::read),
 ];
 

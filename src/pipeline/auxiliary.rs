@@ -8,7 +8,7 @@ use super::network::{HeadStyle, Keys, Network};
 use super::section::Section;
 
 /// The side that features are averaged to before the last layer (section 3.2 of the paper).
-const POOLED: usize = 2;
+pub(super) const POOLED: usize = 2;
 
 /// A 3x3 convolution with a batch norm or a bias, and a ReLU.
 pub(super) fn unit(channels: usize, padding: usize, batch_norm: bool) -> impl Iterator<Item = Layer> {

@@ -17,7 +17,7 @@ const WORDS: [(&str, Layer); 4] = [
     ("flatten", Layer::Flatten),
 ];
 /// Keys that name a layer with settings.
-const KEYS: [&str; 5] = ["conv", "max_pool", "avg_pool", "dropout", "linear"];
+const KEYS: [&str; 6] = ["conv", "max_pool", "avg_pool", "dropout", "linear", "scattering"];
 
 /// `blocks`, a list of lists of layers, and `head`, the classifier of the last of them.
 pub(super) fn read(section: &mut Section<'_>, image: Shape, _k: usize) -> Result<Network, Fault> {
@@ -37,6 +37,12 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, _k: usize) -> Result
         let layers = read_layers(&path, items)?;
         if let Some(at) = layers.iter().position(|layer| *layer == Layer::Linear { outputs: Outputs::Classes }) {
             return Err(Fault::new(items[at].place.clone(), format!("`{path}` classifies, which only heads do")));
+        }
+        let reads_images = |at: usize| number == 1 && at == 0;
+        if let Some(at) = scattering(&layers).into_iter().find(|&at| !reads_images(at)) {
+            let fault =
+                Fault::new(items[at].place.clone(), format!("`{path}`: a scattering transform reads images only"));
+            return Err(fault.hint("it can be the first layer of the first block"));
         }
         let fitted = fit(&path, input, layers.clone(), (items, node))?;
         input = fitted.output;
@@ -68,11 +74,20 @@ pub(super) fn read_head(section: &mut Section<'_>) -> Result<Option<Vec<Layer>>,
 
 fn read_classifier(path: &str, items: &[Node], no_end: impl Fn() -> Fault) -> Result<Vec<Layer>, Fault> {
     let layers = read_layers(path, items)?;
+    if let Some(&at) = scattering(&layers).first() {
+        return Err(Fault::new(items[at].place.clone(), format!("`{path}`: a scattering transform reads images only")));
+    }
     let classifies = |layer: &Layer| *layer == Layer::Linear { outputs: Outputs::Classes };
     match layers.iter().position(classifies) {
         Some(at) if at + 1 == layers.len() => Ok(layers),
         _ => Err(no_end()),
     }
+}
+
+/// The indices of scattering transforms.
+fn scattering(layers: &[Layer]) -> Vec<usize> {
+    let found = layers.iter().enumerate().filter(|(_, layer)| matches!(layer, Layer::Scattering { .. }));
+    found.map(|(at, _)| at).collect()
 }
 
 fn fit(path: &str, input: Shape, layers: Vec<Layer>, (items, whole): (&[Node], &Node)) -> Result<Layers, Fault> {
@@ -144,6 +159,7 @@ fn read_layer(path: &str, node: &Node, normed: bool) -> Result<Layer, Fault> {
             }
         }
         "avg_pool" => Layer::AvgPool { size: section.within("avg_pool", 1, 1..=64)? },
+        "scattering" => super::scattering::read_layer(&mut section, "scattering")?,
         "dropout" => Layer::Dropout { rate: section.within("dropout", 0.5, 0.0..=0.99)? },
         _ => Layer::Linear { outputs: read_outputs(&mut section)? },
     };

@@ -163,9 +163,10 @@ impl Estimate<'_> {
         self.stage(stage).training.epochs as f64 * self.epoch(stage, from).seconds
     }
 
-    /// Seconds until a stage is trained: its epochs, and the looks at the validation images between.
+    /// Seconds until a stage is trained: its epochs, and the looks at the validation images between. Without a classifier
+    /// there is nothing to be trained.
     pub fn training(&self, stage: usize, from: usize) -> f64 {
-        let training = &self.stage(stage).training;
+        let Stage { training, head: Some(_), .. } = self.stage(stage) else { return 0.0 };
         let looks = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
         self.epochs(stage, from) + looks as f64 * self.evaluation(stage, from).seconds
     }

@@ -1,8 +1,7 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, Method, Recipe};
+use super::{Manifest, Method, Recipe, Stage};
 use std::fmt::Write;
-use std::ops::Range;
 
 /// What a node does; what it leaves in its folder follows from this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,11 +14,23 @@ pub enum Kind {
     EndToEnd,
     /// Takes a block from a network that was trained as a whole, and writes its features.
     Depth,
+    /// Writes features that are handcrafted: the scattering transform of the images.
+    Scattering,
+    /// Asks all stages that classify together.
+    Ensemble,
+    /// Measures something of the features of a stage.
+    Probe,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Images, Self::Block, Self::EndToEnd, Self::Depth];
+    pub const ALL: [Self; 7] =
+        [Self::Images, Self::Block, Self::EndToEnd, Self::Depth, Self::Scattering, Self::Ensemble, Self::Probe];
+
+    /// What makes a stage that is not taken from a whole network.
+    pub fn of(stage: &Stage) -> Self {
+        if stage.head.is_some() { Self::Block } else { Self::Scattering }
+    }
 
     /// Its name in records.
     pub fn word(self) -> &'static str {
@@ -28,6 +39,33 @@ impl Kind {
             Self::Block => "block",
             Self::EndToEnd => "end_to_end",
             Self::Depth => "depth",
+            Self::Scattering => "scattering",
+            Self::Ensemble => "ensemble",
+            Self::Probe => "probe",
+        }
+    }
+
+    /// Whether it is one of the images or of a stage: what stages are made of and can be made from.
+    pub fn is_stage(self) -> bool {
+        matches!(self, Self::Images | Self::Block | Self::Depth | Self::Scattering)
+    }
+
+    /// Whether nothing is ever made of it: it says something about stages.
+    pub fn is_leaf(self) -> bool {
+        matches!(self, Self::Ensemble | Self::Probe)
+    }
+
+    /// What people call a node of this kind and of a stage, made of these settings.
+    pub fn title(self, stage: usize, manifest: &Manifest) -> String {
+        match self {
+            Self::Images => "images".into(),
+            Self::Block | Self::Depth | Self::Scattering => format!("stage {stage}"),
+            Self::EndToEnd => Node::NETWORK.into(),
+            Self::Ensemble => Node::ENSEMBLE.into(),
+            Self::Probe => {
+                let name = manifest.value("probes.name").unwrap_or(self.word());
+                if stage == 0 { format!("{name} of the images") } else { format!("{name} of stage {stage}") }
+            }
         }
     }
 }
@@ -39,7 +77,8 @@ pub struct Node {
     pub id: String,
     /// What it does.
     pub kind: Kind,
-    /// The number of the stage whose features it gives: 0 for the images, and for a network that is trained as a whole.
+    /// The number of the stage whose features it gives: 0 for the images, and for a network that is trained as a whole. Of
+    /// a probe that of the stage it looks at, of an ensemble that of the last.
     pub stage: usize,
     /// Indices of the nodes whose output it reads; each is smaller than its own.
     pub inputs: Vec<usize>,
@@ -50,6 +89,8 @@ pub struct Node {
 impl Node {
     /// The name of the node that trains a whole network.
     pub const NETWORK: &str = "network";
+    /// The name of the node that asks all stages together.
+    pub const ENSEMBLE: &str = "ensemble";
 
     /// The node of the decoded images.
     pub fn images(manifest: Manifest) -> Self {
@@ -68,11 +109,7 @@ impl Node {
 
     /// What people call it: `images`, `stage 3`, `network`.
     pub fn title(&self) -> String {
-        match self.kind {
-            Kind::Images => "images".into(),
-            Kind::Block | Kind::Depth => format!("stage {}", self.stage),
-            Kind::EndToEnd => Self::NETWORK.into(),
-        }
+        self.kind.title(self.stage, &self.manifest)
     }
 }
 
@@ -86,33 +123,49 @@ impl Graph {
     /// All that a pipeline makes, where `files` is the fingerprint of its images.
     pub fn of(pipeline: &Recipe, files: &str) -> Self {
         let mut graph = Self::default();
-        graph.add(Node::images(Manifest::of_images(pipeline, files)));
-        let count = pipeline.stages.len();
+        // The index of the node of each stage.
+        let mut at = vec![graph.add(Node::images(Manifest::of_images(pipeline, files)))];
         match pipeline.method {
             Method::Layerwise => {
                 for stage in &pipeline.stages {
-                    let read: Range<usize> = pipeline.reads(stage.number);
+                    let inputs = at[pipeline.reads(stage.number)].to_vec();
                     let manifest = Manifest::of_stage(pipeline, stage);
-                    graph.add(Node::stage(Kind::Block, stage.number, read.collect(), manifest));
+                    at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
                 }
             }
             Method::EndToEnd => {
                 let manifest = Manifest::of_network(pipeline);
                 let network =
-                    Node { id: Node::NETWORK.into(), kind: Kind::EndToEnd, stage: 0, inputs: vec![0], manifest };
+                    Node { id: Node::NETWORK.into(), kind: Kind::EndToEnd, stage: 0, inputs: at.clone(), manifest };
                 let network = graph.add(network);
-                for number in 1..=count {
-                    // Stage n has the index n + 1, behind the network.
-                    let read = pipeline.features.nearest(number)..number;
-                    let inputs = read.map(|stage| if stage == 0 { 0 } else { network + stage }).chain([network]);
-                    let mut inputs: Vec<usize> = inputs.collect();
+                for number in 1..=pipeline.stages.len() {
+                    let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
+                    inputs.push(network);
                     inputs.sort_unstable();
                     let manifest = Manifest::of_depth(pipeline, number);
-                    graph.add(Node::stage(Kind::Depth, number, inputs, manifest));
+                    at.push(graph.add(Node::stage(Kind::Depth, number, inputs, manifest)));
                 }
             }
         }
+        graph.add_ensemble(pipeline, &at);
+        for (probe, &stage) in
+            pipeline.probes.iter().flat_map(|probe| probe.stages.iter().map(move |stage| (probe, stage)))
+        {
+            let inputs = at[pipeline.features.nearest(stage + 1)..=stage].to_vec();
+            let manifest = Manifest::of_probe(pipeline, probe, stage);
+            graph.add(Node { id: probe.id(stage), kind: Kind::Probe, stage, inputs, manifest });
+        }
         graph
+    }
+
+    /// Adds the ensemble of all stages that classify, where the pipeline wants it.
+    fn add_ensemble(&mut self, pipeline: &Recipe, at: &[usize]) {
+        let classifying = pipeline.stages.iter().filter(|stage| stage.head.is_some()).map(|stage| stage.number);
+        let numbers: Vec<usize> = classifying.collect();
+        let (Some(of), Some(&stage)) = (pipeline.ensemble, numbers.last()) else { return };
+        let inputs = numbers.iter().map(|&number| at[number]).collect();
+        let manifest = Manifest::of_ensemble(of);
+        self.add(Node { id: Node::ENSEMBLE.into(), kind: Kind::Ensemble, stage, inputs, manifest });
     }
 
     /// Adds a node and returns its index.
@@ -193,6 +246,21 @@ mod tests {
             [Some(1), Some(3), Some(0), None]
         );
         assert_eq!(graph.needed(&[2]), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn ensemble_and_probes_read_the_stages_that_they_need() {
+        let graph = graph(
+            "[ensemble]\n[[probes]]\nkind = \"linear\"\n[[probes]]\nkind = \"neighbours\"\nname = \"nn\"\nstages = [0, 3]\n\
+             [features]\nmaterialize = [1]\n",
+        );
+        let inputs = |name: &str| ids(&graph, &graph.nodes()[graph.find(name).unwrap()].inputs);
+        assert_eq!(inputs("ensemble"), ["stage1", "stage2", "stage3"]);
+        assert_eq!(inputs("stage1-linear"), ["stage1"]);
+        // The features of stage 3 are computed from those of stage 1.
+        assert_eq!(inputs("stage3-nn"), ["stage1", "stage2", "stage3"]);
+        assert_eq!(inputs("nn of the images"), ["stage0"]);
+        assert_eq!(graph.nodes().len(), 4 + 1 + 3 + 2);
     }
 
     #[test]

@@ -39,6 +39,15 @@ pub enum Outputs {
 pub enum Layer {
     /// Each 2x2 square of pixels becomes one pixel of four times the channels (PyTorch's `pixel_unshuffle`).
     SpaceToDepth,
+    /// A scattering transform (Bruna & Mallat 2013), of which nothing is learned. It reads images only.
+    Scattering {
+        /// Octaves: the size shrinks by two to this power.
+        scales: usize,
+        /// Wavelets of an octave.
+        angles: usize,
+        /// 1, or 2 with what wavelets leave of what wavelets leave.
+        order: usize,
+    },
     /// A convolution.
     Conv {
         /// Channels of its output.
@@ -106,6 +115,14 @@ impl Layer {
                 Err(format!("halves {size} pixels; that number must be even"))
             }
             Self::SpaceToDepth => Ok(Shape { channels: 4 * channels, size: size / 2 }),
+            Self::Scattering { scales, angles, order } => {
+                let [padded, size] =
+                    scattered(size, scales).ok_or_else(|| format!("does not fit into {size} pixels"))?;
+                if scales * angles > MOST_FILTER_VALUES / (padded * padded) {
+                    return Err(format!("has more filters of {padded} x {padded} values than any machine holds"));
+                }
+                Ok(Shape { channels: channels * coefficients(scales, angles, order), size })
+            }
             Self::Conv { channels, kernel, stride, padding, .. } => {
                 let size = windows(size, kernel, stride, padding)?;
                 Ok(Shape { channels, size })
@@ -145,6 +162,10 @@ impl Layer {
     /// once for each value (batch norm, ReLU, pooling) is left out.
     pub fn operations(&self, input: Shape, output: Shape) -> f64 {
         match *self {
+            Self::Scattering { scales, angles, order } => {
+                let padded = scattered(input.size, scales).map_or(0, |[padded, _]| padded);
+                input.channels as f64 * transform_operations(padded, scales, angles, order)
+            }
             Self::Conv { kernel, .. } => 2.0 * (kernel * kernel * input.channels) as f64 * output.values() as f64,
             Self::Linear { .. } => 2.0 * (input.values() * output.values()) as f64,
             _ => 0.0,
@@ -158,9 +179,44 @@ impl Layer {
             Self::SpaceToDepth | Self::BatchNorm | Self::Relu => true,
             Self::Conv { kernel, stride, padding, .. } => stride == 1 && 2 * padding + 1 == kernel,
             Self::MaxPool { kernel, stride, padding } => kernel == stride && padding == 0,
-            Self::AvgPool { .. } | Self::Dropout { .. } | Self::Flatten | Self::Linear { .. } => false,
+            Self::Scattering { .. }
+            | Self::AvgPool { .. }
+            | Self::Dropout { .. }
+            | Self::Flatten
+            | Self::Linear { .. } => false,
         }
     }
+}
+
+/// Values of the filters of a scattering transform that are worked with at most: 2 GiB.
+const MOST_FILTER_VALUES: usize = 1 << 29;
+
+/// The side of an image whose borders are mirrored, to a multiple of the coarsest step, and that of what a scattering
+/// transform over so many octaves makes of it; nothing where the image is too small.
+pub fn scattered(size: usize, scales: usize) -> Option<[usize; 2]> {
+    let step = 1usize.checked_shl(u32::try_from(scales).ok()?).filter(|&step| scales > 0 && step <= size)?;
+    let padded =
+        (size / step).checked_add(2)?.checked_mul(step).filter(|padded| padded.checked_mul(*padded).is_some())?;
+    ((padded - size).div_ceil(2) < size).then_some([padded, size / step])
+}
+
+/// Coefficients of a channel: the average, one a wavelet, and one a pair of a wavelet and a coarser one.
+fn coefficients(scales: usize, angles: usize, order: usize) -> usize {
+    let second = if order > 1 { angles * angles * (scales * scales.saturating_sub(1) / 2) } else { 0 };
+    1 + scales * angles + second
+}
+
+/// Operations of the Fourier transforms of a channel: two for what each wavelet leaves, one for each average.
+fn transform_operations(padded: usize, scales: usize, angles: usize, order: usize) -> f64 {
+    let fourier = |level: usize| {
+        let values = ((padded >> level) * (padded >> level)) as f64;
+        5.0 * values * values.max(2.0).log2()
+    };
+    let wavelets = |scale: usize, count: usize| count as f64 * 2.0 * fourier(scale);
+    let first: f64 = (0..scales).map(|scale| wavelets(scale, angles)).sum();
+    let second: f64 = (1..scales).map(|scale| wavelets(scale, angles * angles * scale)).sum();
+    let averages = coefficients(scales, angles, order) as f64 * fourier(scales);
+    fourier(0) + first + averages + if order > 1 { second } else { 0.0 }
 }
 
 impl Outputs {
@@ -189,6 +245,9 @@ impl fmt::Display for Layer {
         };
         match *self {
             Self::SpaceToDepth => write!(f, "space-to-depth 2x2"),
+            Self::Scattering { scales, angles, order } => {
+                write!(f, "scattering over {scales} octaves, {angles} angles, order {order}")
+            }
             Self::Conv { channels, kernel, stride, padding, bias } => {
                 write!(f, "conv {channels}, {kernel}x{kernel}")?;
                 beyond(f, stride, padding)?;

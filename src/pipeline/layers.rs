@@ -80,6 +80,11 @@ impl Layers {
         self.parameters(classes) + statistics
     }
 
+    /// Whether all of it is a scattering transform, of which nothing is learned.
+    pub fn is_handcrafted(&self) -> bool {
+        matches!(self.layers[..], [Layer::Scattering { .. }])
+    }
+
     /// Operations of a sample's forward pass.
     pub fn operations(&self, classes: usize) -> f64 {
         self.shapes(classes).map(|(layer, input, output)| layer.operations(input, output)).sum()

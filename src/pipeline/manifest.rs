@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Orientation, Precision, Recipe,
-    Shuffle, Stage, Training,
+    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Orientation, Precision, Probe,
+    ProbeKind, Recipe, Shuffle, Stage, Training,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -15,6 +15,8 @@ pub struct Manifest {
 const STORAGE: &str = "features.";
 /// To be raised when a new version of the program would learn or write something else from the same settings.
 const TRAINING: u32 = 2;
+/// The same of what is measured of features.
+const PROBE: u32 = 1;
 /// Names that begin so follow from settings that are entries as well: they explain nothing that those do not.
 const DERIVED: &str = "layers.";
 
@@ -120,7 +122,10 @@ impl Manifest {
         }
         manifest.add_input(pipeline, *number);
         manifest.add_network(pipeline, &[(block, keys)], head.as_ref());
-        manifest.add_training(training);
+        match head {
+            Some(_) => manifest.add_training(training),
+            None => manifest.add_precision(training),
+        }
         manifest.add_features(pipeline, *number);
         manifest
     }
@@ -156,6 +161,61 @@ impl Manifest {
         }
         manifest.add_precision(&pipeline.training);
         manifest.add_features(pipeline, stage);
+        manifest
+    }
+
+    /// What the ensemble of all stages depends on, but for their logits.
+    pub fn of_ensemble(of: Average) -> Self {
+        let mut manifest = Self::default();
+        manifest.add("ensemble.of", of.word());
+        manifest
+    }
+
+    /// What a measurement of the features of a stage depends on, but for these.
+    pub fn of_probe(pipeline: &Recipe, probe: &Probe, stage: usize) -> Self {
+        let mut manifest = Self::default();
+        manifest.add("probe", PROBE);
+        manifest.add("stage", stage);
+        manifest.add("probes.name", &probe.name);
+        manifest.add("probes.kind", probe.kind.word());
+        let nearest = pipeline.features.nearest(stage + 1);
+        if nearest == 0 {
+            manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
+        }
+        if nearest != stage {
+            manifest.add("input.features_of", nearest);
+        }
+        if nearest > 0 && pipeline.features.late_crops {
+            manifest.add("input.crop", late(pipeline));
+        }
+        let trained = matches!(probe.kind, ProbeKind::Cnn { .. });
+        if trained || nearest == 0 || probe.train_images.is_some() {
+            manifest.add("seed", pipeline.seed);
+        }
+        match &probe.kind {
+            ProbeKind::Linear { penalty, iterations, tolerance } => {
+                manifest.add("probes.penalty", penalty);
+                manifest.add("probes.iterations", iterations);
+                manifest.add("probes.tolerance", tolerance);
+            }
+            ProbeKind::Cnn { depth, width, training } => {
+                manifest.add("probes.depth", depth);
+                manifest.add("probes.width", width);
+                if pipeline.features.shuffle != Shuffle::Global {
+                    manifest.add("input.shuffle", pipeline.features.shuffle.word());
+                }
+                manifest.add_training(training);
+            }
+            ProbeKind::Neighbours { k } => manifest.add("probes.k", k),
+            ProbeKind::Contraction => {}
+        }
+        if let Some(pool) = probe.pool {
+            manifest.add("probes.pool", pool);
+            manifest.add("probes.standardise", probe.standardise);
+        }
+        if let Some(images) = probe.train_images {
+            manifest.add("probes.train_images", images);
+        }
         manifest
     }
 

@@ -9,6 +9,7 @@ mod choice;
 mod cost;
 mod custom;
 mod data;
+mod ensemble;
 mod estimate;
 mod fault;
 mod features;
@@ -21,6 +22,8 @@ mod manifest;
 mod network;
 mod place;
 mod plan;
+mod probes;
+mod scattering;
 mod section;
 mod simcnn;
 mod torchvision;
@@ -31,17 +34,19 @@ mod vgg;
 pub use choice::choose;
 pub use cost::{Cost, Costs};
 pub use data::{Augmentation, BadImage, Crop, Data, Orientation, Source};
+pub use ensemble::Average;
 pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
 pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
 pub use footprint::{Memory, Processor};
 pub use graph::{Graph, Kind, Node};
-pub use layer::{Layer, Outputs, Shape};
+pub use layer::{Layer, Outputs, Shape, scattered};
 pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Init, Keys, Network};
 pub use plan::{Reason, Seen, Verdict, plan};
+pub use probes::{Probe, ProbeKind};
 pub use training::{Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
@@ -84,6 +89,10 @@ pub struct Recipe {
     pub stages: Vec<Stage>,
     /// How features are stored.
     pub features: Features,
+    /// How all stages are asked together, where that is a node.
+    pub ensemble: Option<Average>,
+    /// What is measured of the features of stages.
+    pub probes: Vec<Probe>,
     /// The settings with their overrides, as TOML: what a stage's record keeps.
     pub text: String,
 }
@@ -95,7 +104,8 @@ pub struct Stage {
     pub number: usize,
     /// Its block.
     pub block: Layers,
-    /// The classifier that trains the block; where blocks are trained together only the last has one.
+    /// The classifier that trains the block; where blocks are trained together only the last has one, and of a scattering
+    /// transform nothing is trained.
     pub head: Option<Layers>,
     /// The settings that block and classifier come from.
     pub keys: Keys,
@@ -156,6 +166,9 @@ impl Settings {
         let mut training_section = root.section("training")?;
         let mut features_section = root.section("features")?;
         let stage_section = root.section("stage")?;
+        let method = Method::read(&mut training_section)?;
+        let ensemble = Average::read(&mut root, method)?;
+        let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
 
         let data = Data::read(&mut data_section)?;
@@ -167,12 +180,12 @@ impl Settings {
         let image = Shape { channels: data.channels, size: augmentation.size };
         let network = architecture::read(&mut network_section, image, auxiliary.k)?;
         network_section.finish()?;
-        let method = Method::read(&mut training_section)?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
         let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
         let stages = read_stages(stage_section, &network, (auxiliary, training), method)?;
+        let probes = Probe::read_all(probe_items, &stages, (image, &training))?;
         if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
             return Err(Section::root(&table).section("features")?.fault("crop", fault));
         }
@@ -194,6 +207,8 @@ impl Settings {
             training,
             stages,
             features,
+            ensemble,
+            probes,
             text,
         };
         Ok(Self { recipe, open })
@@ -286,6 +301,7 @@ fn read_stages(
         let mut keys = network.keys[number - 1].clone();
         let head = match method {
             Method::EndToEnd if number < count => None,
+            Method::Layerwise if block.is_handcrafted() => None,
             Method::Layerwise | Method::EndToEnd => {
                 let (head, more) = auxiliary.fit(network, number).map_err(|misfit| {
                     section.fault("layers", format!("do not fit block {number}: {}", misfit.message))

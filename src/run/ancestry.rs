@@ -8,7 +8,7 @@ use crate::features::{Loader, Refresh, Split, View};
 use crate::lock::Lock;
 use crate::network::{Chain, map_type};
 use crate::ops::free_memory;
-use crate::pipeline::{Recipe, Shape, Shuffle, Stage};
+use crate::pipeline::{Precision, Recipe, Shape, Shuffle, Stage};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use candle_core::Device;
@@ -70,14 +70,14 @@ impl Ancestry {
         found.ok_or_else(|| Error::failed(format!("stage {number} is needed, but not among those that are read")))
     }
 
-    /// The frozen blocks of some stages, each as its own record has it, run as a stage after them is computed.
-    fn chain(&self, numbers: Range<usize>, stage: &Stage, device: &Device) -> Result<Chain> {
+    /// The frozen blocks of some stages, each as its own record has it.
+    fn chain(&self, numbers: Range<usize>, precision: Precision, device: &Device) -> Result<Chain> {
         let block = |number| {
             let (folder, record) = self.of(number)?;
             let pipeline = recipe(folder, record, &[])?;
             Ok(load_block(folder, record, &pipeline, device)?.frozen()?)
         };
-        let dtype = map_type(stage.training.precision, device)?;
+        let dtype = map_type(precision, device)?;
         Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device, dtype))
     }
 
@@ -88,12 +88,8 @@ impl Ancestry {
     pub fn inputs(&self, pipeline: &Recipe, stage: &Stage, nearest: usize, device: &Device) -> Result<Inputs> {
         self.refuse_mixture(pipeline, nearest)?;
         let (folder, record) = self.of(nearest)?;
-        let classes = self.parent()?.1.classes.clone();
-        let open = |split| {
-            let chain = self.chain(nearest + 1..stage.number, stage, device)?;
-            Loader::open(folder.path(), split, pipeline, classes.len(), chain)
-        };
-        let (train, val) = (open(Split::Train)?, open(Split::Val)?);
+        let precision = stage.training.precision;
+        let Inputs { train, val, classes } = self.open(pipeline, (nearest, stage.number), precision, device)?;
         let epoch = View::Epoch { stage: stage.number, epoch: 0 };
         let wanted = stage.block.input;
         if let Some(found) = [train.shape(epoch), val.shape(View::Centre)].into_iter().find(|found| *found != wanted) {
@@ -113,6 +109,32 @@ impl Ancestry {
                 .hint(format!("`--set features.views={found}`, or `greedy run` writes those as well")));
         }
         Ok(Inputs { train, val, classes })
+    }
+
+    /// Opens the features of a stage, or the images where it is 0: as they are written, or else computed from the nearest
+    /// that are.
+    ///
+    /// # Errors
+    /// When something is missing or damaged.
+    pub fn features(&self, pipeline: &Recipe, stage: usize, precision: Precision, device: &Device) -> Result<Inputs> {
+        self.open(pipeline, (pipeline.features.nearest(stage + 1), stage + 1), precision, device)
+    }
+
+    /// Opens what a stage, the second number, reads from that of the first.
+    fn open(
+        &self,
+        pipeline: &Recipe,
+        (nearest, stage): (usize, usize),
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Inputs> {
+        let (folder, _) = self.of(nearest)?;
+        let classes = self.parent()?.1.classes.clone();
+        let open = |split| {
+            let chain = self.chain(nearest + 1..stage, precision, device)?;
+            Loader::open(folder.path(), split, pipeline, classes.len(), chain)
+        };
+        Ok(Inputs { train: open(Split::Train)?, val: open(Split::Val)?, classes })
     }
 
     /// Late crops need validation, and every block, to meet canvases: stages that were made otherwise do not go together.
@@ -155,7 +177,8 @@ impl Ancestry {
         let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
         // As many samples of a batch want a new view, more or less.
         let wanted = (pipeline.features.refresh * stage.training.batch as f64).ceil() as usize;
-        let chain = self.chain(1..nearest + 1, stage, device)?.in_groups_of(wanted.next_power_of_two());
+        let chain =
+            self.chain(1..nearest + 1, stage.training.precision, device)?.in_groups_of(wanted.next_power_of_two());
         let refresh = Refresh::open(images, chain, pipeline)?;
         if !refresh.makes(train.layout()) {
             let (images, features) = (images.display(), features.display());

@@ -53,7 +53,7 @@ pub fn stages(path: &Path) -> Result<Vec<StageFolder>> {
     let entries = fs::read_dir(path).map_err(|e| Error::io("read folder", path, &e))?;
     let folders = entries.flatten().map(|entry| StageFolder::new(entry.path()));
     let mut stages: Vec<StageFolder> = folders.filter(StageFolder::is_stage).collect();
-    stages.sort_by_cached_key(|stage| (stage.number(), stage.path().to_path_buf()));
+    stages.sort_by_cached_key(|stage| (stage.place(), stage.path().to_path_buf()));
     if stages.is_empty() {
         return Err(Error::failed(format!("`{}` is neither a stage nor a cache with stages", path.display()))
             .hint("name a folder such as `cache` or `cache/stage3`"));
@@ -68,9 +68,11 @@ impl StageFolder {
         holds(RECORD) || holds(SPARE) || (self.named_number().is_some() && (holds("zarr.json") || holds("train")))
     }
 
-    /// The number of its stage, by its record or else by its name.
-    fn number(&self) -> usize {
-        self.record().ok().map(|record| record.stage).or_else(|| self.named_number()).unwrap_or(usize::MAX)
+    /// The number of its stage, by its record or else by its name; what says something about stages comes after them.
+    fn place(&self) -> (bool, usize) {
+        let record = self.record().ok();
+        let number = record.as_ref().map(|record| record.stage).or_else(|| self.named_number()).unwrap_or(usize::MAX);
+        (record.is_some_and(|record| record.kind.is_leaf()), number)
     }
 
     fn named_number(&self) -> Option<usize> {

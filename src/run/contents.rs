@@ -1,7 +1,7 @@
 //! What lies in the folder of a node: one table of all files, what they are, and which kinds of node have them.
 
 use crate::disk::UNFINISHED;
-use crate::features::{PROBE, VIEW_CACHE};
+use crate::features::{PROBE, Split, VIEW_CACHE};
 use crate::lock::LOCK;
 use crate::pipeline::Kind;
 use crate::training::is_checkpoint;
@@ -17,6 +17,11 @@ pub(super) const BLOCK: &str = "block.safetensors";
 pub(super) const HEAD: &str = "auxiliary.safetensors";
 /// The file of the weights of a network that is trained as a whole.
 pub(super) const NETWORK: &str = "network.safetensors";
+
+/// The file that says, while a run writes here, what it does at this moment.
+pub(super) const UNDERWAY: &str = "progress.json";
+/// The values of the logits of validation samples.
+pub(super) const LOGITS: &str = "val/logits/c/0/0";
 
 /// The file of a cache that remembers which features are kept, where that was planned.
 pub(super) const CHOICE: &str = "plan.json";
@@ -34,6 +39,8 @@ pub(super) enum Class {
     Shard,
     /// Of no use once training is over.
     Checkpoint,
+    /// Of use only while a run writes here.
+    Transient,
     /// The operating system's.
     Lock,
 }
@@ -46,31 +53,33 @@ struct Entry {
 }
 
 const ALL: &[Kind] = &Kind::ALL;
-const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth];
-const LEARNED: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd];
-const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth];
+const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering];
+const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth, Kind::Scattering];
+const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Ensemble];
+const LABELLED: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering, Kind::EndToEnd, Kind::Ensemble];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
     Entry { pattern, class, kinds }
 }
 
 /// All that this program puts into the folder of a node.
-const TABLE: [Entry; 17] = [
+const TABLE: [Entry; 18] = [
     entry(RECORD, Class::Record, ALL),
     entry(SPARE, Class::Record, ALL),
     entry(LOCK, Class::Lock, ALL),
+    entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
-    entry(HEAD, Class::Weights, BLOCKS),
+    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Depth]),
     entry(NETWORK, Class::Weights, &[Kind::EndToEnd]),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
     entry("zarr.json", Class::Small, ALL),
     entry("{train,val}/zarr.json", Class::Small, ALL),
     entry("{train,val}/skipped.json", Class::Small, &[Kind::Images]),
-    entry("{train,val}/labels/zarr.json", Class::Small, ALL),
-    entry("{train,val}/labels/c/0", Class::Small, ALL),
-    entry("val/logits/zarr.json", Class::Small, LEARNED),
-    entry("val/logits/c/0/0", Class::Small, LEARNED),
+    entry("{train,val}/labels/zarr.json", Class::Small, LABELLED),
+    entry("{train,val}/labels/c/0", Class::Small, LABELLED),
+    entry("val/logits/zarr.json", Class::Small, CLASSIFYING),
+    entry(LOGITS, Class::Small, CLASSIFYING),
     entry("{train,val}/features/zarr.json", Class::Small, FEATURES),
     entry("{train,val}/features/c/*/*/0/0/0", Class::Shard, FEATURES),
 ];
@@ -90,7 +99,17 @@ const LINKABLE: [&str; 9] = [
 
 /// What stands at the top of a node's folder, but for the lock; the record goes last: as long as it is there, the folder
 /// is known for a node's.
-pub(super) const TOP: [&str; 9] = ["zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", "train", "val", "spare", RECORD];
+pub(super) const TOP: [&str; 10] =
+    [UNDERWAY, "zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", "train", "val", "spare", RECORD];
+
+/// The splits whose labels a kind of node has.
+pub(super) fn labelled(kind: Kind) -> &'static [Split] {
+    match kind {
+        Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => &Split::BOTH,
+        Kind::EndToEnd | Kind::Ensemble => &[Split::Val],
+        Kind::Probe => &[],
+    }
+}
 
 /// What a file of a path in a node's folder is; nothing where no node of the kind has such a file. Without a kind, where
 /// no node at all has it.
@@ -159,6 +178,8 @@ mod tests {
         assert_eq!(class(NETWORK, Some(Kind::Block)), None);
         assert_eq!(class("train/skipped.json", Some(Kind::Images)), Some(Class::Small));
         assert_eq!(class("train/features/c/0/0/0/0/0", Some(Kind::EndToEnd)), None);
+        assert_eq!(class("val/logits/c/0/0", Some(Kind::Ensemble)), Some(Class::Small));
+        assert_eq!(class("val/labels/c/0", Some(Kind::Probe)), None);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Does one node: what its kind stands for, from what is there to a finished record.
 
 use super::ancestry::Ancestry;
-use super::contents::{BLOCK, NETWORK};
+use super::contents::{BLOCK, LOGITS, NETWORK, labelled};
 use super::folder::StageFolder;
 use super::record::{ArrayRecord, Input, MadeOn, Record, State};
+use super::underway;
 use crate::disk;
 use crate::error::Result;
 use crate::features::{self, Split};
 use crate::ops;
-use crate::pipeline::{Kind, Node, Recipe, Verdict};
+use crate::pipeline::{Kind, Node, Probe, Recipe, Verdict};
 use crate::progress::Progress;
 use candle_core::Device;
 use serde_json::{Map, Value, json};
@@ -22,6 +23,8 @@ pub(super) struct Work<'a> {
     pub ancestry: Ancestry,
     /// The network that a depth is taken from, as it was seen.
     pub network: Option<(StageFolder, Record)>,
+    /// What a probe measures.
+    pub probe: Option<&'a Probe>,
     /// All that it reads, as its record will name it.
     pub inputs: Vec<Input>,
     pub device: &'a Device,
@@ -35,7 +38,9 @@ impl Work<'_> {
             Kind::Images => self.decode(verdict),
             Kind::Block => self.train_block(verdict),
             Kind::EndToEnd => self.train_network(verdict),
-            Kind::Depth => self.take_depth(verdict),
+            Kind::Depth | Kind::Scattering => self.take_depth(verdict),
+            Kind::Ensemble => self.ask_together(verdict),
+            Kind::Probe => self.probe(verdict),
         }
     }
 
@@ -114,6 +119,7 @@ impl Work<'_> {
     /// Removes the checkpoints, writes the group's metadata and, last of all, the record that makes the node count.
     pub(super) fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
+        underway::forget(self.folder);
         features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
         record.files = self.folder.sum_small_files(record)?;
         record.output = Some(self.output(record)?);
@@ -121,17 +127,23 @@ impl Work<'_> {
         record.write(self.folder.path())
     }
 
-    /// The hash of all that a later node reads: classes, labels, weights of blocks, shards.
+    /// The hash of all that a later node reads, or else of what came out: classes, labels, weights of blocks, shards.
     fn output(&self, record: &Record) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(json!(record.classes).to_string().as_bytes());
+        // The labels of the network are those of the images, which it was made of.
         if record.kind != Kind::EndToEnd {
-            for split in Split::BOTH {
+            for &split in labelled(record.kind) {
                 let labels = features::read_labels(self.folder.path(), split)?;
                 labels.iter().for_each(|label| {
                     hasher.update(&label.to_le_bytes());
                 });
             }
+        }
+        // Of those that only say something, that is what they say.
+        if record.kind.is_leaf() {
+            let logits = record.files.get(LOGITS).map(|(_, hash)| hash);
+            hasher.update(json!([record.figures, record.measures, logits]).to_string().as_bytes());
         }
         for (_, hash) in [BLOCK, NETWORK].iter().filter_map(|name| record.weights.get(*name)) {
             hasher.update(hash.as_bytes());

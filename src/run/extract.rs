@@ -8,18 +8,22 @@ use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
 use crate::network::{Network, Sequence, save_bytes};
-use crate::pipeline::{Stage, Verdict, footprint};
+use crate::pipeline::{Kind, Stage, Verdict, footprint};
 use crate::room;
 use crate::training;
 use std::time::Instant;
 
 impl Work<'_> {
-    /// Takes the block of a depth from the network, and writes its features; the last depth has the network's classifier
+    /// Writes the features of a block that is not trained here: a scattering transform has nothing to be trained. Or it
+    /// takes the block of a depth from the network, and writes its features; the last depth has the network's classifier
     /// and logits as well, so that it is as whole as a stage that was trained by itself.
     pub(super) fn take_depth(&self, verdict: &Verdict) -> Result<()> {
         let stage = self.stage()?;
         let missing = || Error::failed("the network that it is taken from is missing");
-        let (source, whole) = self.network.as_ref().ok_or_else(missing)?;
+        let network = self.network.as_ref();
+        if self.node.kind == Kind::Depth && network.is_none() {
+            return Err(missing());
+        }
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
         let inputs = self.ancestry.inputs(self.pipeline, stage, nearest, self.device)?;
@@ -31,19 +35,24 @@ impl Work<'_> {
         let mut record = self.prepare(verdict)?;
         record.classes = inputs.classes.clone();
         if record.state != State::Trained {
-            let network = load_network(source, whole, self.pipeline, self.device)?;
-            let block = network.blocks.get(stage.number - 1).ok_or_else(missing)?;
-            if self.write_weights(&mut record, BLOCK, &save_bytes(&block.variables().tensors(), None)?)? {
+            let whole = match network {
+                Some((source, whole)) => Some(load_network(source, whole, self.pipeline, self.device)?),
+                None => None,
+            };
+            let block =
+                whole.as_ref().map(|whole| whole.blocks.get(stage.number - 1).ok_or_else(missing)).transpose()?;
+            let weights = block.map_or_else(Vec::new, |block| block.variables().tensors());
+            if self.write_weights(&mut record, BLOCK, &save_bytes(&weights, None)?)? {
                 self.clear_features(&mut record)?;
             }
-            if stage.head.is_some() {
-                self.write_weights(&mut record, HEAD, &save_bytes(&network.head.variables().tensors(), None)?)?;
-                record.figures = whole.figures.clone();
+            if let (Some(whole), Some((_, trained)), true) = (&whole, network, stage.head.is_some()) {
+                self.write_weights(&mut record, HEAD, &save_bytes(&whole.head.variables().tensors(), None)?)?;
+                record.figures = trained.figures.clone();
             }
             record.state = State::Trained;
             record.write(self.folder.path())?;
         }
-        if stage.head.is_some() {
+        if let (Some((source, _)), true) = (network, stage.head.is_some()) {
             let (logits, _) = features::read_logits(source.path(), Split::Val)?;
             let files = features::logit_files(Split::Val, &logits, record.classes.len())?;
             features::write_files(self.folder.path(), &files)?;

@@ -1,12 +1,12 @@
 //! The folder of a node: its record, its inputs, and whether its files are there.
 
-use super::contents::{BLOCK, HEAD, NETWORK};
+use super::contents::{self, BLOCK, HEAD, LOGITS, NETWORK};
 use super::record::{Input, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::Split;
 use crate::images::is_litter;
 use crate::pipeline::{Kind, Node};
+use crate::training::{Epoch, unfinished_history};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,11 @@ impl StageFolder {
         self.path.join("checkpoint")
     }
 
+    /// What the epochs behind the newest checkpoint came to, where training is under way or was cut off.
+    pub fn unfinished_history(&self) -> Vec<Epoch> {
+        unfinished_history(&self.checkpoints()).unwrap_or_default()
+    }
+
     /// The folder of the stage that a record names as its parent, and that stage's record.
     ///
     /// # Errors
@@ -97,8 +102,9 @@ impl StageFolder {
         };
         let needed: &[&str] = match record.kind {
             Kind::Images => return true,
+            Kind::Ensemble | Kind::Probe => &[],
             Kind::Block => &[BLOCK, HEAD],
-            Kind::Depth => &[BLOCK],
+            Kind::Depth | Kind::Scattering => &[BLOCK],
             Kind::EndToEnd => &[NETWORK],
         };
         record.state != State::Begun
@@ -110,16 +116,15 @@ impl StageFolder {
     pub(super) fn small_files(&self, record: &Record) -> Vec<String> {
         let mut all: Vec<String> = ["zarr.json", "train/zarr.json", "val/zarr.json"].map(str::to_string).into();
         all.extend(record.arrays.keys().map(|array| format!("{array}/zarr.json")));
-        let labelled = if record.kind == Kind::EndToEnd { &[Split::Val][..] } else { &Split::BOTH };
-        for split in labelled.iter().map(|split| split.name()) {
+        for split in contents::labelled(record.kind).iter().map(|split| split.name()) {
             all.extend(["labels/zarr.json", "labels/c/0"].map(|name| format!("{split}/{name}")));
             let skipped = format!("{split}/skipped.json");
             if record.kind == Kind::Images && self.path.join(&skipped).exists() {
                 all.push(skipped);
             }
         }
-        if record.weights.contains_key(HEAD) || record.kind == Kind::EndToEnd {
-            all.extend(["val/logits/zarr.json", "val/logits/c/0/0"].map(str::to_string));
+        if record.weights.contains_key(HEAD) || matches!(record.kind, Kind::EndToEnd | Kind::Ensemble) {
+            all.extend(["val/logits/zarr.json", LOGITS].map(str::to_string));
         }
         all
     }

@@ -9,7 +9,7 @@ use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
 use crate::network::save_bytes;
-use crate::pipeline::{Layers, Stage, Training, Verdict, footprint};
+use crate::pipeline::{Average, Kind, Layers, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 
@@ -147,7 +147,7 @@ impl Work<'_> {
         features::write_files(self.folder.path(), &logits)?;
         let together = earlier_logits(&self.ancestry.parent()?.0, &outcome.logits)?.map(|mut logits| {
             logits.push(outcome.logits.clone());
-            score(&ensemble(&logits), inputs.val.labels()).top1
+            score(&ensemble(&logits, record.classes.len(), Average::Logits), inputs.val.labels()).top1
         });
         let network = &outcome.network;
         record.figures = Some(Figures {
@@ -177,10 +177,13 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        if !features::has_logits(folder.path(), Split::Val) {
-            return Ok(None);
+        // A scattering transform has no classifier.
+        if record.kind != Kind::Scattering {
+            if !features::has_logits(folder.path(), Split::Val) {
+                return Ok(None);
+            }
+            all.push(features::read_logits(folder.path(), Split::Val)?.0);
         }
-        all.push(features::read_logits(folder.path(), Split::Val)?.0);
         let Some(parent) = folder.parent_if_there(&record)? else { return Ok(None) };
         (folder, record) = parent;
     }

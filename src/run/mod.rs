@@ -10,8 +10,8 @@ mod contents;
 mod cross_device;
 mod decode;
 mod device;
+mod ensemble;
 mod execute;
-mod export;
 mod extract;
 #[cfg(test)]
 mod faulty_disk;
@@ -19,8 +19,12 @@ mod folder;
 mod learn;
 mod network;
 mod observe;
+mod parts;
+mod probe;
 mod record;
 mod repair;
+mod together;
+mod underway;
 mod update;
 mod verify;
 
@@ -28,12 +32,13 @@ pub use cache::stages;
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
-pub use export::Exported;
 pub use folder::StageFolder;
-pub use network::{Evaluation, TrainedNetwork, settings};
+pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings, softmax};
 pub use observe::{Observation, observe};
+pub use parts::{Part, Parts};
 pub use record::{ArrayRecord, Figures, Input, MadeOn, Record, State};
 pub use repair::{Outcome, Repair};
+pub use underway::{Activity, Underway};
 pub use update::{Look, Project, Update};
 pub use verify::{Finding, Flaw, Verified, verify};
 
@@ -41,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::{Fault, Recipe, Settings};
 use crate::room;
 use crate::text::shown;
+pub use crate::training::Epoch;
 use std::path::Path;
 
 impl From<Fault> for Error {

@@ -3,13 +3,14 @@
 use super::contents::{BLOCK, HEAD, NETWORK};
 use super::folder::StageFolder;
 use super::record::{Record, State};
+use super::together::members;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
-use crate::pipeline::{self, Kind, Layers, Recipe, Settings, Shape};
+use crate::pipeline::{self, Average, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -31,6 +32,8 @@ pub struct TrainedNetwork {
     images: StageFolder,
     stages: Vec<(Frozen, Option<Frozen>)>,
     device: Device,
+    /// What the ensemble of all stages is the mean of; nothing where the last is asked alone.
+    ensemble: Option<Average>,
 }
 
 /// How well each stage does, and the ensemble of it and all before it.
@@ -49,21 +52,47 @@ pub struct Evaluation {
 const BATCH: usize = 128;
 
 impl TrainedNetwork {
-    /// Reads the network whose last stage lies in a folder.
+    /// Reads the network whose last stage lies in a folder, or whose ensemble does.
+    ///
+    /// # Errors
+    /// When a stage is missing, not trained or damaged, or none of them classifies.
+    pub fn open(node: &StageFolder, device: &Device) -> Result<Self> {
+        let network = Self::open_blocks(node, device)?;
+        if network.stages.iter().all(|(_, head)| head.is_none()) {
+            return Err(Error::usage(format!(
+                "`{}` has no classifier, nor has a stage before it",
+                node.path().display()
+            ))
+            .hint("blocks that were trained together have one behind the last: name that stage"));
+        }
+        Ok(network)
+    }
+
+    /// The same where its features are all that is asked for: it may do without a classifier.
     ///
     /// # Errors
     /// When a stage is missing, not trained or damaged.
-    pub fn open(last: &StageFolder, device: &Device) -> Result<Self> {
-        let record = last.record()?;
+    pub fn open_blocks(node: &StageFolder, device: &Device) -> Result<Self> {
+        let record = node.record()?;
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd => "a network that was trained as a whole",
-            Kind::Block | Kind::Depth => "",
+            Kind::Probe => "what was measured of features, no network",
+            Kind::Block | Kind::Depth | Kind::Scattering | Kind::Ensemble => "",
         };
         if !what.is_empty() {
-            return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
+            return Err(Error::usage(format!("`{}` holds {what}", node.path().display()))
                 .hint("name the folder of a stage, such as `cache/stage1`"));
         }
+        let (ensemble, (last, record)) = match record.kind {
+            Kind::Ensemble => {
+                let (of, mut stages) = members(node, &record)?;
+                let last = stages.pop().ok_or_else(|| Error::failed("the record of the ensemble names no stages"))?;
+                (Some(of), last)
+            }
+            _ => (None, (node.clone(), record)),
+        };
+        let last = &last;
         let mut stages = Vec::new();
         let (mut folder, mut next) = (last.clone(), record.clone());
         let mut pipeline = recipe(last, &record, &[])?;
@@ -74,15 +103,18 @@ impl TrainedNetwork {
             (folder, next) = parent;
         }
         stages.reverse();
-        if stages.iter().all(|(_, head)| head.is_none()) {
-            return Err(Error::usage(format!(
-                "`{}` has no classifier, nor has a stage before it",
-                last.path().display()
-            ))
-            .hint("blocks that were trained together have one behind the last: name that stage"));
-        }
         let words = (0..record.classes.len()).map(|class| record.words(class).map(str::to_string)).collect();
-        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone() })
+        Ok(Self { pipeline, classes: record.classes, words, images: folder, stages, device: device.clone(), ensemble })
+    }
+
+    /// Asks all stages together, whatever was opened.
+    pub fn together(self, of: Average) -> Self {
+        Self { ensemble: Some(of), ..self }
+    }
+
+    /// What the ensemble of all stages is the mean of; nothing where the last stage is asked alone.
+    pub fn ensemble(&self) -> Option<Average> {
+        self.ensemble
     }
 
     /// The numbers of the stages that classify, from 1.
@@ -113,6 +145,23 @@ impl TrainedNetwork {
         Ok(all)
     }
 
+    /// The features of the last block for a batch of inputs \[sample, y, x, channel\].
+    ///
+    /// # Errors
+    /// When the values do not fit the network.
+    pub fn features(&self, x: Tensor) -> Result<Tensor> {
+        let mut x = x;
+        for (block, _) in &self.stages {
+            x = block.forward(&x)?;
+        }
+        Ok(x)
+    }
+
+    /// The shape of a sample's features.
+    pub fn features_shape(&self) -> Shape {
+        self.stages.iter().fold(self.input(), |shape, (block, _)| block.output(shape))
+    }
+
     /// The shape of an input.
     fn input(&self) -> Shape {
         let image = self.pipeline.image();
@@ -122,10 +171,7 @@ impl TrainedNetwork {
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, size, _, channels) = x.dims4()?;
-        let crop = self.pipeline.crop(Shape { channels, size }).size;
-        let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
-        let (_, offset) = augmenter.centre_canvas(self.pipeline.widest_step());
-        let offset = offset * crop / self.pipeline.augmentation.size;
+        let (offset, crop) = centre_of_canvas(&self.pipeline, Shape { channels, size });
         let offsets = Tensor::from_vec(vec![offset as u32; 2 * batch], (batch, 2), x.device())?;
         Ok(cut(x, &offsets, crop)?)
     }
@@ -157,37 +203,67 @@ impl TrainedNetwork {
             Ok(())
         })?;
         let stages = logits.iter().map(|logits| score(logits, images.labels())).collect();
-        let ensembles = (1..=logits.len()).map(|count| score(&ensemble(&logits[..count]), images.labels())).collect();
+        let (classes, of) = (self.classes.len(), self.ensemble.unwrap_or(Average::Logits));
+        let together = |count: usize| score(&ensemble(&logits[..count], classes, of), images.labels());
+        let ensembles = (1..=logits.len()).map(together).collect();
         Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
-    /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all.
+    /// An image file as it is stored in stage 0: u8 \[channel, y, x\].
     ///
     /// # Errors
-    /// When the image cannot be decoded.
-    pub fn predict(&self, path: &Path, by_ensemble: bool) -> Result<Vec<f64>> {
+    /// When it cannot be decoded.
+    pub fn decode(&self, path: &Path) -> Result<Vec<u8>> {
         let data = &self.pipeline.data;
         let mut stored = vec![0; data.channels * data.size * data.size];
         let bytes = read_image(path, most_bytes(data))?;
         decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
+        Ok(stored)
+    }
+
+    /// A decoded image as the network takes it, cropped as validation images are: \[1, y, x, channel\].
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn input_of(&self, decoded: &[u8]) -> Result<Tensor> {
         let image = self.input();
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
-        let augmenter = Augmenter::new(&self.pipeline.augmentation, data);
+        let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
         let crop = match self.pipeline.features.late_crops {
             true => augmenter.centre_canvas(self.pipeline.widest_step()).0,
             false => augmenter.centre_crop(),
         };
-        augmenter.apply(&stored, &crop, &mut planes);
-        chw_to_hwc(&planes, data.channels, &mut values);
-        let shape = (1, image.size, image.size, image.channels);
-        let mut logits = self.logits(Tensor::from_vec(values, shape, &self.device)?)?;
-        let chosen = if by_ensemble { ensemble(&logits) } else { logits.pop().unwrap_or_default() };
+        augmenter.apply(decoded, &crop, &mut planes);
+        chw_to_hwc(&planes, image.channels, &mut values);
+        Ok(Tensor::from_vec(values, (1, image.size, image.size, image.channels), &self.device)?)
+    }
+
+    /// The probability of each class for an image file, by the last stage's classifier or by the ensemble of all where
+    /// that was opened or [asked for](Self::together).
+    ///
+    /// # Errors
+    /// When the image cannot be decoded.
+    pub fn predict(&self, path: &Path) -> Result<Vec<f64>> {
+        let mut logits = self.logits(self.input_of(&self.decode(path)?)?)?;
+        let chosen = match self.ensemble {
+            Some(of) => ensemble(&logits, self.classes.len(), of),
+            None => logits.pop().unwrap_or_default(),
+        };
         Ok(softmax(&chosen))
     }
 }
 
-fn softmax(logits: &[f32]) -> Vec<f64> {
+/// The first row of the centre of a canvas, or of a feature map of one, and its rows; columns are the same.
+pub fn centre_of_canvas(pipeline: &Recipe, canvas: Shape) -> (usize, usize) {
+    let crop = pipeline.crop(canvas).size;
+    let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
+    let (_, offset) = augmenter.centre_canvas(pipeline.widest_step());
+    (offset * crop / pipeline.augmentation.size, crop)
+}
+
+/// The probability of each class.
+pub fn softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();

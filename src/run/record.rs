@@ -139,6 +139,9 @@ pub struct Record {
     pub words: Vec<String>,
     /// What the training came to.
     pub figures: Option<Figures>,
+    /// What a probe has found, by name: accuracies in percent, losses in nats.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measures: BTreeMap<String, f64>,
     /// Seconds of training and of writing features (or decoding images).
     pub seconds: BTreeMap<String, f64>,
     /// Length and BLAKE3 hash of the files of weights, by name.
@@ -177,6 +180,7 @@ impl Record {
             classes: Vec::new(),
             words: Vec::new(),
             figures: None,
+            measures: BTreeMap::new(),
             seconds: BTreeMap::new(),
             weights: BTreeMap::new(),
             arrays: BTreeMap::new(),
@@ -250,26 +254,28 @@ impl Record {
 
     /// What people call it.
     pub fn title(&self) -> String {
-        match self.kind {
-            Kind::Images => "images".into(),
-            Kind::Block | Kind::Depth => format!("stage {}", self.stage),
-            Kind::EndToEnd => Node::NETWORK.into(),
-        }
+        self.kind.title(self.stage, &self.manifest())
     }
 
-    /// The stage right before it: its input, if it has one.
+    /// Top-1 accuracy on the validation samples, of whatever classifies here, in percent.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.figures.as_ref().map(|figures| figures.accuracy).or_else(|| self.measures.get("accuracy").copied())
+    }
+
+    /// The stage right before it: its input, if it has one. Of a node that says something about stages, the last of them.
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
             Kind::EndToEnd => 0,
-            Kind::Block | Kind::Depth => self.stage.checked_sub(1)?,
+            Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
+            Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);
         self.inputs.iter().find(|input| input.node == id)
     }
 
     /// The stage whose features it read; 0 where it read the images.
-    pub(super) fn features_of(&self) -> usize {
+    pub fn features_of(&self) -> usize {
         let named = self.manifest().value("input.features_of").and_then(|number| number.parse().ok());
         named.unwrap_or_else(|| self.stage.saturating_sub(1))
     }
@@ -289,7 +295,7 @@ impl Record {
     /// Whether it was made of the output of another stage as that is now.
     pub(super) fn follows(&self, parent: &Self) -> bool {
         let Some(read) = self.parent() else { return false };
-        parent.kind != Kind::EndToEnd
+        parent.kind.is_stage()
             && read.node == Node::stage_id(parent.stage)
             && Some(&read.output) == parent.output.as_ref()
     }

@@ -6,6 +6,7 @@ use super::execute::{array_name, attributes};
 use super::folder::StageFolder;
 use super::network::{load_block, load_network, load_stage, recipe};
 use super::record::Record;
+use super::together::{Together, members};
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
 use crate::disk;
 use crate::error::{self, Error, Result};
@@ -36,7 +37,7 @@ impl Verified {
     pub fn can_be_made_again(&self, name: &Path) -> bool {
         let Some(record) = &self.record else { return false };
         let class = contents::class(name.to_str().unwrap_or_default(), Some(record.kind));
-        class != Some(Class::Weights) || record.kind == Kind::Depth
+        class != Some(Class::Weights) || matches!(record.kind, Kind::Depth | Kind::Scattering)
     }
 }
 
@@ -139,8 +140,14 @@ impl Repair<'_> {
         let pipeline = recipe(folder, record, self.overrides)?;
         match record.kind {
             Kind::Images => self.images(folder, record, &pipeline, &broken, faults),
-            Kind::Block | Kind::Depth => self.trained(folder, record, &pipeline, &broken, faults),
+            Kind::Block | Kind::Depth | Kind::Scattering => self.trained(folder, record, &pipeline, &broken, faults),
             Kind::EndToEnd => self.network(folder, record, &pipeline, &broken),
+            Kind::Ensemble if broken.keys().any(|name| name.starts_with("val/")) => {
+                let (of, stages) = members(folder, record)?;
+                let _reading = Ancestry::new(stages.clone()).share()?;
+                put(folder, &broken, Together::of(&stages, of)?.files()?)
+            }
+            Kind::Ensemble | Kind::Probe => Ok(()),
         }
     }
 
@@ -201,6 +208,9 @@ impl Repair<'_> {
                 Ok((name.to_string(), save_bytes(&part.variables().tensors(), None)?))
             };
             put(folder, broken, files.map(bytes).collect::<Result<Files>>()?)?;
+        }
+        if record.kind == Kind::Scattering {
+            put(folder, broken, vec![(BLOCK.to_string(), save_bytes(&[], None)?)])?;
         }
         // All else needs weights that are as they were: damaged ones are refused here.
         let derived = |name: &String| name.contains("/features/") || name.contains("/logits/");

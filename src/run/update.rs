@@ -7,11 +7,14 @@ use super::execute::Work;
 use super::folder::StageFolder;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
+use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
 use crate::network::map_type;
-use crate::pipeline::{Graph, Kind, Manifest, Node, Recipe, Seen, Settings, Source as Images, Verdict, plan};
+use crate::pipeline::{
+    Graph, Kind, Manifest, Node, Probe, ProbeKind, Recipe, Seen, Settings, Source as Images, Verdict, plan,
+};
 use crate::progress::Progress;
 use crate::room;
 use candle_core::Device;
@@ -111,6 +114,12 @@ impl Project {
                 _ => format!("add blocks with `--set network.blocks={number}`"),
             }));
         };
+        let found = from.record()?;
+        if found.kind.is_leaf() {
+            let (folder, title) = (from.path().display(), found.title());
+            return Err(Error::usage(format!("`{folder}` holds {title}, no features to train a stage on"))
+                .hint("name the folder of a stage, such as `cache/stage1`"));
+        }
         let last = last_before(number, from)?;
         refuse_another_stage(number, &to)?;
         let most = from.record()?.stage;
@@ -137,7 +146,8 @@ impl Project {
             graph.add(Node::stage(kind, record.stage, Vec::new(), record.manifest()));
         }
         let before = graph.nodes().len();
-        graph.add(Node::stage(Kind::Block, number, (0..before).collect(), Manifest::of_stage(&pipeline, &stage)));
+        let manifest = Manifest::of_stage(&pipeline, &stage);
+        graph.add(Node::stage(Kind::of(&stage), number, (0..before).collect(), manifest));
         let folders = ancestry.stages().iter().map(|(folder, _)| folder.clone()).chain([to]).collect();
         let project = Self::look(pipeline, None, graph, folders);
         project.refuse_trouble()?;
@@ -235,16 +245,18 @@ impl Project {
         names.iter().map(|name| self.graph.find(name).ok_or_else(|| unknown(name))).collect()
     }
 
-    /// Does what has to be done for some nodes, one after the other, and calls `before` with each that begins.
+    /// Does what has to be done for some nodes, one after the other, and calls `before` with each that begins and `after`
+    /// with the folder and the record of each that is done.
     ///
     /// # Errors
-    /// When a node fails or the user interrupts; what was done until then stays.
+    /// When a node or what comes after it fails, or the user interrupts; what was done until then stays.
     pub fn update(
         &mut self,
         wanted: &[usize],
         device: &Device,
         progress: &dyn Progress,
         mut before: impl FnMut(&Node, &Verdict, &Graph),
+        mut after: impl FnMut(&StageFolder, &Record) -> Result<()>,
     ) -> Result<Update> {
         let needed = self.graph.needed(wanted);
         self.refuse_trouble_of(&needed)?;
@@ -271,6 +283,9 @@ impl Project {
             before(node, &self.verdicts[at], &self.graph);
             self.execute(at, device, progress).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
+            if let Some(found) = &self.observations[at] {
+                after(&self.folders[at], &found.record)?;
+            }
             done.push(at);
         }
         if let (Some(cache), Some(memory)) = (&self.cache, self.memory.take()) {
@@ -288,9 +303,13 @@ impl Project {
         for (look, _) in self.nodes().zip(needed).filter(|(look, needed)| **needed && *look.verdict != Verdict::Current)
         {
             let precision = match look.node.kind {
-                Kind::Images => continue,
+                Kind::Images | Kind::Ensemble => continue,
+                Kind::Probe => match self.probe_of(look.node).map(|probe| &probe.kind) {
+                    Some(ProbeKind::Cnn { training, .. }) => training.precision,
+                    _ => continue,
+                },
                 Kind::EndToEnd | Kind::Depth => self.pipeline.training.precision,
-                Kind::Block => match self.pipeline.stages.get(look.node.stage - 1) {
+                Kind::Block | Kind::Scattering => match self.pipeline.stages.get(look.node.stage - 1) {
                     Some(stage) => stage.training.precision,
                     None => continue,
                 },
@@ -298,6 +317,11 @@ impl Project {
             map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
         }
         Ok(())
+    }
+
+    /// The settings of a node that measures something.
+    fn probe_of(&self, node: &Node) -> Option<&Probe> {
+        self.pipeline.probes.iter().find(|probe| probe.id(node.stage) == node.id)
     }
 
     /// Looks again at a stage and those it reads.
@@ -321,11 +345,14 @@ impl Project {
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
                 Kind::EndToEnd => network = Some((read.clone(), record)),
-                Kind::Images | Kind::Block | Kind::Depth => stages.push((read.clone(), record)),
+                Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => stages.push((read.clone(), record)),
+                Kind::Ensemble | Kind::Probe => {}
             }
         }
-        let (pipeline, ancestry) = (&self.pipeline, Ancestry::new(stages));
-        Work { pipeline, node, folder, ancestry, network, inputs, device, progress }.execute(&self.verdicts[at])
+        let (pipeline, ancestry, probe) = (&self.pipeline, Ancestry::new(stages), self.probe_of(node));
+        let noted = Noted::new(progress, folder, node);
+        let progress = &noted;
+        Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress }.execute(&self.verdicts[at])
     }
 
     /// A stage of another pipeline is never overwritten.
@@ -407,7 +434,7 @@ fn kept_before(pipeline: &Recipe, (number, most): (usize, usize), last: &StageFo
 /// A single stage is never written over anything but a stage of its number that was trained in the same way.
 fn refuse_another_stage(number: usize, to: &StageFolder) -> Result<()> {
     let Some(found) = Record::read(to.path())? else { return Ok(()) };
-    if found.stage == number && found.kind == Kind::Block {
+    if found.stage == number && matches!(found.kind, Kind::Block | Kind::Scattering) {
         return Ok(());
     }
     let (folder, title) = (to.path().display(), found.title());

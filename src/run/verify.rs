@@ -215,6 +215,7 @@ fn intruder(
         None => Some((Flaw::Foreign, "greedy has not written it")),
         Some(Class::Record | Class::Lock) => None,
         Some(Class::Checkpoint) if finished => Some((Flaw::Leftover, "the training it belongs to is over")),
+        Some(Class::Transient) => Some((Flaw::Leftover, "the run that wrote it was cut off")),
         // What a node under way, or one without a record, holds has no sums yet.
         Some(_) if known.contains_key(text) || !finished => None,
         Some(_) => Some((Flaw::Foreign, "greedy has not written it")),

@@ -8,7 +8,10 @@ use crate::progress::Progress;
 use candle_core::{Device, Tensor};
 use safetensors::tensor::SafeTensors;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// What one epoch came to.
@@ -62,6 +65,8 @@ struct State {
 
 /// Checkpoints that are kept: should the newest be damaged, the one before it serves.
 const KEPT: usize = 2;
+/// Bytes of the header of a checkpoint that are read at most for its note.
+const MOST_HEADER: u64 = 16 << 20;
 /// The name of the note that holds a hash and the state.
 const NOTE: &str = "state";
 
@@ -119,6 +124,21 @@ impl<'a> Checkpoints<'a> {
 pub fn latest(folder: &Path) -> Option<(usize, usize)> {
     let newest = list(folder).pop()?;
     position_in(newest.file_name()?.to_str()?)
+}
+
+/// What the epochs behind the newest checkpoint in a folder came to, by the note in it, whose hash is not looked at: for
+/// pictures, not to go on from. Nothing where there is no checkpoint, or its header is damaged.
+pub fn unfinished_history(folder: &Path) -> Option<Vec<Epoch>> {
+    let mut file = File::open(list(folder).pop()?).ok()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).ok()?;
+    let length = u64::from_le_bytes(length);
+    let mut header = Vec::new();
+    file.take(length.min(MOST_HEADER)).read_to_end(&mut header).ok()?;
+    let header: Value = serde_json::from_slice(&header).ok()?;
+    let (_, state) = header.get("__metadata__")?.get(NOTE)?.as_str()?.split_once(' ')?;
+    let state: State = serde_json::from_str(state).ok()?;
+    Some(state.position.history)
 }
 
 /// State and tensors of a checkpoint; nothing where a single bit of either is not as it was written.

@@ -10,7 +10,7 @@ use crate::features::{Loader, View};
 use crate::network::{Network, Noise, Sequence, Variables};
 use crate::ops::{compute, concat};
 use crate::pipeline::{Init, Layers, Manifest, Training};
-use crate::progress::{Progress, Task};
+use crate::progress::{Progress, Standing, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::Device;
 use std::path::Path;
@@ -89,7 +89,7 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
             learner.save()?;
         }
         let (result, found) = done?;
-        task.tell(&describe(&result));
+        task.stand(&standing(&result, training.epochs));
         learner.end_epoch(result, job.device)?;
         logits = found.or(logits);
     }
@@ -177,7 +177,13 @@ impl<'a> Learner<'a> {
             task.advance(count as u64);
             if told.elapsed() > READ_BACK {
                 let (loss, accuracy) = self.sums.read(self.samples_met(job))?;
-                task.tell(&format!("epoch {}/{}  loss {loss:.3}  train {accuracy:.1} %", epoch + 1, training.epochs));
+                task.stand(&Standing {
+                    epoch: epoch + 1,
+                    epochs: training.epochs,
+                    loss,
+                    train_accuracy: accuracy,
+                    accuracy: self.position.history.iter().rev().find_map(|epoch| epoch.accuracy),
+                });
                 told = Instant::now();
             }
             if self.saved.elapsed() >= training.checkpoint_every {
@@ -222,9 +228,10 @@ fn refuse_divergence(loss: f64, epoch: usize) -> Result<()> {
     Err(Error::failed(format!("the loss is no longer finite in epoch {epoch}")).hint("lower `training.learning_rate`"))
 }
 
-fn describe(epoch: &Epoch) -> String {
-    let accuracy = epoch.accuracy.map_or(String::new(), |accuracy| format!("  val {accuracy:.1} %"));
-    format!("epoch {}  loss {:.3}  train {:.1} %{accuracy}", epoch.epoch, epoch.loss, epoch.train_accuracy)
+/// Where training stands at the end of an epoch, of so many.
+fn standing(result: &Epoch, epochs: usize) -> Standing {
+    let Epoch { epoch, loss, train_accuracy, accuracy, .. } = *result;
+    Standing { epoch, epochs, loss, train_accuracy, accuracy }
 }
 
 /// The logits of all samples of a loader, `at_once` at a time: \[sample, class\].

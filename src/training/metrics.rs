@@ -1,5 +1,7 @@
 //! Top-1 and top-5 accuracy, loss, and the weighted ensemble of all stages.
 
+use crate::pipeline::Average;
+
 /// How well logits agree with labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Score {
@@ -37,16 +39,35 @@ fn log_sum(row: &[f32]) -> f64 {
     largest + row.iter().map(|&value| (f64::from(value) - largest).exp()).sum::<f64>().ln()
 }
 
-/// The logits of the ensemble of stages, first to last: weights 2^j / Σ 2^j (section 4.1 of the paper; as in its code
-/// for CIFAR-10, of logits).
-pub fn ensemble(stages: &[Vec<f32>]) -> Vec<f32> {
+/// What the ensemble of stages, first to last, says: logits \[sample, class\], with weights 2^j / Σ 2^j (section 4.1 of
+/// the paper). Of probabilities the result is their logarithms, which are logits as well.
+pub fn ensemble(stages: &[Vec<f32>], classes: usize, of: Average) -> Vec<f32> {
     let total: f64 = (0..stages.len()).map(|stage| (stage as f64).exp2()).sum();
-    let mut sum = vec![0.0f64; stages.first().map_or(0, Vec::len)];
-    for (stage, logits) in stages.iter().enumerate() {
-        let weight = (stage as f64).exp2() / total;
-        sum.iter_mut().zip(logits).for_each(|(sum, &value)| *sum += weight * f64::from(value));
+    let weight = |stage: usize| (stage as f64).exp2() / total;
+    let values = stages.first().map_or(0, Vec::len);
+    let mut all = Vec::with_capacity(values);
+    for row in (0..values).step_by(classes.max(1)).map(|first| first..values.min(first + classes.max(1))) {
+        let own = |stage: &Vec<f32>| stage.get(row.clone()).unwrap_or_default().to_vec();
+        let mut sums = vec![if of == Average::Logits { 0.0 } else { f64::NEG_INFINITY }; row.len()];
+        for (stage, logits) in stages.iter().map(own).enumerate() {
+            let (share, norm) = (weight(stage), log_sum(&logits));
+            for (sum, logit) in sums.iter_mut().zip(logits.iter().map(|&logit| f64::from(logit))) {
+                match of {
+                    Average::Logits => *sum += share * logit,
+                    // A probability may be smaller than any number: sums are taken of logarithms.
+                    Average::Softmax => *sum = log_add(*sum, share.ln() + logit - norm),
+                }
+            }
+        }
+        all.extend(sums.into_iter().map(|sum| sum as f32));
     }
-    sum.into_iter().map(|value| value as f32).collect()
+    all
+}
+
+/// ln(e^a + e^b)
+fn log_add(a: f64, b: f64) -> f64 {
+    let (high, low) = if a > b { (a, b) } else { (b, a) };
+    if low == f64::NEG_INFINITY { high } else { high + (low - high).exp().ln_1p() }
 }
 
 #[cfg(test)]
@@ -69,6 +90,20 @@ mod tests {
 
     #[test]
     fn later_stages_weigh_twice_as_much() {
-        assert_eq!(ensemble(&[vec![3.0], vec![6.0], vec![9.0]]), vec![(3.0 + 12.0 + 36.0) / 7.0]);
+        let mean = ensemble(&[vec![3.0], vec![6.0], vec![9.0]], 1, Average::Logits);
+        assert_eq!(mean, vec![(3.0 + 12.0 + 36.0) / 7.0]);
+    }
+
+    #[test]
+    fn probabilities_are_averaged_as_they_are() {
+        // Logarithms of 1/4 and 3/4, then of 1/2 each: (1/4 + 2 * 1/2) / 3 = 5/12.
+        let stages = [vec![0.0, 3f32.ln(), 0.0, 0.0], vec![7.0, 7.0, 0.0, 900.0]];
+        let found = ensemble(&stages, 2, Average::Softmax);
+        assert!((found[0] - (5f32 / 12.0).ln()).abs() < 1e-6 && (found[1] - (7f32 / 12.0).ln()).abs() < 1e-6);
+        // What one of them rules out altogether has what the others give it.
+        assert!((found[2] - (1f32 / 6.0).ln()).abs() < 1e-6, "{found:?}");
+        let ruled_out = ensemble(&[vec![0.0, 900.0]], 2, Average::Softmax);
+        assert_eq!(ruled_out, vec![-900.0, 0.0]);
+        assert_eq!(score(&ruled_out, &[0]).loss, 900.0);
     }
 }

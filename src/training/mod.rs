@@ -7,7 +7,7 @@ mod sgd;
 mod step;
 mod sums;
 
-pub use checkpoint::{Epoch, is_checkpoint, latest as latest_checkpoint};
+pub use checkpoint::{Epoch, is_checkpoint, latest as latest_checkpoint, unfinished_history};
 pub use epochs::{Job, Outcome, classify, train};
 pub use metrics::{Score, ensemble, score};
 pub use sgd::Sgd;

@@ -95,7 +95,8 @@ fn the_examples_of_every_help_are_understood() {
     let space = Space::new();
     let list = space.run("help").ok().stdout;
     let names = list.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
-    let names: Vec<&str> = names.take_while(|line| !line.is_empty()).filter_map(|line| line.get(2..14)).map(str::trim).collect();
+    let names: Vec<&str> =
+        names.take_while(|line| !line.is_empty()).filter_map(|line| line.get(2..14)).map(str::trim).collect();
     let names: Vec<&str> = names.into_iter().filter(|name| !name.is_empty() && *name != "help").collect();
     assert!(names.len() >= 10, "{names:?}");
     for name in names {

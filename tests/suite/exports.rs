@@ -90,3 +90,80 @@ fn what_holds_no_weights_is_refused_and_nothing_is_written() {
     space.run("export cache/stage2 --to a.safetensors").fails(1, &["stage1/block.safetensors` is damaged"]);
     assert!(!space.path("a.safetensors").exists());
 }
+
+/// The bytes of the files that a command wrote below a folder, twice.
+fn twice(space: &Space, command: &str) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    for folder in ["once", "again"] {
+        space.run(&command.replace("OUT", folder)).ok();
+    }
+    assert!(space.files("once") == space.files("again"), "{command}");
+    space.files("once")
+}
+
+#[test]
+fn a_run_writes_the_same_events_as_an_export_of_its_stages_afterwards() {
+    let space = Space::new();
+    space.run("run small.toml --events while").ok();
+    let files = twice(&space, "export cache --format tensorboard --to OUT");
+    assert!(files == space.files("while"));
+    let names: Vec<String> = files.iter().map(|(path, _)| path.display().to_string()).collect();
+    let name = |stage: usize| format!("small/stage{stage}/events.out.tfevents.0000000000.greedy");
+    assert_eq!(names, [name(1), name(2)]);
+    let holds = |at: usize, text: &str| files[at].1.windows(text.len()).any(|part| part == text.as_bytes());
+    for tag in ["loss/train", "accuracy/validation", "by_stage/ensemble_accuracy", "weights/block.conv.weight", "IHDR"]
+    {
+        assert!(holds(0, tag) && holds(1, tag), "{tag}");
+    }
+    // A run with nothing to do writes them too, and one stage alone gives its own.
+    space.run("run small.toml --events later").ok();
+    assert!(files == space.files("later"));
+    space.run("export cache/stage2 --format tensorboard --to single").ok();
+    assert_eq!(space.files("single"), [files[1].clone()]);
+    space.run("export small.toml --format tensorboard --to x").fails(1, &["neither a trained stage nor a cache"]);
+    space.run("export cache/stage0 --format tensorboard --to x").fails(1, &["neither a trained stage nor a cache"]);
+}
+
+#[test]
+fn a_projection_has_a_line_for_each_sample_and_a_thumbnail_where_there_are_images() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let files = twice(&space, "export cache/stage2 --format projector --to OUT --samples 40");
+    let text = |name: &str| fs::read_to_string(space.path(&format!("once/{name}"))).unwrap();
+    assert_eq!(files.len(), 4);
+    let (tensors, metadata) = (text("tensors.tsv"), text("metadata.tsv"));
+    // 100 samples, at most 40: every third.
+    assert_eq!((tensors.lines().count(), metadata.lines().count()), (34, 35));
+    assert!(tensors.lines().all(|line| line.split('\t').filter(|value| value.parse::<f32>().is_ok()).count() == 6));
+    assert!(metadata.starts_with("class\tlabel\tname\tsample\n") && metadata.trim_end().ends_with("\t99"));
+    let sprite = image::open(space.path("once/sprite.png")).unwrap();
+    assert_eq!((sprite.width(), sprite.height()), (6 * 32, 6 * 32));
+    assert!(text("projector_config.pbtxt").contains("single_image_dim: 32"));
+    space
+        .run("export cache/stage2 --format projector --to once")
+        .fails(2, &["tensors.tsv` is there already", "--force"]);
+    space.run("export cache/stage2 --format projector --to once --force").ok();
+    assert_eq!(text("tensors.tsv").lines().count(), 100);
+    space.run("export cache/stage2 --format onnx --to x --samples 3").fails(2, &["--format projector"]);
+    fs::remove_dir_all(space.path("cache/stage0")).unwrap();
+    let said = space.run("export cache/stage2 --format projector --to bare").ok().stdout;
+    assert!(said.contains("without thumbnails") && !space.path("bare/sprite.png").exists(), "{said}");
+}
+
+#[test]
+fn a_network_becomes_the_same_onnx_model_each_time() {
+    let space = Space::new();
+    space.run("run small.toml").ok();
+    let said = space.run("export cache/stage2 --format onnx --to a.onnx").ok().stdout;
+    assert!(said.contains("2 blocks and a classifier for inputs of 3 x 32 x 32, (pixel / 255 - [0.5"), "{said}");
+    space.run("export cache/stage2 --format onnx --to b.onnx").ok();
+    let model = fs::read(space.path("a.onnx")).unwrap();
+    assert!(model == fs::read(space.path("b.onnx")).unwrap());
+    let holds = |text: &str| model.windows(text.len()).any(|part| part == text.as_bytes());
+    for text in ["block1.conv.weight", "auxiliary.linear.bias", "BatchNormalization", "logits", "classes"] {
+        assert!(holds(text), "{text}");
+    }
+    space.run("export cache/stage2 --format onnx --to a.onnx").fails(2, &["is there already"]);
+    space.run("export cache/stage0 --format onnx --to c.onnx").fails(2, &["no weights"]);
+    let would = space.run("export cache/stage1 --format onnx --to c.onnx --dry-run").ok().stdout;
+    assert!(would.starts_with("would write c.onnx: 1 block") && !space.path("c.onnx").exists(), "{would}");
+}

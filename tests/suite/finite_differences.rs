@@ -67,6 +67,7 @@ fn apply(layer: Layer, output: Shape, x: &Maps, name: &str, weights: &Weights, m
             let (dy, dx) = (c % 4 / 2, c % 2);
             x.values[x.at(n, c / 4, 2 * y + dy, 2 * col + dx)]
         }),
+        Layer::Scattering { .. } => unreachable!("it learns nothing and reads constants: nothing is differentiated"),
         Layer::Conv { kernel, stride, padding, bias, .. } => {
             let (w, b) = (weight("weight").unwrap(), weight("bias"));
             assert_eq!(bias, b.is_some());

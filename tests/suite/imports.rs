@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each module may import; those in `BASE` serve all but `pipeline`, `cuda` and `ops`.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("pipeline", &[]),
     ("cuda", &[]),
     ("ops", &["cuda"]),
@@ -14,9 +14,18 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("features", &["images", "network", "ops", "pipeline"]),
     ("training", &["features", "network", "ops", "pipeline"]),
     ("bench", &["training", "features", "network", "ops", "images", "pipeline"]),
-    ("run", &["bench", "training", "features", "network", "ops", "images", "pipeline"]),
-    ("inspect", &["run", "features", "pipeline"]),
-    ("cli", &["bench", "inspect", "run", "training", "features", "network", "ops", "images", "pipeline"]),
+    ("probes", &["features", "ops", "pipeline"]),
+    ("run", &["bench", "probes", "training", "features", "network", "ops", "images", "pipeline"]),
+    ("inspect", &["run", "training", "features", "ops", "pipeline"]),
+    ("report", &["inspect", "run", "features", "pipeline"]),
+    ("export", &["inspect", "run", "features", "network", "pipeline"]),
+    (
+        "cli",
+        &[
+            "bench", "export", "report", "inspect", "run", "training", "features", "network", "ops", "images",
+            "pipeline",
+        ],
+    ),
 ];
 const BASE: [&str; 9] = ["disk", "error", "lock", "progress", "random", "room", "size", "text", "faults"];
 

@@ -1,6 +1,6 @@
 //! Recipe files: those that come with the program, and what is said about wrong ones.
 
-use greedy::pipeline::{Layer, Layers, Manifest, Recipe, Stage};
+use greedy::pipeline::{Graph, Layer, Layers, Manifest, Recipe, Stage};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -258,6 +258,69 @@ fn every_ingredient_is_in_the_right_manifests() {
     assert_eq!(untouched, own);
     assert_eq!(stale("data.path=b.tar"), Vec::<usize>::new(), "a path is no ingredient; its files are");
     assert_eq!(stale("name=other"), Vec::<usize>::new());
+}
+
+/// The same of what says something about stages, and of a stage that is handcrafted.
+#[test]
+fn every_ingredient_of_probes_ensembles_and_scattering_is_in_their_manifests() {
+    let text = "[data]\nsource = \"builtin\"\n[network]\narchitecture = \"scattering\"\nblocks = 1\n[features]\nrefresh = 0.0\n\
+                materialize = [2]\n[ensemble]\n";
+    let probes = |edit: (&str, &str)| {
+        let probe = |kind: &str, more: &str| format!("{{ kind = \"{kind}\", stages = [2], {more} }}");
+        let all = [
+            probe(
+                "linear",
+                "penalty = 0.1, iterations = 3, tolerance = 0.1, pool = 2, standardise = true, train_images = 7",
+            ),
+            probe("cnn", "depth = 1, width = 4, epochs = 3, batch = 4"),
+            probe("neighbours", "k = 1"),
+            "{ kind = \"contraction\", stages = [1] }".to_string(),
+        ];
+        format!("probes = [{}]\n{text}", all.join(", ").replacen(edit.0, edit.1, 1))
+    };
+    let manifests = |text: &str, overrides: &[&str]| {
+        let graph = Graph::of(&parse_with(text, overrides).unwrap(), "files");
+        graph.nodes().iter().map(|node| (node.id.clone(), node.manifest.clone())).collect::<Vec<_>>()
+    };
+    let plain = manifests(&probes(("", "")), &[]);
+    let ids: Vec<&str> = plain.iter().map(|(id, _)| id.as_str()).collect();
+    let own = ["stage2-linear", "stage2-cnn", "stage2-neighbours", "stage1-contraction"];
+    assert_eq!(ids, [&["stage0", "stage1", "stage2", "ensemble"][..], &own].concat());
+    let changed = |new: Vec<(String, Manifest)>| -> Vec<usize> {
+        (0..plain.len()).filter(|&at| plain[at].1.key() != new[at].1.key()).collect()
+    };
+    // Nodes by their places above. The features of stage 1 are not kept: its probe reads the images.
+    let settings: [(&str, &[usize]); 8] = [
+        ("ensemble.of=softmax", &[3]),
+        ("network.scales=3", &[1, 2]),
+        ("network.angles=4", &[1, 2]),
+        ("network.order=1", &[1, 2]),
+        ("network.blocks=0", &[2]),
+        ("augmentation.flip=true", &[1, 2, 7]),
+        ("features.shuffle=\"shards:2\"", &[1, 2, 5]),
+        ("training.momentum=0.5", &[2, 5]),
+    ];
+    for (setting, expected) in settings {
+        assert_eq!(changed(manifests(&probes(("", "")), &[setting])), expected, "{setting}");
+    }
+    let edits = [
+        ("penalty = 0.1", "penalty = 0.2", 4),
+        ("iterations = 3", "iterations = 4", 4),
+        ("tolerance = 0.1", "tolerance = 0.2", 4),
+        ("pool = 2", "pool = 1", 4),
+        ("standardise = true", "standardise = false", 4),
+        ("train_images = 7", "train_images = 8", 4),
+        ("depth = 1", "depth = 2", 5),
+        ("width = 4", "width = 5", 5),
+        ("epochs = 3", "epochs = 4", 5),
+        ("k = 1", "k = 2", 6),
+        ("\"contraction\"", "\"contraction\", standardise = false", 7),
+    ];
+    for (old, new, node) in edits {
+        assert_eq!(changed(manifests(&probes((old, new)), &[])), [node], "{new}");
+    }
+    // The seed draws weights and crops, and the samples that are learned from where they are but some.
+    assert_eq!(changed(manifests(&probes(("", "")), &["seed=1"])), [1, 2, 4, 5, 7]);
 }
 
 fn names(manifest: &Manifest) -> Vec<String> {

@@ -1,0 +1,127 @@
+//! Validation images that the classifier is surest about, rightly and wrongly.
+
+use super::html::{escape, note};
+use super::picture::{Picture, thumbnail};
+use super::subject::{Subject, class_name, favourite};
+use crate::error::{Error, Result};
+use crate::features::{Reader, Split, decode_sample};
+use crate::run::{Record, softmax};
+
+/// Images of each kind.
+const SHOWN: usize = 12;
+
+/// A validation image, what it was named, and how surely.
+struct Answer {
+    sample: usize,
+    label: usize,
+    named: usize,
+    /// The probability of the class that was named.
+    certainty: f64,
+    /// The probability of the label.
+    own: f64,
+}
+
+/// The most wrong and the most certain images.
+pub(super) fn answers(subject: &Subject) -> Result<String> {
+    let (node, record, answers) = subject.answers()?;
+    let judge = |(sample, row, label): (usize, &[f32], usize)| {
+        let (named, probabilities) = (favourite(row), softmax(row));
+        let (certainty, own) = (probabilities[named], probabilities[label]);
+        (certainty.is_finite() && own.is_finite()).then_some(Answer { sample, label, named, certainty, own })
+    };
+    let judged: Vec<Answer> = answers.rows().filter_map(judge).collect();
+    let (mut right, mut wrong): (Vec<Answer>, Vec<Answer>) =
+        judged.into_iter().partition(|answer| answer.label == answer.named);
+    wrong.sort_by(|a, b| {
+        a.own.total_cmp(&b.own).then(b.certainty.total_cmp(&a.certainty)).then(a.sample.cmp(&b.sample))
+    });
+    right.sort_by(|a, b| b.certainty.total_cmp(&a.certainty).then(a.sample.cmp(&b.sample)));
+    let pictures = Pictures::open(subject);
+    let show = |title: &str, answers: &[Answer]| {
+        let cards: String =
+            answers.iter().take(SHOWN).map(|answer| card(answer, record, pictures.as_ref().ok())).collect();
+        match answers {
+            [] => note(&format!("{title}: there are none.")),
+            _ => format!("<h4>{}</h4>\n<div class=\"cards\">\n{cards}</div>\n", escape(title)),
+        }
+    };
+    let missing = match &pictures {
+        Err(fault) => note(&subject.without_places(&format!("The images cannot be shown: {fault}"))),
+        Ok(_) => String::new(),
+    };
+    Ok(format!(
+        "<p>By the classifier of {}.</p>\n{missing}{}{}",
+        escape(&node.title),
+        show("Most wrong: the label is thought least likely", &wrong),
+        show("Most certain, and right", &right)
+    ))
+}
+
+fn card(answer: &Answer, record: &Record, pictures: Option<&Pictures>) -> String {
+    let (label, named) = (class_name(record, answer.label), class_name(record, answer.named));
+    let is_right = answer.label == answer.named;
+    let picture = pictures.map_or(String::new(), |pictures| pictures.html(answer.sample, &label));
+    let text = match is_right {
+        true => format!("<b>{}</b> {:.1} %", escape(&label), 100.0 * answer.certainty),
+        false => format!(
+            "<b>{}</b>, named {} {:.1} % <span class=\"faint\">(own class {:.2} %)</span>",
+            escape(&label),
+            escape(&named),
+            100.0 * answer.certainty,
+            100.0 * answer.own
+        ),
+    };
+    format!(
+        "<figure class=\"card\">{picture}<figcaption>{text}<span class=\"faint\"> no. {}</span></figcaption></figure>\n",
+        answer.sample
+    )
+}
+
+/// The decoded validation images.
+pub(super) struct Pictures {
+    reader: Reader,
+}
+
+impl Pictures {
+    /// Those that a subject's nodes were made of.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn open(subject: &Subject) -> Result<Self> {
+        let (folder, _) = subject.images()?;
+        let reader = Reader::open(&Split::Val.array(folder.path(), "features"))?;
+        if !reader.layout().holds_images() {
+            return Err(Error::failed("they are features, not images"));
+        }
+        Ok(Self { reader })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.reader.layout().samples
+    }
+
+    /// One of them, with what it shows; a line where it cannot be read.
+    pub fn html(&self, sample: usize, label: &str) -> String {
+        match self.thumbnail(sample) {
+            Ok(made) => {
+                let alt = escape(&format!("validation image {sample}, {label}"));
+                let (width, height) = (made.width, made.height);
+                format!("<img src=\"{}\" alt=\"{alt}\" width=\"{width}\" height=\"{height}\"/>", made.uri)
+            }
+            Err(_) => note(&format!("image {sample} cannot be read")),
+        }
+    }
+
+    fn thumbnail(&self, sample: usize) -> Result<Picture> {
+        let layout = self.reader.layout();
+        let mut bytes = Vec::new();
+        self.reader.read(0, sample, &mut bytes)?;
+        let mut pixels = vec![0.0; layout.shape.values()];
+        decode_sample(&bytes, layout, &mut pixels);
+        match layout.shape.channels {
+            channels @ (1 | 3) => thumbnail(&pixels, layout.shape.size, channels),
+            other => Err(Error::failed(format!("an image has {other} channels"))),
+        }
+    }
+}
