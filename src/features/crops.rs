@@ -1,6 +1,7 @@
 //! Which crop of a sample a view shows: a function of seed, sample and view.
 
 use super::schedule::{SampleView, View};
+use crate::error::Result;
 use crate::images::{Augmenter, CropBox};
 use crate::pipeline::{Recipe, Shape};
 use crate::random::{Purpose, Stream};
@@ -38,16 +39,41 @@ impl Crops {
         }
     }
 
-    /// The box of its image that a sample is shown by.
-    pub fn of(&self, (sample, view): SampleView) -> CropBox {
+    /// Whether the images of a view have to be [cut](Self::cut) on the host.
+    pub fn cuts(&self, view: View) -> bool {
+        self.augmenter.cuts(matches!(view, View::Cached(_) | View::Epoch { .. }))
+    }
+
+    /// Cuts what is shown of a decoded image, scaled and flipped: to \[channel, y, x\].
+    ///
+    /// # Errors
+    /// When the bytes are no image.
+    pub fn cut(&self, decoded: &[u8], sample: SampleView, out: &mut [u8]) -> Result<()> {
+        let image = self.augmenter.image(decoded)?;
+        self.augmenter.cut(image, &self.of(sample, [image.height, image.width]), out);
+        Ok(())
+    }
+
+    /// Turns a decoded image into an input \[channel, y, x\].
+    ///
+    /// # Errors
+    /// When the bytes are no image.
+    pub fn apply(&self, decoded: &[u8], sample: SampleView, out: &mut [f32]) -> Result<()> {
+        let image = self.augmenter.image(decoded)?;
+        self.augmenter.apply(image, &self.of(sample, [image.height, image.width]), out);
+        Ok(())
+    }
+
+    /// The box that a sample is shown by of its image, which has so many rows and columns.
+    pub fn of(&self, (sample, view): SampleView, image: [usize; 2]) -> CropBox {
         let augmenter = &self.augmenter;
         match (view, self.canvas) {
-            (View::Centre, _) | (View::CentreCanvas, None) => augmenter.centre_crop(),
+            (View::Centre, _) | (View::CentreCanvas, None) => augmenter.centre_crop(image),
             (View::CentreCanvas, Some((_, step))) => augmenter.centre_canvas(step).0,
             (View::Cached(number), Some((_, step))) => self.canvas(number, sample, step),
-            (View::Cached(number), None) => augmenter.random_crop(&mut self.view_rng(number, sample)),
+            (View::Cached(number), None) => augmenter.random_crop(image, &mut self.view_rng(number, sample)),
             (View::Epoch { stage, epoch }, _) => {
-                augmenter.random_crop(&mut self.epoch_rng(Purpose::Augmentation, (stage, epoch), sample))
+                augmenter.random_crop(image, &mut self.epoch_rng(Purpose::Augmentation, (stage, epoch), sample))
             }
         }
     }
@@ -128,7 +154,7 @@ mod tests {
             let set = [format!("features.views={views}"), "features.crop=late".into()];
             let pipeline = Recipe::parse("p", "p", text, &set).unwrap();
             let crops = Crops::new(&pipeline);
-            let of = |sample: usize, view: usize| crops.of((sample, View::Cached(view)));
+            let of = |sample: usize, view: usize| crops.of((sample, View::Cached(view)), crops.augmenter.square());
             for refresh in [0.0, 0.25] {
                 let schedule = Schedule::in_any_order(views, refresh);
                 for epoch in 0..24 {

@@ -14,7 +14,7 @@ use super::view_cache::ViewCache;
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::ops::cut;
-use crate::pipeline::{Codec, Recipe, Shape};
+use crate::pipeline::{Codec, Keep, Recipe, Shape};
 use crate::random::Stream;
 use crate::size;
 use candle_core::{Device, Tensor};
@@ -201,7 +201,11 @@ impl Loader {
     pub fn describe(&self) -> String {
         let layout = self.layout();
         let bytes = size::words(layout.logical_bytes());
-        let what = if self.source.samples.images.is_some() { "images" } else { "features" };
+        let what = match (&self.source.samples.images, layout.keep()) {
+            (Some(_), Keep::Whole) => "whole images, more or less",
+            (Some(_), Keep::Square) => "images",
+            (None, _) => "features",
+        };
         let tier = match (self.source.is_resident(), self.source.caches_reads()) {
             (true, _) => "resident on the device once they are read",
             (false, true) => "cached in memory once they are read",

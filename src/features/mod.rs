@@ -26,9 +26,10 @@ mod storage_format;
 mod view_cache;
 mod writer;
 
+pub use crate::images::whole_image;
 pub use array::{Files, Layout, Order, Split, group_files, write_files};
 pub use decoding::{Decoded, Hindrances, Redecoding, decode, decode_noting, note_skipped};
-pub use encoding::{decode_sample, encode_sample};
+pub use encoding::{centre_square, decode_sample, encode_sample};
 pub use extraction::Extraction;
 pub(crate) use extraction::{at_once, processor};
 pub use labels::{has_logits, label_files, logit_files, read_labels, read_logits};

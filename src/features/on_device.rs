@@ -75,12 +75,9 @@ pub(super) fn form(layout: &Layout) -> Form {
     Form { values, planes: layout.order == Order::Planes, size, channels }
 }
 
-/// Crops of images, or what is left to be done where those were resized: first row, first column and flip \[crop, 3\].
+/// First row, first column and flip of crops \[crop, 3\].
 pub(super) fn crop_tensor(crops: &[CropBox], device: &Device) -> Result<Tensor> {
-    let numbers = |crop: &CropBox| match crop.resize {
-        None => [crop.top as i32, crop.left as i32, crop.flip.into()],
-        Some(_) => [0, 0, crop.flip.into()],
-    };
+    let numbers = |crop: &CropBox| [crop.top as i32, crop.left as i32, crop.flip.into()];
     let numbers: Vec<i32> = crops.iter().flat_map(numbers).collect();
     Ok(Tensor::from_vec(numbers, (crops.len(), 3), device)?)
 }

@@ -110,6 +110,8 @@ fn images_are_cropped_alike_wherever_that_is_done() {
         &["augmentation.crop=padded", "augmentation.padding=1", "augmentation.size=10"],
         &["augmentation.crop=centre", "augmentation.size=10"],
         &["augmentation.crop=resized"],
+        &["augmentation.crop=resized", "data.keep=whole", "augmentation.size=10"],
+        &["augmentation.crop=centre", "data.keep=whole", "augmentation.size=10"],
         &["augmentation.crop=padded", "features.crop=late", "data.color=gray"],
     ] {
         let stages = Stages::new(settings);

@@ -35,6 +35,13 @@ impl Samples {
         if !layout.holds_images() {
             return Ok(Self { reader, images: None });
         }
+        let (found, wanted) = (layout.keep(), pipeline.data.keep);
+        if found != wanted {
+            let array = array.display();
+            let (found, wanted) = (found.word(), wanted.word());
+            return Err(Error::failed(format!("`{array}` holds {found} images, the pipeline has {wanted} ones"))
+                .hint(format!("`data.keep` is \"{found}\" for them")));
+        }
         let stored = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
         if layout.shape != stored {
             let (array, found, wanted) = (array.display(), layout.shape, stored);
@@ -74,38 +81,42 @@ impl Samples {
     }
 
     /// Turns an encoded sample into values \[y, x, channel\].
-    pub fn decode(&self, encoded: &[u8], sample: SampleView, out: &mut [f32]) {
+    ///
+    /// # Errors
+    /// When the bytes are no image, where there should be one.
+    pub fn decode(&self, encoded: &[u8], sample: SampleView, out: &mut [f32]) -> Result<()> {
         thread_local! {
             static CHW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
-        let Some(crops) = &self.images else { return decode_sample(encoded, self.layout(), out) };
+        let Some(crops) = &self.images else {
+            decode_sample(encoded, self.layout(), out);
+            return Ok(());
+        };
         CHW.with_borrow_mut(|chw| {
             chw.resize(out.len(), 0.0);
-            crops.augmenter.apply(encoded, &crops.of(sample), chw);
+            crops.apply(encoded, sample, chw)?;
             chw_to_hwc(chw, self.layout().shape.channels, out);
-        });
+            Ok(())
+        })
     }
 
-    /// The boxes of their images that some samples are shown by; of features there are none.
+    /// The boxes of their images that some samples are shown by, where all images are square; of features there are none.
     pub fn crops(&self, samples: &[SampleView]) -> Option<Vec<CropBox>> {
         let crops = self.images.as_ref()?;
-        Some(samples.par_iter().map(|&sample| crops.of(sample)).collect())
+        Some(samples.par_iter().map(|&sample| crops.of(sample, crops.augmenter.square())).collect())
     }
 
-    /// Whether they are images whose random crops are scaled.
-    pub fn are_resized(&self) -> bool {
-        self.images.as_ref().is_some_and(|crops| crops.augmenter.resizes())
+    /// Whether they are images that have to be [cut](Self::cut) on the host to be shown in a view.
+    pub fn are_cut(&self, view: View) -> bool {
+        self.images.as_ref().is_some_and(|crops| crops.cuts(view))
     }
 
-    /// Scales what is shown of an encoded image to \[channel, y, x\]; what is not scaled stays black.
-    pub fn resize(&self, encoded: &[u8], sample: SampleView, out: &mut [u8]) {
-        let resized = self.images.as_ref().and_then(|crops| {
-            let crop = crops.of(sample);
-            Some(crops.augmenter.resize(encoded, &crop, crop.resize?))
-        });
-        match resized {
-            Some(resized) => out.copy_from_slice(&resized),
-            None => out.fill(0),
-        }
+    /// Cuts what is shown of an encoded image, scaled and flipped: to \[channel, y, x\].
+    ///
+    /// # Errors
+    /// When the bytes are no image.
+    pub fn cut(&self, encoded: &[u8], sample: SampleView, out: &mut [u8]) -> Result<()> {
+        let crops = self.images.as_ref().ok_or_else(|| Error::failed("features were to be cut as images"))?;
+        crops.cut(encoded, sample, out)
     }
 }

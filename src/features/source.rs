@@ -39,15 +39,15 @@ pub(super) struct ReadPlan {
     slots: Option<Tensor>,
     /// The crops of images \[sample, 3\].
     crops: Option<Tensor>,
-    /// Whether the host resizes the images first.
-    resized: bool,
+    /// Whether the host cuts the images first.
+    cut: bool,
 }
 
 /// A range of the samples of a plan on their way to the device.
 pub(super) enum Read {
     /// There, as feature maps.
     Decoded(Tensor),
-    /// Encoded, or resized images.
+    /// Encoded, or cut images.
     Encoded(Range<usize>, Uploaded),
     /// Cached on the device, but for those that are sent there, if there are any.
     Cached(Range<usize>, Option<(Vec<SampleView>, Uploaded)>),
@@ -75,12 +75,12 @@ impl Source {
     }
 
     /// Caches all samples on the device once they got there, where they take at most so many bytes. Images that are
-    /// resized are resized on the host.
+    /// cut are cut on the host.
     ///
     /// # Errors
     /// When the device has no room for them after all.
     pub fn resident(self, most: u64) -> Result<Self> {
-        if self.samples.layout().logical_bytes() > most || self.samples.are_resized() {
+        if self.samples.layout().logical_bytes() > most || self.samples.are_cut(View::Cached(0)) {
             return Ok(self);
         }
         let cache = Some(ViewCache::on_device(self.samples.layout(), &self.device)?);
@@ -157,16 +157,19 @@ impl Source {
     pub fn plan(&self, views: &[SampleView], at_once: usize, kind: View) -> Result<ReadPlan> {
         let shape = self.samples.shape(kind);
         if self.on_device.is_none() {
-            return Ok(ReadPlan { shape, slots: None, crops: None, resized: false });
+            return Ok(ReadPlan { shape, slots: None, crops: None, cut: false });
         }
-        let crops = self.samples.crops(views);
-        let resized = crops.iter().flatten().any(|crop| crop.resize.is_some());
+        let cut = self.samples.are_cut(kind);
+        let crops = match (cut, self.samples.crops(views)) {
+            // What the host cuts is shown from its first row and column on.
+            (true, _) => Some(Tensor::from_vec(vec![0i32; 3 * views.len()], (views.len(), 3), &self.device)?),
+            (false, crops) => crops.map(|crops| crop_tensor(&crops, &self.device)).transpose()?,
+        };
         let slots = match self.device_cache() {
             Some((_, cache, _)) => self.slots(cache, views)?,
             None => Tensor::arange(0, at_once.min(views.len()) as u32, &self.device)?,
         };
-        let crops = crops.map(|crops| crop_tensor(&crops, &self.device)).transpose()?;
-        Ok(ReadPlan { shape, slots: Some(slots), crops, resized })
+        Ok(ReadPlan { shape, slots: Some(slots), crops, cut })
     }
 
     /// Reads a range of the samples of a plan, which are shown so, and sends them to the device, which need not have come
@@ -193,8 +196,8 @@ impl Source {
             let sent = on_device.uploads.begin([absent.len(), encoded], |out| self.fill(&absent, out))?;
             return Ok(Read::Cached(range, Some((absent, sent))));
         }
-        let row = if plan.resized { plan.shape.values() } else { encoded };
-        let fill = |out: &mut [u8]| if plan.resized { self.resize(views, out) } else { self.fill(views, out) };
+        let row = if plan.cut { plan.shape.values() } else { encoded };
+        let fill = |out: &mut [u8]| if plan.cut { self.cut(views, out) } else { self.fill(views, out) };
         Ok(Read::Encoded(range, on_device.uploads.begin([views.len(), row], fill)?))
     }
 
@@ -253,12 +256,15 @@ impl Source {
 
     /// Reads encoded samples, in parallel.
     fn fill(&self, views: &[SampleView], out: &mut [u8]) -> Result<()> {
-        self.for_each(views, out, |encoded, _, out| out.copy_from_slice(encoded))
+        self.for_each(views, out, |encoded, _, out| {
+            out.copy_from_slice(encoded);
+            Ok(())
+        })
     }
 
-    /// Reads images and resizes their crops, in parallel.
-    fn resize(&self, views: &[SampleView], out: &mut [u8]) -> Result<()> {
-        self.for_each(views, out, |encoded, sample, out| self.samples.resize(encoded, sample, out))
+    /// Reads images and cuts what is shown of them, in parallel.
+    fn cut(&self, views: &[SampleView], out: &mut [u8]) -> Result<()> {
+        self.for_each(views, out, |encoded, sample, out| self.samples.cut(encoded, sample, out))
     }
 
     /// Reads samples in parallel, and calls a function with each, encoded, and its equal share of some values.
@@ -266,7 +272,7 @@ impl Source {
         &self,
         views: &[SampleView],
         values: &mut [T],
-        f: impl Fn(&[u8], SampleView, &mut [T]) + Sync,
+        f: impl Fn(&[u8], SampleView, &mut [T]) -> Result<()> + Sync,
     ) -> Result<()> {
         let one = (values.len() / views.len().max(1)).max(1);
         let rows = values.par_chunks_exact_mut(one).zip(views);
@@ -280,8 +286,7 @@ impl Source {
                         cache.put(view, sample, encoded)?;
                     }
                 }
-                f(encoded, (sample, kind), out);
-                Ok(())
+                f(encoded, (sample, kind), out)
             })
         })
     }

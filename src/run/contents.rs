@@ -82,6 +82,7 @@ const TABLE: [Entry; 18] = [
     entry(LOGITS, Class::Small, CLASSIFYING),
     entry("{train,val}/features/zarr.json", Class::Small, FEATURES),
     entry("{train,val}/features/c/*/*/0/0/0", Class::Shard, FEATURES),
+    entry("{train,val}/features/c/*", Class::Shard, &[Kind::Images]),
 ];
 
 /// Folders that a user may keep elsewhere, with a link in their place.

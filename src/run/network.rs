@@ -209,32 +209,33 @@ impl TrainedNetwork {
         Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
-    /// An image file as it is stored in stage 0: u8 \[channel, y, x\].
+    /// An image file as it is decoded for stage 0.
     ///
     /// # Errors
     /// When it cannot be decoded.
     pub fn decode(&self, path: &Path) -> Result<Vec<u8>> {
         let data = &self.pipeline.data;
-        let mut stored = vec![0; data.channels * data.size * data.size];
+        let mut decoded = Vec::new();
         let bytes = read_image(path, most_bytes(data))?;
-        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
-        Ok(stored)
+        decode_file(&bytes, data, &mut decoded).map_err(|e| e.context(format!("`{}`", shown(path))))?;
+        Ok(decoded)
     }
 
     /// A decoded image as the network takes it, cropped as validation images are: \[1, y, x, channel\].
     ///
     /// # Errors
-    /// When the device has no memory.
+    /// When the device has no memory, or the bytes are no image.
     pub fn input_of(&self, decoded: &[u8]) -> Result<Tensor> {
         let image = self.input();
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
+        let pixels = augmenter.image(decoded)?;
         let crop = match self.pipeline.features.late_crops {
             true => augmenter.centre_canvas(self.pipeline.widest_step()).0,
-            false => augmenter.centre_crop(),
+            false => augmenter.centre_crop([pixels.height, pixels.width]),
         };
-        augmenter.apply(decoded, &crop, &mut planes);
+        augmenter.apply(pixels, &crop, &mut planes);
         chw_to_hwc(&planes, image.channels, &mut values);
         Ok(Tensor::from_vec(values, (1, image.size, image.size, image.channels), &self.device)?)
     }

@@ -260,7 +260,7 @@ fn compression_changes_no_result_and_what_is_compressed_is_read_once() {
     space.run("run small.toml --cache plain").ok();
     for codec in ["lz4", "zstd:3"] {
         let run = space.run(&format!("run small.toml --cache {codec} --set features.codec={codec}")).ok();
-        assert!(run.stderr.contains("features, kept in memory once they are read"), "{}", run.stderr);
+        assert!(run.stderr.contains("features, cached in memory once they are read"), "{}", run.stderr);
         assert!(weights(codec) == weights("plain"), "{codec}");
     }
     let streamed = space.run("run small.toml --cache s --set features.codec=lz4 --set features.memory=0").ok();
@@ -290,8 +290,8 @@ fn what_does_not_go_together_is_refused_and_costs_nothing() {
     space.run("stage 2 --from cache/stage1 --set training.epochs=2").fails_with(&["features.refresh=0"]);
     assert_eq!(space.files("cache"), lost);
     let other = space.run("stage 2 --from cache/stage1 --to other").ok();
-    assert!(other.stderr.contains("no views are made anew"), "{}", other.stderr);
-    // A wider step of the grid moves canvases further: all of them are made anew.
+    assert!(other.stderr.contains("no views are refreshed"), "{}", other.stderr);
+    // A wider step of the grid moves canvases further: all of them are refreshed.
     space.write("late.toml", SMALL.replace("blocks = 2", "blocks = 3"));
     let late = "late.toml --cache late --set features.crop=late --set augmentation.padding=4";
     space.run(&format!("run {late}")).ok();
