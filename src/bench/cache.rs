@@ -5,7 +5,7 @@ use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{
-    Draw, Extraction, Layout, Loader, Reader, Split, StoredSamples, at_once, decode, label_files, write_array,
+    Extraction, Layout, Loader, Reader, Split, StoredSamples, View, at_once, decode, label_files, write_array,
     write_files,
 };
 use crate::images::ImageSet;
@@ -117,20 +117,20 @@ fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<
         || order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer));
     bench.in_turn(("random samples", &case), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
     bench.measure(("random batches", &case), size, None, || {
-        loader.for_each_batch(&order, BATCH, Draw::View(0), |_| Ok(()))
+        loader.for_each_batch(&order, BATCH, View::Cached(0), |_| Ok(()))
     })
 }
 
 /// An epoch of training on features that are streamed from shards in random order, beside one on those kept in memory.
 fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()> {
-    let draw = Draw::Epoch { stage: 3, epoch: 0 };
-    let shape = streamed.shape(draw);
+    let view = View::Epoch { stage: 3, epoch: 0 };
+    let shape = streamed.shape(view);
     let network = network(bench, 1, (shape.channels, shape.channels), shape.size)?;
     let sgd = RefCell::new(Sgd::new(&network.variables(), 0.9, 5e-4)?);
     let mut order = streamed.order(&mut Stream::new(Purpose::Bench, 1, (0, 0)));
     order.truncate(TRAINED * STEPS);
     let train = |input: &Loader| {
-        input.for_each_batch(&order, TRAINED, draw, |batch| {
+        input.for_each_batch(&order, TRAINED, view, |batch| {
             // So slow that weights stay as they are, and with them the time that a step takes.
             let noise = Noise::new(0, (2, 0), &batch.samples);
             Ok(step(&network, &mut sgd.borrow_mut(), (&batch.x, &batch.labels, &noise), 1e-9).map(drop)?)
@@ -149,7 +149,7 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
 /// Extraction from cached features, beside the bare forward pass.
 fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
-    let shape = input.shape(Draw::View(0));
+    let shape = input.shape(View::Cached(0));
     let batch = at_once(&bench.device, shape, shape);
     let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
     let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);

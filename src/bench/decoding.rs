@@ -49,7 +49,7 @@ fn read_all(data: &Data, count: usize) -> Result<()> {
 
 fn decode_all(data: &Data, count: usize) -> Result<()> {
     let images = ImageSet::open(data, 0)?.train;
-    let decode = |at: usize| Ok(images.decode(at, &mut vec![0; planes(data)]).map(drop)?);
+    let decode = |at: usize| Ok(images.decode(at, &mut Vec::new()).map(drop)?);
     (0..count).into_par_iter().try_for_each(decode)
 }
 
@@ -61,7 +61,7 @@ pub(super) fn seconds(bench: &Bench<'_>) -> Result<f64> {
 }
 
 fn decode_often(file: &[u8], data: &Data) -> Result<()> {
-    (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut vec![0; planes(data)]).map(drop))
+    (0..IMAGES).into_par_iter().try_for_each(|_| decode_file(file, data, &mut Vec::new()).map(drop))
 }
 
 fn data(source: &str) -> Result<Data> {
@@ -69,13 +69,9 @@ fn data(source: &str) -> Result<Data> {
     Ok(Recipe::parse("bench", "bench", &text, &[])?.data)
 }
 
-fn planes(data: &Data) -> usize {
-    data.channels * data.size * data.size
-}
-
 /// A built-in picture as a camera's file of the usual size.
 fn photograph(data: &Data) -> Result<Vec<u8>> {
-    let mut square = vec![0; planes(data)];
+    let mut square = Vec::new();
     ImageSet::open(data, 0)?.train.decode(0, &mut square)?;
     let pixel = |x: u32, y: u32| {
         let at = y as usize * data.size + x as usize;

@@ -7,7 +7,7 @@ use super::cache::{Scratch, block, write};
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Batch, Draw, Loader, Split, decode, label_files, processor, write_files};
+use crate::features::{Batch, Loader, Split, View, decode, label_files, processor, write_files};
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
@@ -158,9 +158,9 @@ impl<'a, 'b> Sample<'a, 'b> {
         let none = Chain::new(Vec::new(), &bench.device, map_type(stage.training.precision, &bench.device)?);
         let input = Loader::open(&before, Split::Train, &self.pipeline, self.classes, none)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
-        let draw = Draw::Epoch { stage: stage.number, epoch: 0 };
+        let view = View::Epoch { stage: stage.number, epoch: 0 };
         let per_sample = |seconds: f64| seconds / input.len() as f64;
-        let load = || input.for_each_batch(&order, stage.training.batch, draw, |_| Ok(()));
+        let load = || input.for_each_batch(&order, stage.training.batch, view, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
         // Blocks that are trained together are measured together.
         let alone = self.pipeline.method == Method::Layerwise && stage.head.is_some();
@@ -201,13 +201,13 @@ impl<'a, 'b> Sample<'a, 'b> {
             let noise = Noise::new(0, (stage.number, 0), &batch.samples);
             Ok(step(&network, sgd, (&batch.x, &batch.labels, &noise), 1e-6).map(drop)?)
         };
-        let (batch, draw) = (self.batch(stage), Draw::Epoch { stage: stage.number, epoch: 0 });
+        let (batch, view) = (self.batch(stage), View::Epoch { stage: stage.number, epoch: 0 });
         let order = &order[..order.len().min(STEPS * batch)];
         if device.is_cpu() {
-            let epoch = || input.for_each_batch(order, batch, draw, |batch| train(&batch));
+            let epoch = || input.for_each_batch(order, batch, view, |batch| train(&batch));
             return Ok((bench.seconds(epoch)? / order.len() as f64 - load).max(0.0));
         }
-        let first = input.batch(&order[..order.len().min(batch)], draw)?;
+        let first = input.batch(&order[..order.len().min(batch)], view)?;
         Ok(bench.seconds(|| train(&first))? / first.len() as f64)
     }
 

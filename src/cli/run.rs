@@ -112,7 +112,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     let refreshes = settings.as_written().features.refresh > 0.0;
     let mut project = Project::single(settings, args.number, &from, to)?;
     if refreshes && project.pipeline().features.refresh == 0.0 {
-        terminal.say("the images are not within reach: no views are made anew");
+        terminal.say("the images are not within reach: no views are refreshed");
     }
     if args.work.dry_run {
         return dry_run(&project, &[], args.work.json, output);

@@ -1,4 +1,5 @@
-//! The layout of a feature array: `[view, sample, channel, y, x]`, one sample of one view a chunk, many chunks a shard.
+//! The layout of a feature array: `[view, sample, channel, y, x]`, one sample of one view a chunk, many chunks a shard; of
+//! whole images, which differ in size, `[sample]`, each a PPM file.
 //!
 //! ```text
 //! stage2/                     a Zarr v3 group
@@ -12,7 +13,7 @@
 use super::scale::Scale;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::pipeline::{Codec, Dtype, Shape};
+use crate::pipeline::{Codec, Dtype, Keep, Shape};
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub enum Order {
     Planes,
     /// \[y, x, channel\], as networks take them.
     Pixels,
+    /// Rows and columns of their own, and pixels \[y, x, channel\]: a PPM file of a whole image (gray: PGM).
+    Ppm,
 }
 
 /// Sizes, type and form of a feature array.
@@ -63,7 +66,7 @@ pub struct Layout {
     pub views: usize,
     /// Samples.
     pub samples: usize,
-    /// Channels, height and width of a sample.
+    /// Channels, height and width of a sample; of a whole image the short side.
     pub shape: Shape,
     /// The type of the values.
     pub dtype: Dtype,
@@ -83,9 +86,15 @@ impl Layout {
         self.dtype == Dtype::U8 && self.scale.is_none()
     }
 
-    /// Bytes of the values of one sample.
+    /// What is kept of each image, where it holds images.
+    pub fn keep(&self) -> Keep {
+        if self.order == Order::Ppm { Keep::Whole } else { Keep::Square }
+    }
+
+    /// Bytes of the values of one sample; of a whole image what is usual.
     pub fn sample_bytes(&self) -> usize {
-        self.shape.values() * self.dtype.bytes()
+        let values = self.shape.values() * self.dtype.bytes();
+        if self.order == Order::Ppm { values.div_ceil(3) * 4 } else { values }
     }
 
     /// Bytes of all values.
@@ -110,8 +119,8 @@ impl Layout {
     }
 
     /// The key of a shard below the array's folder.
-    pub fn shard_key(view: usize, at: usize) -> String {
-        format!("c/{view}/{at}/0/0/0")
+    pub fn shard_key(&self, (view, at): (usize, usize)) -> String {
+        if self.order == Order::Ppm { format!("c/{at}") } else { format!("c/{view}/{at}/0/0/0") }
     }
 
     /// The metadata file of a split's features.

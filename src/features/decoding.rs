@@ -7,9 +7,8 @@ use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{Fault, SplitImages};
-use crate::pipeline::{BadImage, Codec, Dtype, Recipe, Shape};
+use crate::pipeline::{BadImage, Codec, Dtype, Keep, Recipe, Shape};
 use crate::progress::{Progress, Task};
-use crate::room;
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -160,7 +159,7 @@ pub fn decode_noting(
             // All images that were left are bad.
             break;
         }
-        shards.push(finish_shard(writer, (0, at))?);
+        shards.push(finish_shard(writer, &layout, (0, at))?);
     }
     let Decoder { skipped, warned, .. } = decoder;
     let kept = candidates(images, &skipped);
@@ -176,9 +175,11 @@ pub fn decode_noting(
 
 /// What all images of a split would take, were all of them good.
 fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
-    let shape = Shape { channels: pipeline.data.channels, size: pipeline.data.size };
-    let samples_in_shard = pipeline.features.samples_in_shard(shape.values()).min(images.len().max(1));
-    let (dtype, order, codec) = (Dtype::U8, Order::Planes, Codec::None);
+    let data = &pipeline.data;
+    let shape = Shape { channels: data.channels, size: data.size };
+    let samples_in_shard = pipeline.features.samples_in_shard(data.image_bytes()).min(images.len().max(1));
+    let order = if data.keep == Keep::Whole { Order::Ppm } else { Order::Planes };
+    let (dtype, codec) = (Dtype::U8, Codec::None);
     Layout { views: 1, samples: images.len(), shape, dtype, order, codec, scale: None, samples_in_shard }
 }
 
@@ -263,14 +264,18 @@ struct Decoder<'a> {
 impl Decoder<'_> {
     /// Decodes candidates until the shard is full, none is left or one hinders; gives those that are left.
     fn fill<'c>(&mut self, shard: &mut ShardWriter, candidates: &'c [usize]) -> Result<&'c [usize]> {
-        let sample_bytes = self.layout.sample_bytes();
         let (mut rest, mut stored) = (candidates, StoredSamples::new(&self.layout));
-        let mut pixels = Vec::new();
         while shard.room() > 0 && !rest.is_empty() && self.hindrances.is_empty() {
             let (batch, after) = rest.split_at(rest.len().min(self.at_once()).min(shard.room()));
             rest = after;
-            let good = self.decode(batch, &mut pixels)?;
-            stored.copy(&pixels[..good * sample_bytes])?;
+            let good = self.decode(batch)?;
+            match self.layout.keep() {
+                Keep::Square => stored.fill(good.len(), |at, out| {
+                    out.copy_from_slice(&good[at]);
+                    Ok(())
+                })?,
+                Keep::Whole => stored.copy_any(&good)?,
+            }
             shard.append(&stored)?;
         }
         Ok(rest)
@@ -278,40 +283,39 @@ impl Decoder<'_> {
 
     /// Decodes candidates only to know what is wrong with them.
     fn look(&mut self, candidates: &[usize]) -> Result<()> {
-        let mut pixels = Vec::new();
         for batch in candidates.chunks(self.at_once()) {
             if self.hindrances.unreadable.len() < MOST_UNREADABLE {
-                self.decode(batch, &mut pixels)?;
+                self.decode(batch)?;
             }
         }
         Ok(())
     }
 
     fn at_once(&self) -> usize {
-        BATCH.min(BATCH_BYTES / self.layout.sample_bytes()).max(1)
+        // Whole images may be many times longer than is usual.
+        let most = if self.layout.keep() == Keep::Whole { BATCH_BYTES / 4 } else { BATCH_BYTES };
+        BATCH.min(most / self.layout.sample_bytes()).max(1)
     }
 
-    /// Decodes a batch: the good ones one behind the other, whose number is given.
-    fn decode(&mut self, batch: &[usize], pixels: &mut Vec<u8>) -> Result<usize> {
+    /// Decodes a batch; gives the good ones.
+    fn decode(&mut self, batch: &[usize]) -> Result<Vec<Vec<u8>>> {
         self.progress.check()?;
-        let sample_bytes = self.layout.sample_bytes();
-        pixels.clear();
-        room::resize(pixels, batch.len() * sample_bytes)?;
-        let slots = pixels.par_chunks_exact_mut(sample_bytes).zip(batch);
-        // A batch of large images takes seconds: a wish to stop is granted between any two of them.
-        let decode = |(out, &index): (&mut [u8], &usize)| match self.progress.interrupted() {
-            true => Err(Fault::Unreadable(Error::interrupted())),
-            false => self.images.decode(index, out),
+        // A batch of large images takes seconds: the user may interrupt between any two of them.
+        let decode = |&index: &usize| {
+            if self.progress.interrupted() {
+                return Err(Fault::Unreadable(Error::interrupted()));
+            }
+            let mut pixels = Vec::new();
+            self.images.decode(index, &mut pixels).map(|warning| (pixels, warning))
         };
-        let results: Vec<Result<Option<String>, Fault>> = slots.map(decode).collect();
+        let results: Vec<Result<(Vec<u8>, Option<String>), Fault>> = batch.par_iter().map(decode).collect();
         self.progress.check()?;
-        let mut good = 0;
+        let mut good = Vec::with_capacity(batch.len());
         for (at, result) in results.into_iter().enumerate() {
             match result {
-                Ok(warning) => {
+                Ok((pixels, warning)) => {
                     self.warned.extend(warning.map(|warning| (batch[at], warning)));
-                    pixels.copy_within(at * sample_bytes..(at + 1) * sample_bytes, good * sample_bytes);
-                    good += 1;
+                    good.push(pixels);
                 }
                 Err(Fault::Bad(e)) if self.on_bad_image == BadImage::Skip => {
                     self.skipped.push((batch[at], e.to_string()));

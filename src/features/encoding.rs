@@ -4,9 +4,11 @@ use super::array::{Layout, Order};
 use super::order::{chw_to_hwc, hwc_to_chw};
 use super::scale::{Scale, diverged, largest, quantised};
 use crate::error::{Error, Result};
-use crate::pipeline::Dtype;
+use crate::images::whole_image;
+use crate::pipeline::{Dtype, Keep, Shape};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 thread_local! {
@@ -29,19 +31,39 @@ pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<
             hwc_to_chw(pixels, layout.shape.channels, planes);
             encode_values(planes, layout, out)
         }),
+        Order::Ppm => Err(Error::failed("features cannot be stored as whole images")),
     }
 }
 
 /// Reads the values \[y, x, channel\] of a sample from its bytes, as a reader gives them.
 pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
     match layout.order {
-        Order::Pixels => decode_values(bytes, layout, out),
+        Order::Pixels | Order::Ppm => decode_values(bytes, layout, out),
         Order::Planes => PLANES.with_borrow_mut(|planes| {
             planes.resize(out.len(), 0.0);
             decode_values(bytes, layout, planes);
             chw_to_hwc(planes, layout.shape.channels, out);
         }),
     }
+}
+
+/// The pixels \[channel, y, x\] of the centre square of a decoded image, whose short side is that of a shape.
+///
+/// # Errors
+/// When the bytes are no such image.
+pub fn centre_square(decoded: &[u8], keep: Keep, Shape { channels, size }: Shape) -> Result<Cow<'_, [u8]>> {
+    if keep == Keep::Square {
+        return Ok(decoded.into());
+    }
+    let (height, width, pixels) = whole_image(decoded, channels)?;
+    let (Some(below), Some(beside)) = (height.checked_sub(size), width.checked_sub(size)) else {
+        return Err(Error::failed(format!("an image of {width} x {height} pixels has no square of {size} x {size}")));
+    };
+    let value = |at: usize| {
+        let (channel, y, x) = (at / (size * size), at / size % size, at % size);
+        pixels[((y + below / 2) * width + x + beside / 2) * channels + channel]
+    };
+    Ok((0..channels * size * size).map(value).collect())
 }
 
 fn encode_values(values: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
@@ -151,7 +173,7 @@ fn decode_halves<H: Half>(bytes: &[u8], out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{Codec, Shape};
+    use crate::pipeline::Codec;
 
     fn layout(dtype: Dtype, order: Order, values: usize) -> Layout {
         let shape = Shape { channels: values / 4, size: 2 };

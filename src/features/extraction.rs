@@ -1,11 +1,11 @@
 //! Runs a frozen block once over the data set and writes its features.
 
 use super::array::{Files, Layout, Order, Split};
-use super::draw::Draw;
 use super::encoding::encode_sample;
 use super::loader::{Batch, Loader};
 use super::on_device::form;
 use super::scale::unfit;
+use super::schedule::View;
 use super::shard::{ShardWriter, StoredSamples};
 use super::storage_format::Form;
 use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
@@ -42,7 +42,7 @@ impl Extraction<'_> {
         let layout = self.layout(split, input)?;
         let task = self.progress.start(&format!("features {}", split.name()), (layout.views * layout.samples) as u64);
         write_array(&split.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
-            self.fill(shard, input, (draw(split, view), &layout), samples, &*task)
+            self.fill(shard, input, (view_of(split, view), &layout), samples, &*task)
         })
     }
 
@@ -55,7 +55,7 @@ impl Extraction<'_> {
         let count = samples_in(&layout, shards);
         let task = self.progress.start(&format!("features {}", split.name()), count as u64);
         rewrite_shards(&split.array(self.stage, "features"), &layout, shards, |view, samples, shard| {
-            self.fill(shard, input, (draw(split, view), &layout), samples, &*task)
+            self.fill(shard, input, (view_of(split, view), &layout), samples, &*task)
         })
     }
 
@@ -64,17 +64,17 @@ impl Extraction<'_> {
         &self,
         shard: &mut ShardWriter,
         input: &Loader,
-        (draw, layout): (Draw, &Layout),
+        (view, layout): (View, &Layout),
         samples: Range<usize>,
         task: &dyn Task,
     ) -> Result<()> {
-        let at_once = at_once(input.device(), input.shape(draw), layout.shape);
+        let at_once = at_once(input.device(), input.shape(view), layout.shape);
         let samples: Vec<u32> = samples.map(|sample| sample as u32).collect();
         if !input.device().is_cpu() {
-            return self.fill_from_device(shard, input, (draw, layout), (&samples, at_once), task);
+            return self.fill_from_device(shard, input, (view, layout), (&samples, at_once), task);
         }
         let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
-        input.for_each_batch(&samples, at_once, draw, |batch| {
+        input.for_each_batch(&samples, at_once, view, |batch| {
             self.progress.check()?;
             // A batch is written while the one after it is computed.
             let (computed, written) = rayon::join(|| self.run(&batch, layout, &mut next), || shard.append(&ready));
@@ -91,7 +91,7 @@ impl Extraction<'_> {
         &self,
         shard: &mut ShardWriter,
         input: &Loader,
-        (draw, layout): (Draw, &Layout),
+        (view, layout): (View, &Layout),
         (samples, at_once): (&[u32], usize),
         task: &dyn Task,
     ) -> Result<()> {
@@ -108,7 +108,7 @@ impl Extraction<'_> {
             shard.append(&ready)
         };
         let mut before: Option<Downloaded> = None;
-        input.for_each_batch(samples, at_once, draw, |batch| {
+        input.for_each_batch(samples, at_once, view, |batch| {
             self.progress.check()?;
             let stored = Tensor::zeros((batch.len(), one), DType::U8, device)?;
             form.encode(&self.block.forward(&batch.x)?, (&stored, &slots.narrow(0, 0, batch.len())?), &fault)?;
@@ -152,7 +152,7 @@ impl Extraction<'_> {
     }
 
     fn formed(&self, split: Split, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
-        let shape = self.block.output(input.shape(draw(split, 0)));
+        let shape = self.block.output(input.shape(view_of(split, 0)));
         let dtype = self.features.dtype;
         Layout {
             views: if split == Split::Train { self.features.views } else { 1 },
@@ -176,9 +176,9 @@ impl Extraction<'_> {
         if features.dtype != Dtype::U8 && features.codec != CodecChoice::Fastest {
             return Ok(plain);
         }
-        let (draw, layout) = (draw(Split::Train, 0), self.formed(Split::Train, input, plain));
-        let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(draw), layout.shape)) as u32;
-        let batch = input.batch(&(0..first).collect::<Vec<u32>>(), draw)?;
+        let (view, layout) = (view_of(Split::Train, 0), self.formed(Split::Train, input, plain));
+        let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(view), layout.shape)) as u32;
+        let batch = input.batch(&(0..first).collect::<Vec<u32>>(), view)?;
         self.forward(&batch, |values| Form::find(self.stage, features, &layout, values))
     }
 
@@ -206,7 +206,7 @@ pub(crate) fn processor(device: &Device) -> Processor {
     if device.is_cpu() { Processor::Cpu { threads: rayon::current_num_threads() } } else { Processor::Gpu }
 }
 
-/// How the samples of a split are drawn for a view that is written.
-fn draw(split: Split, view: usize) -> Draw {
-    if split == Split::Train { Draw::View(view) } else { Draw::Whole }
+/// The view of a split that is written as one of a number.
+fn view_of(split: Split, view: usize) -> View {
+    if split == Split::Train { View::Cached(view) } else { View::CentreCanvas }
 }

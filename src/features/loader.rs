@@ -1,19 +1,20 @@
 //! Batches of a stage's input, ready for the network and read ahead of it.
 //!
-//! What is stored nearest to the stage is read (or, where a view of it was made anew, what is kept of that), goes through
-//! the frozen blocks between, and is cropped where that is done late.
+//! The features nearest to the stage are read (or, of a refreshed view, taken from the cache), go through the frozen blocks
+//! between, and are cropped where that is done late.
 
 use super::array::{Layout, Split};
-use super::draw::{Draw, Rotation, Shown, entropy, order};
+use super::crops::LateCrops;
 use super::labels::read_labels;
-use super::refresh::{Made, Refresh};
-use super::samples::{LateCrops, Samples};
-use super::source::{self, Source};
+use super::refresh::{Refresh, Refreshing};
+use super::samples::Samples;
+use super::schedule::{SampleView, Schedule, View, entropy};
+use super::source::{Read, ReadPlan, Source};
 use super::view_cache::ViewCache;
 use crate::error::{Error, Result};
 use crate::network::Chain;
 use crate::ops::cut;
-use crate::pipeline::{Codec, Recipe, Shape, Shuffle};
+use crate::pipeline::{Codec, Keep, Recipe, Shape};
 use crate::random::Stream;
 use crate::size;
 use candle_core::{Device, Tensor};
@@ -52,34 +53,27 @@ pub struct Loader {
     labels: Vec<u32>,
     /// Blocks that samples go through once they are read.
     chain: Chain,
-    rotation: Rotation,
-    shuffle: Shuffle,
+    schedule: Schedule,
     late: Option<LateCrops>,
     refresh: Option<Refresh>,
 }
 
-/// Samples in the order in which they are met, with all that is known of them before they are read: it goes to the
-/// device at once, so that a batch takes but a part of it.
-struct Course<'a> {
+/// All that is known of the samples of an epoch before they are read, in their order: it goes to the device at once, so
+/// that a batch takes but a part of it.
+struct EpochPlan<'a> {
     samples: &'a [u32],
-    draw: Draw,
+    view: View,
     labels: Tensor,
-    read: source::Course,
+    read: ReadPlan,
     /// First row and column of late crops \[sample, 2\].
     crops: Option<Tensor>,
 }
 
-/// A batch that was read, and the views for it that are being made.
-struct Begun {
+/// A batch that was read, and the refreshed views that it waits for.
+struct Pending {
     range: Range<usize>,
-    made: Option<Made>,
-    read: source::Begun,
-}
-
-/// A batch, or what it will be made of.
-enum Ready {
-    Ended(Batch),
-    Begun(Box<Begun>),
+    refreshing: Option<Refreshing>,
+    read: Read,
 }
 
 impl Loader {
@@ -98,21 +92,20 @@ impl Loader {
         if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
             return Err(Error::failed(format!("`{}` has label {label}, but {classes} classes", array.display())));
         }
-        let shuffle = pipeline.features.shuffle;
-        let rotation = Rotation::new(layout, 0.0, shuffle);
-        let cropped = pipeline.features.late_crops && !samples.are_images();
+        let schedule = Schedule::new(layout, pipeline.features.shuffle);
+        let cropped = pipeline.features.late_crops && samples.images.is_none();
         let late = cropped.then(|| LateCrops::new(pipeline, chain.output(layout.shape)));
         let source = Source::new(samples, chain.device(), chain.dtype())?;
-        Ok(Self { source, labels, chain, rotation, shuffle, late, refresh: None })
+        Ok(Self { source, labels, chain, schedule, late, refresh: None })
     }
 
-    /// Lets stored bytes go to the device, also where that is the CPU, and every sample at each time.
+    /// Lets encoded bytes go to the device, also where that is the CPU, and every sample at each time.
     #[cfg(test)]
     pub(super) fn decoded_on_device(self) -> Result<Self> {
         Ok(Self { source: self.source.decoded_on_device()?, ..self })
     }
 
-    /// Lets samples stay on the device once they got there, where all of them take at most so many bytes.
+    /// Caches samples on the device once they got there, where all of them take at most so many bytes.
     ///
     /// # Errors
     /// When the device has no room for them after all.
@@ -120,24 +113,23 @@ impl Loader {
         Ok(Self { source: self.source.resident(most)?, ..self })
     }
 
-    /// Lets views be made anew, and keeps them: where the others are resident, else in memory up to so many bytes, else in
-    /// a folder.
+    /// Lets views be refreshed, and caches them: where the others are resident, else in memory up to so many bytes, else
+    /// in a folder.
     ///
     /// # Errors
     /// When the folder refuses, or there is no memory for the list of views.
     pub fn refreshed(mut self, refresh: Refresh, memory: u64, folder: &Path) -> Result<Self> {
-        self.rotation.refresh = refresh.share;
+        self.schedule.refresh = refresh.share;
         self.refresh = Some(refresh);
-        let place = |layout: &Layout| match layout.logical_bytes() <= memory {
-            true => ViewCache::in_memory(layout.views, layout.samples, layout.sample_bytes()),
-            false => ViewCache::in_folder(folder, layout.views, layout.samples, layout.sample_bytes()),
+        let cache = |layout: &Layout| match layout.logical_bytes() <= memory {
+            true => ViewCache::in_memory(layout),
+            false => ViewCache::in_folder(layout, folder),
         };
-        self.source.keep_in(place, false)?;
-        Ok(self)
+        Ok(Self { source: self.source.cached(cache, false)?, ..self })
     }
 
-    /// Keeps in memory what was read once, where that takes at most so many bytes and is compressed in its shards: what
-    /// is not compressed is kept by the system.
+    /// Caches in memory what was read once, where that takes at most so many bytes and is compressed in its shards: what
+    /// is not compressed is cached by the system.
     ///
     /// # Errors
     /// When there is no memory for the list of views.
@@ -147,14 +139,12 @@ impl Loader {
         if pays { self.in_memory() } else { Ok(self) }
     }
 
-    /// Keeps in memory what was read once.
+    /// Caches in memory what was read once.
     ///
     /// # Errors
     /// When there is no memory for the list of views.
-    pub(crate) fn in_memory(mut self) -> Result<Self> {
-        let place = |layout: &Layout| ViewCache::in_memory(layout.views, layout.samples, layout.sample_bytes());
-        self.source.keep_in(place, true)?;
-        Ok(self)
+    pub(crate) fn in_memory(self) -> Result<Self> {
+        Ok(Self { source: self.source.cached(ViewCache::in_memory, true)?, ..self })
     }
 
     /// Samples.
@@ -172,12 +162,17 @@ impl Loader {
         self.chain.device()
     }
 
-    /// The shape of a sample as it is drawn.
-    pub fn shape(&self, draw: Draw) -> Shape {
-        match (&self.late, draw) {
-            (Some(late), Draw::Epoch { .. } | Draw::Plain) => late.shape(),
-            _ => self.chain.output(self.source.samples.shape(draw)),
+    /// The shape of a sample in a view.
+    pub fn shape(&self, view: View) -> Shape {
+        match self.late_crops(view) {
+            Some(late) => late.shape(),
+            None => self.chain.output(self.source.samples.shape(view)),
         }
+    }
+
+    /// What crops the samples of a view late, where something does.
+    fn late_crops(&self, view: View) -> Option<&LateCrops> {
+        self.late.as_ref().filter(|_| matches!(view, View::Epoch { .. } | View::Centre))
     }
 
     /// The layout of the array that is read.
@@ -191,14 +186,14 @@ impl Loader {
     }
 
     /// The order in which an epoch meets the samples.
-    pub fn order(&self, stream: &mut Stream) -> Vec<u32> {
-        order(self.shuffle, self.len(), self.layout().samples_in_shard, stream)
+    pub fn order(&self, rng: &mut Stream) -> Vec<u32> {
+        self.schedule.order(rng)
     }
 
     /// How well classes are mixed within batches, as a share of what any order would give.
-    pub fn mixing(&self, batch: usize, stream: &mut Stream) -> f64 {
-        let own = entropy(&self.order(stream), &self.labels, batch);
-        let best = entropy(&stream.permutation(self.len()), &self.labels, batch);
+    pub fn mixing(&self, batch: usize, rng: &mut Stream) -> f64 {
+        let own = entropy(&self.order(rng), &self.labels, batch);
+        let best = entropy(&rng.permutation(self.len()), &self.labels, batch);
         if best > 0.0 { own / best } else { 1.0 }
     }
 
@@ -206,10 +201,14 @@ impl Loader {
     pub fn describe(&self) -> String {
         let layout = self.layout();
         let bytes = size::words(layout.logical_bytes());
-        let what = if self.source.samples.are_images() { "images" } else { "features" };
-        let tier = match (self.source.is_resident(), self.source.remembers()) {
+        let what = match (&self.source.samples.images, layout.keep()) {
+            (Some(_), Keep::Whole) => "whole images, more or less",
+            (Some(_), Keep::Square) => "images",
+            (None, _) => "features",
+        };
+        let tier = match (self.source.is_resident(), self.source.caches_reads()) {
             (true, _) => "resident on the device once they are read",
-            (false, true) => "kept in memory once they are read",
+            (false, true) => "cached in memory once they are read",
             (false, false) => "streamed from shards",
         };
         let mut text = format!("{bytes} of {what}, {tier}");
@@ -232,10 +231,10 @@ impl Loader {
     /// Reads a batch, in parallel.
     ///
     /// # Errors
-    /// When a sample is missing or damaged, or a view is wanted that is not stored and cannot be made.
-    pub fn batch(&self, samples: &[u32], draw: Draw) -> Result<Batch> {
-        let course = self.course(samples, samples.len(), draw)?;
-        self.end(&course, self.begin(&course, 0..samples.len())?)
+    /// When a sample is missing or damaged, or a view is wanted that is not cached and cannot be made.
+    pub fn batch(&self, samples: &[u32], view: View) -> Result<Batch> {
+        let plan = self.plan(samples, samples.len(), view)?;
+        self.collate(&plan, self.read(&plan, 0..samples.len())?)
     }
 
     /// Calls `f` with batches of at most `size` of the given samples, in order; others are read meanwhile. A GPU is asked
@@ -247,103 +246,80 @@ impl Loader {
         &self,
         samples: &[u32],
         size: usize,
-        draw: Draw,
+        view: View,
         mut f: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
         if samples.is_empty() {
             return self.source.check();
         }
-        let course = &self.course(samples, size, draw)?;
-        std::thread::scope(|scope| {
-            let (send, receive) = sync_channel(AHEAD);
-            let here = self.device().is_cpu();
-            scope.spawn(move || {
-                for first in (0..samples.len()).step_by(size) {
-                    let begun = self.begin(course, first..samples.len().min(first + size));
-                    let ready = begun.and_then(|begun| {
-                        if here {
-                            Ok(Ready::Ended(self.end(course, begun)?))
-                        } else {
-                            Ok(Ready::Begun(Box::new(begun)))
-                        }
-                    });
-                    // The receiver is gone once `f` has failed: nothing more is wanted then.
-                    if send.send(ready).is_err() {
-                        break;
-                    }
-                }
-            });
-            receive.into_iter().try_for_each(|ready| match ready? {
-                Ready::Ended(batch) => f(batch),
-                Ready::Begun(begun) => f(self.end(course, *begun)?),
-            })
-        })?;
+        let plan = &self.plan(samples, size, view)?;
+        let ranges = (0..samples.len()).step_by(size).map(|first| first..samples.len().min(first + size));
+        if self.device().is_cpu() {
+            read_ahead(ranges, |range| self.collate(plan, self.read(plan, range)?), f)?;
+        } else {
+            read_ahead(ranges, |range| self.read(plan, range), |pending| f(self.collate(plan, pending)?))?;
+        }
         self.source.check()
     }
 
     /// What is known of samples before they are read, at most so many at once.
-    fn course<'a>(&self, samples: &'a [u32], at_once: usize, draw: Draw) -> Result<Course<'a>> {
-        let shown = self.shown(samples, draw);
+    fn plan<'a>(&self, samples: &'a [u32], at_once: usize, view: View) -> Result<EpochPlan<'a>> {
+        let views = self.views(samples, view);
         let labels: Vec<u32> = samples.iter().map(|&sample| self.labels[sample as usize]).collect();
-        let crops = self.late.as_ref().filter(|_| matches!(draw, Draw::Epoch { .. } | Draw::Plain)).map(|late| {
-            let place = |&(sample, shown): &(usize, Shown)| match (shown, draw) {
-                (Shown::View(view), Draw::Epoch { stage, epoch }) => late.place(view, sample, (stage, epoch)),
-                _ => late.centre(),
-            };
-            let places: Vec<u32> = shown.iter().map(place).flat_map(|(y, x)| [y as u32, x as u32]).collect();
-            Tensor::from_vec(places, (samples.len(), 2), self.device())
+        let crops = self.late_crops(view).map(|late| {
+            let offsets = views.iter().map(|&sample| late.of(sample, view));
+            let offsets: Vec<u32> = offsets.flat_map(|crop| [crop.top as u32, crop.left as u32]).collect();
+            Tensor::from_vec(offsets, (samples.len(), 2), self.device())
         });
-        Ok(Course {
+        Ok(EpochPlan {
             samples,
-            draw,
+            view,
             labels: Tensor::from_vec(labels, samples.len(), self.device())?,
-            read: self.source.course(&shown, at_once, draw)?,
+            read: self.source.plan(&views, at_once, view)?,
             crops: crops.transpose()?,
         })
     }
 
-    /// Reads a range of the samples of a course.
-    fn begin(&self, course: &Course<'_>, range: Range<usize>) -> Result<Begun> {
-        let shown = self.shown(&course.samples[range.clone()], course.draw);
-        let made = self.renew(&shown)?;
-        Ok(Begun { read: self.source.begin(&course.read, &shown)?, range, made })
+    /// Reads a range of the samples of a plan.
+    fn read(&self, plan: &EpochPlan<'_>, range: Range<usize>) -> Result<Pending> {
+        let views = self.views(&plan.samples[range.clone()], plan.view);
+        let refreshing = self.refresh_missing(&views)?;
+        Ok(Pending { read: self.source.read(&plan.read, range.clone(), &views)?, range, refreshing })
     }
 
     /// The batch of what was read.
-    fn end(&self, course: &Course<'_>, Begun { range, made, read }: Begun) -> Result<Batch> {
-        if let (Some(made), Some(refresh)) = (made, &self.refresh) {
-            let (shown, x) = refresh.end(made)?;
-            self.source.keep(&shown, &x)?;
+    fn collate(&self, plan: &EpochPlan<'_>, Pending { range, refreshing, read }: Pending) -> Result<Batch> {
+        if let (Some(refreshing), Some(refresh)) = (refreshing, &self.refresh) {
+            let (views, x) = refresh.make(refreshing)?;
+            self.source.put(&views, &x)?;
         }
-        let mut x = self.chain.run(self.source.end(&course.read, range.clone(), read)?)?;
-        if let (Some(crops), Some(late)) = (&course.crops, &self.late) {
+        let mut x = self.chain.run(self.source.collate(&plan.read, read)?)?;
+        if let (Some(crops), Some(late)) = (&plan.crops, &self.late) {
             x = cut(&x, &crops.narrow(0, range.start, range.len())?, late.shape().size)?;
         }
-        let samples = course.samples[range.clone()].to_vec();
-        Ok(Batch { x, labels: course.labels.narrow(0, range.start, range.len())?, samples })
+        let labels = plan.labels.narrow(0, range.start, range.len())?;
+        Ok(Batch { x, labels, samples: plan.samples[range].to_vec() })
     }
 
-    fn shown(&self, samples: &[u32], draw: Draw) -> Vec<(usize, Shown)> {
-        let images = self.source.samples.are_images();
-        let shown = |sample| match draw {
-            Draw::Plain => Shown::Plain,
-            Draw::Whole => Shown::Whole,
-            Draw::View(view) => Shown::View(view),
-            Draw::Epoch { stage, epoch } if images => Shown::Fresh { stage, epoch },
-            Draw::Epoch { epoch, .. } => Shown::View(self.rotation.view(sample, epoch)),
+    /// How single samples are shown: at an epoch features come in the view whose turn it is.
+    fn views(&self, samples: &[u32], view: View) -> Vec<SampleView> {
+        let images = self.source.samples.images.is_some();
+        let of = |sample| match view {
+            View::Epoch { epoch, .. } if !images => View::Cached(self.schedule.view(sample, epoch)),
+            view => view,
         };
-        samples.iter().map(|&sample| (sample as usize, shown(sample as usize))).collect()
+        samples.iter().map(|&sample| (sample as usize, of(sample as usize))).collect()
     }
 
-    /// Makes the views that are not there. Where they stay on the device, that need not be done now.
-    fn renew(&self, shown: &[(usize, Shown)]) -> Result<Option<Made>> {
-        let missing: Vec<(usize, Shown)> = shown.iter().copied().filter(|shown| self.source.lacks(shown)).collect();
+    /// Makes the views that are neither in the array nor cached. Where they stay on the device, that need not be done now.
+    fn refresh_missing(&self, views: &[SampleView]) -> Result<Option<Refreshing>> {
+        let missing: Vec<SampleView> = views.iter().copied().filter(|view| self.source.lacks(view)).collect();
         match &self.refresh {
             _ if missing.is_empty() => Ok(None),
-            Some(refresh) if self.source.is_resident() => Ok(Some(refresh.begin(missing)?)),
+            Some(refresh) if self.source.is_resident() => Ok(Some(refresh.read(missing)?)),
             Some(refresh) => {
-                let (shown, x) = refresh.end(refresh.begin(missing)?)?;
-                self.source.keep(&shown, &x).map(|()| None)
+                let (views, x) = refresh.make(refresh.read(missing)?)?;
+                self.source.put(&views, &x).map(|()| None)
             }
             None => {
                 let views = self.layout().views;
@@ -352,4 +328,18 @@ impl Loader {
             }
         }
     }
+}
+
+/// Calls `take` with what `read` makes of each range, in order, while a thread of its own reads those after it.
+fn read_ahead<T: Send>(
+    ranges: impl Iterator<Item = Range<usize>> + Send,
+    read: impl Fn(Range<usize>) -> Result<T> + Send,
+    mut take: impl FnMut(T) -> Result<()>,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel(AHEAD);
+        // The receiver is gone once `take` has failed: nothing more is wanted then.
+        scope.spawn(move || ranges.map(read).try_for_each(|read| send.send(read)));
+        receive.into_iter().try_for_each(|read| take(read?))
+    })
 }

@@ -7,6 +7,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, Dtype, Shape};
 use serde_json::{Map, Value, json};
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 use zarrs::array::codec::{
@@ -17,6 +18,12 @@ use zarrs::storage::store::MemoryStore;
 
 /// The names of the dimensions.
 const DIMENSIONS: [&str; 5] = ["view", "sample", "channel", "y", "x"];
+/// The name of the dimension of whole images, and the type of their bytes; this is what zarr-python calls it.
+const SAMPLE: &str = "sample";
+const ANY_LENGTH: &str = "variable_length_bytes";
+/// The attributes of an array of whole images.
+const CHANNELS: &str = "channels";
+const SHORT_SIDE: &str = "short_side";
 /// The dimensions in the order in which [`Order::Pixels`] stores them.
 const PIXELS: [usize; 5] = [0, 1, 3, 4, 2];
 /// Shards of an array at most: all of them are looked for whenever a stage is looked at.
@@ -33,6 +40,9 @@ impl Layout {
         if self.views.checked_mul(self.shards_in_view()).is_none_or(|shards| shards > MOST_SHARDS) {
             return Err(Error::failed(format!("a feature array cannot have more than {MOST_SHARDS} shards"))
                 .hint("raise `features.shard_mib`"));
+        }
+        if self.order == Order::Ppm {
+            return self.metadata_of_whole_images();
         }
         let size = self.shape.size as u64;
         let channels = self.shape.channels as u64;
@@ -55,6 +65,27 @@ impl Layout {
                 .build(Arc::new(MemoryStore::new()), "/array")
                 .map_err(|e| fault(&e))?;
         Ok(array.metadata().to_string_pretty())
+    }
+
+    /// The same of whole images: \[sample\], each some bytes.
+    fn metadata_of_whole_images(&self) -> Result<String> {
+        let fault = |e: &dyn std::fmt::Display| Error::failed(format!("cannot describe an array of images: {e}"));
+        let mut sharding = ShardingCodecBuilder::new(vec![NonZeroU64::MIN], &data_type::bytes());
+        sharding.bytes_to_bytes_codecs(self.bytes_codecs()?);
+        let shape = |samples: usize| vec![samples as u64];
+        let sizes = [(CHANNELS, json!(self.shape.channels)), (SHORT_SIDE, json!(self.shape.size))];
+        let nothing = FillValue::from(Vec::<u8>::new());
+        let array = ArrayBuilder::new(shape(self.samples), shape(self.samples_in_shard), data_type::bytes(), nothing)
+            .array_to_bytes_codec(sharding.build_arc())
+            .dimension_names([SAMPLE].into())
+            .attributes(Map::from_iter(sizes.map(|(name, value)| (name.to_string(), value))))
+            .build(Arc::new(MemoryStore::new()), "/array")
+            .map_err(|e| fault(&e))?;
+        let mut metadata = serde_json::to_value(array.metadata()).map_err(|e| fault(&e))?;
+        metadata["data_type"] = ANY_LENGTH.into();
+        // Base64, of which this is nothing: the one form that zarr-python takes.
+        metadata["fill_value"] = "".into();
+        serde_json::to_string_pretty(&metadata).map_err(|e| fault(&e))
     }
 
     /// What is done to the bytes of a sample. Each way of storing them has a checksum that readers check.
@@ -85,6 +116,9 @@ impl Layout {
     }
 
     fn from_metadata(metadata: &Value) -> Option<Self> {
+        if metadata.get("data_type")? == ANY_LENGTH {
+            return Self::of_whole_images(metadata);
+        }
         let numbers = |value: &Value| -> Option<[usize; 5]> {
             let list = value.as_array()?.iter().map(|number| Some(u32::try_from(number.as_u64()?).ok()? as usize));
             list.collect::<Option<Vec<_>>>()?.try_into().ok()
@@ -113,6 +147,16 @@ impl Layout {
         let possible = size == width && (1..=1024).contains(&views) && shard[1] > 0 && bytes > 0 && bytes <= 1 << 30;
         let layout = Self { views, samples, shape, dtype, order, codec, scale, samples_in_shard: shard[1] };
         (possible && scale.is_some() == whole).then_some(layout)
+    }
+
+    fn of_whole_images(metadata: &Value) -> Option<Self> {
+        let number = |place: &str| Some(u32::try_from(metadata.pointer(place)?.as_u64()?).ok()? as usize);
+        let size = |name: &str| number(&format!("/attributes/{name}")).filter(|&size| (1..=1 << 14).contains(&size));
+        let shape = Shape { channels: size(CHANNELS).filter(|&channels| channels <= 3)?, size: size(SHORT_SIDE)? };
+        let samples = number("/shape/0")?;
+        let samples_in_shard = number("/chunk_grid/configuration/chunk_shape/0").filter(|&samples| samples > 0)?;
+        let (dtype, order, codec) = (Dtype::U8, Order::Ppm, Codec::None);
+        Some(Self { views: 1, samples, shape, dtype, order, codec, scale: None, samples_in_shard })
     }
 }
 
@@ -214,6 +258,24 @@ mod tests {
         let other = Layout { codec: Codec::Zstd(1), ..layout(Dtype::F16) }.metadata().unwrap();
         for (from, to) in [("\"level\": 1", "\"level\": 23"), ("\"checksum\": true", "\"checksum\": false")] {
             assert!(other.contains(from) && open(&other.replace(from, to)).is_err(), "{from} -> {to}");
+        }
+    }
+
+    #[test]
+    fn arrays_of_whole_images_are_read_back_or_refused() {
+        let whole = Layout { order: Order::Ppm, shape: Shape { channels: 3, size: 8 }, ..layout(Dtype::U8) };
+        let text = whole.metadata().unwrap();
+        assert_eq!(open(&text).unwrap(), whole);
+        assert!(whole.holds_images());
+        for (from, to) in [
+            ("\"channels\": 3", "\"channels\": 4"),
+            ("\"short_side\": 8", "\"short_side\": 4294967295"),
+            ("\"short_side\": 8", "\"short_side\": 0"),
+            ("\"short_side\"", "\"long_side\""),
+            ("vlen-bytes", "vlen-utf8"),
+            ("crc32c", "gzip"),
+        ] {
+            assert!(text.contains(from) && open(&text.replace(from, to)).is_err(), "{from} -> {to}");
         }
     }
 

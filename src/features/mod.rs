@@ -3,8 +3,8 @@
 //! The only folder that knows the Zarr format.
 
 mod array;
+mod crops;
 mod decoding;
-mod draw;
 mod encoding;
 mod extraction;
 mod labels;
@@ -19,16 +19,17 @@ mod reader;
 mod refresh;
 mod samples;
 mod scale;
+mod schedule;
 mod shard;
 mod source;
 mod storage_format;
 mod view_cache;
 mod writer;
 
+pub use crate::images::whole_image;
 pub use array::{Files, Layout, Order, Split, group_files, write_files};
 pub use decoding::{Decoded, Hindrances, Redecoding, decode, decode_noting, note_skipped};
-pub use draw::Draw;
-pub use encoding::{decode_sample, encode_sample};
+pub use encoding::{centre_square, decode_sample, encode_sample};
 pub use extraction::Extraction;
 pub(crate) use extraction::{at_once, processor};
 pub use labels::{has_logits, label_files, logit_files, read_labels, read_logits};
@@ -37,7 +38,8 @@ pub use order::{chw_to_hwc, hwc_to_chw};
 pub use reader::Reader;
 pub use refresh::Refresh;
 pub use scale::Scale;
+pub use schedule::View;
 pub use shard::{ShardWriter, StoredSamples};
 pub use storage_format::PROBE_NAME as PROBE;
-pub use view_cache::NAME as KEPT;
+pub use view_cache::NAME as VIEW_CACHE;
 pub use writer::{ShardSum, Written, write_array};

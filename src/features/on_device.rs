@@ -1,21 +1,20 @@
-//! Stored bytes on the device of the network, where they become feature maps: brought batch by batch, or resident.
+//! Encoded samples become feature maps on the device of the network.
 
 use super::array::{Layout, Order};
 use super::samples::Samples;
 use super::scale::Scale;
-use super::view_cache::Slots;
+use super::view_cache::DeviceCache;
 use crate::error::{Error, Result};
-use crate::images::Window;
+use crate::images::CropBox;
 use crate::ops::{Crops, Form, Uploaded, Uploads, Values, put};
 use crate::pipeline::{Dtype, Shape};
 use candle_core::{DType, Device, Tensor};
 
-/// How stored bytes become feature maps on a device.
+/// How encoded samples become feature maps on a device.
 pub(super) struct OnDevice {
     pub uploads: Uploads,
     what: What,
     dtype: DType,
-    pub resident: Option<Resident>,
 }
 
 /// What the bytes are.
@@ -25,76 +24,42 @@ enum What {
     Images(Tensor),
 }
 
-/// Slots for all samples, which stay on the device once they got there.
-pub(super) struct Resident {
-    pub slots: Slots,
-    /// \[slot, byte\].
-    pub stored: Tensor,
-    /// 1 once a view that was made anew did not fit the type of the others.
-    fault: Tensor,
-}
-
 impl OnDevice {
-    /// Stored samples that become feature maps of a type on a device.
+    /// Samples that become feature maps of a type on a device.
     ///
     /// # Errors
     /// When the device refuses.
     pub fn new(samples: &Samples, device: &Device, dtype: DType) -> Result<Self> {
-        let what = match samples.table() {
+        let what = match samples.images.as_ref().map(|crops| crops.augmenter.table()) {
             Some(table) => What::Images(Tensor::from_slice(table.as_flattened(), (table.len(), 256), device)?),
             None => What::Features(form(samples.layout())),
         };
-        Ok(Self { uploads: Uploads::new(device)?, what, dtype, resident: None })
+        Ok(Self { uploads: Uploads::new(device)?, what, dtype })
     }
 
-    /// Stored samples in some slots → \[sample, y, x, channel\] of a shape, images as windows show them.
-    pub fn decode(&self, stored: &Tensor, slots: &Tensor, windows: Option<&Tensor>, shape: Shape) -> Result<Tensor> {
-        Ok(match (&self.what, windows) {
-            (What::Features(form), _) => form.decode(stored, slots, self.dtype)?,
+    /// Encoded samples in some slots → \[sample, y, x, channel\] of a shape, images cropped to boxes.
+    pub fn decode(&self, encoded: &Tensor, slots: &Tensor, crops: Option<&Tensor>, shape: Shape) -> Result<Tensor> {
+        Ok(match (&self.what, crops) {
+            (What::Features(form), _) => form.decode(encoded, slots, self.dtype)?,
             (What::Images(table), Some(places)) => {
-                Crops { places, size: shape.size, table }.show(stored, slots, self.dtype)?
+                Crops { places, size: shape.size, table }.show(encoded, slots, self.dtype)?
             }
-            (What::Images(_), None) => return Err(Error::failed("no windows of the images were drawn")),
+            (What::Images(_), None) => return Err(Error::failed("no crops of the images were drawn")),
         })
     }
 
-    /// Puts stored samples into resident slots \[sample\].
-    pub fn put(&self, resident: &Resident, sent: Uploaded, slots: &Tensor) -> Result<()> {
-        sent.with(|rows| Ok(put(rows, (&resident.stored, slots))?))
+    /// Puts encoded samples into the slots \[sample\] of a cache.
+    pub fn put(&self, cache: &DeviceCache, sent: Uploaded, slots: &Tensor) -> Result<()> {
+        sent.with(|rows| Ok(put(rows, (&cache.encoded, slots))?))
     }
 
-    /// Puts feature maps \[sample, y, x, channel\] into resident slots, rounded as if they were stored. Whether they fit
-    /// the type is found [later](Resident::check).
-    pub fn encode(&self, resident: &Resident, x: &Tensor, slots: &Tensor) -> Result<()> {
+    /// Puts feature maps \[sample, y, x, channel\] into the slots of a cache, rounded as if they were written. Whether they
+    /// fit the type is found [later](super::view_cache::ViewCache::check).
+    pub fn encode(&self, cache: &DeviceCache, x: &Tensor, slots: &Tensor) -> Result<()> {
         match &self.what {
-            What::Features(form) => Ok(form.encode(x, (&resident.stored, slots), &resident.fault)?),
-            What::Images(_) => Err(Error::failed("feature maps cannot be stored as images")),
+            What::Features(form) => Ok(form.encode(x, (&cache.encoded, slots), &cache.fault)?),
+            What::Images(_) => Err(Error::failed("feature maps cannot be encoded as images")),
         }
-    }
-}
-
-impl Resident {
-    /// Empty slots for all views of all samples.
-    ///
-    /// # Errors
-    /// When there is no room for them.
-    pub fn new(layout: &Layout, device: &Device) -> Result<Self> {
-        let slots = Slots::new(layout.views, layout.samples)?;
-        let stored = Tensor::zeros((slots.len(), layout.sample_bytes()), DType::U8, device)?;
-        Ok(Self { slots, stored, fault: Tensor::zeros(1, DType::U8, device)? })
-    }
-
-    /// Fails where a view that was made anew did not fit the type of the others. This waits for the device.
-    ///
-    /// # Errors
-    /// Then, or when the device fails.
-    pub fn check(&self, dtype: Dtype) -> Result<()> {
-        if self.fault.to_vec1::<u8>()? == [0] {
-            return Ok(());
-        }
-        let dtype = dtype.word();
-        Err(Error::failed(format!("a value of a view that was made anew is not finite or does not fit into {dtype}"))
-            .hint("set `features.dtype = \"f32\"`, or `features.refresh = 0`"))
     }
 }
 
@@ -110,9 +75,9 @@ pub(super) fn form(layout: &Layout) -> Form {
     Form { values, planes: layout.order == Order::Planes, size, channels }
 }
 
-/// The places of windows \[window, 3\].
-pub(super) fn places(windows: &[Window], device: &Device) -> Result<Tensor> {
-    let place = |window: &Window| [window.top as i32, window.left as i32, window.mirrored.into()];
-    let places: Vec<i32> = windows.iter().flat_map(place).collect();
-    Ok(Tensor::from_vec(places, (windows.len(), 3), device)?)
+/// First row, first column and flip of crops \[crop, 3\].
+pub(super) fn crop_tensor(crops: &[CropBox], device: &Device) -> Result<Tensor> {
+    let numbers = |crop: &CropBox| [crop.top as i32, crop.left as i32, crop.flip.into()];
+    let numbers: Vec<i32> = crops.iter().flat_map(numbers).collect();
+    Ok(Tensor::from_vec(numbers, (crops.len(), 3), device)?)
 }

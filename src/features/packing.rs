@@ -2,13 +2,13 @@
 //!
 //! | codec | a sample in a shard |
 //! |---|---|
-//! | none | the values (little endian), their CRC-32C |
+//! | none | the values (little endian), their CRC-32C; before a whole image a 1 and its length, 32 bits each |
 //! | lz4 | a Blosc frame (bits shuffled, LZ4), its CRC-32C |
 //! | zstd | a Zstandard frame with its own checksum |
 
-use super::array::Layout;
+use super::array::{Layout, Order};
 use crate::error::{Error, Result};
-use crate::pipeline::{Codec, Dtype};
+use crate::pipeline::{Codec, Dtype, LONGEST, Shape};
 use crate::room;
 use std::cell::RefCell;
 use zarrs::array::codec::{
@@ -20,6 +20,10 @@ use zstd::zstd_safe;
 
 /// Bytes of a CRC-32C.
 const CHECKSUM: usize = 4;
+/// Bytes before a whole image, as Zarr's codec `vlen-bytes` has them: how many samples (one), and its length.
+const LENGTH: usize = 8;
+/// Bytes of the header of a whole image at most: as many digits as there are.
+const MOST_HEADER: usize = 32;
 /// Bytes that a Blosc frame is longer than its values at most.
 const BLOSC_HEADER: usize = 16;
 /// How hard LZ4 tries, from 1 to 9.
@@ -45,6 +49,10 @@ fn blosc_level() -> Result<BloscCompressionLevel> {
 /// Bytes that a sample takes in a shard: at least, and at most. Other lengths are nobody's.
 pub(super) fn stored_bytes(layout: &Layout) -> (usize, usize) {
     let bytes = layout.sample_bytes();
+    if layout.order == Order::Ppm {
+        let Shape { channels, size } = layout.shape;
+        return (LENGTH + CHECKSUM, LENGTH + MOST_HEADER + channels * size * size * LONGEST + CHECKSUM);
+    }
     match layout.codec {
         Codec::None => (bytes + CHECKSUM, bytes + CHECKSUM),
         Codec::Lz4 => (CHECKSUM + 1, bytes + BLOSC_HEADER + CHECKSUM),
@@ -83,6 +91,23 @@ pub(super) fn seal(out: &mut [u8], length: usize) -> usize {
     length + CHECKSUM
 }
 
+/// Bytes that a sample of values of any length takes in a shard.
+pub(super) fn sealed_bytes(sample: &[u8]) -> usize {
+    LENGTH + sample.len() + CHECKSUM
+}
+
+/// Puts a sample of any length into the form that a shard holds; gives how many of the bytes of `out` that took.
+///
+/// # Errors
+/// When it is too long.
+pub(super) fn seal_any(sample: &[u8], out: &mut [u8]) -> Result<usize> {
+    let length = u32::try_from(sample.len()).map_err(|_| Error::failed("a sample is too long"))?;
+    out[..4].copy_from_slice(&1u32.to_le_bytes());
+    out[4..LENGTH].copy_from_slice(&length.to_le_bytes());
+    out[LENGTH..LENGTH + sample.len()].copy_from_slice(sample);
+    Ok(seal(out, LENGTH + sample.len()))
+}
+
 /// The bytes before a checksum that is right.
 ///
 /// # Errors
@@ -98,9 +123,16 @@ fn unseal(stored: &[u8]) -> Result<&[u8]> {
 ///
 /// # Errors
 /// When the checksum is wrong.
-pub(super) fn unpack_in_place(stored: &mut Vec<u8>) -> Result<()> {
+pub(super) fn unpack_in_place(layout: &Layout, stored: &mut Vec<u8>) -> Result<()> {
     let length = unseal(stored)?.len();
     stored.truncate(length);
+    if layout.order == Order::Ppm {
+        let long = u32::try_from(length - LENGTH.min(length)).unwrap_or_default();
+        if stored.get(..LENGTH) != Some(&[1u32.to_le_bytes(), long.to_le_bytes()].concat()) {
+            return Err(Error::failed("its length is another than it says"));
+        }
+        stored.drain(..LENGTH);
+    }
     Ok(())
 }
 

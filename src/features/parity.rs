@@ -1,4 +1,4 @@
-//! Tests that samples become the same bits on every road to the network: decoded on the way out of their shards, sent to
+//! Tests that samples become the same bits on every data path: decoded on the way out of their shards, sent to
 //! the device as they are stored, or resident there.
 
 use super::*;
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 const CLASSES: usize = 10;
 const SAMPLES: usize = 50;
 const BATCH: usize = 16;
-/// Memory for what is kept.
+/// Memory for what is cached.
 const MEMORY: u64 = 1 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,22 +58,22 @@ impl Stages {
         Network::block(&self.pipeline.stages[0].block, start).unwrap().frozen().unwrap()
     }
 
-    fn open(&self, number: usize, road: DataPath) -> Loader {
+    fn open(&self, number: usize, path: DataPath) -> Loader {
         let none = Chain::new(Vec::new(), &Device::Cpu, DType::F32);
         let loader = Loader::open(&self.stage(number), Split::Train, &self.pipeline, CLASSES, none).unwrap();
-        match road {
+        match path {
             DataPath::Host => loader,
             DataPath::Device => loader.decoded_on_device().unwrap(),
             DataPath::Resident => loader.resident(u64::MAX).unwrap(),
         }
     }
 
-    /// The features, of which views are made anew as a pipeline says.
-    fn refreshed(&self, road: DataPath, pipeline: &Recipe) -> Loader {
+    /// The features, of which views are refreshed as a pipeline says.
+    fn refreshed(&self, path: DataPath, pipeline: &Recipe) -> Loader {
         let chain = Chain::new(vec![self.block()], &Device::Cpu, DType::F32);
         let refresh = Refresh::open(&self.stage(0), chain, pipeline).unwrap();
-        let refresh = if road == DataPath::Resident { refresh.resident(u64::MAX).unwrap() } else { refresh };
-        self.open(1, road).refreshed(refresh, MEMORY, self.folder.path()).unwrap()
+        let refresh = if path == DataPath::Resident { refresh.resident(u64::MAX).unwrap() } else { refresh };
+        self.open(1, path).refreshed(refresh, MEMORY, self.folder.path()).unwrap()
     }
 }
 
@@ -87,13 +87,13 @@ fn pipeline(settings: &[&str]) -> Recipe {
     Recipe::parse("p", "p", &text, &settings).unwrap()
 }
 
-/// The bits of all values, and the labels, of a few epochs and other draws.
+/// The bits of all values, and the labels, of a few epochs and other views.
 fn met(loader: &Loader) -> Vec<(Vec<u32>, Vec<u32>)> {
-    let epochs = (0..6).map(|epoch| Draw::Epoch { stage: 2, epoch });
+    let epochs = (0..6).map(|epoch| View::Epoch { stage: 2, epoch });
     let mut all = Vec::new();
-    for draw in epochs.chain([Draw::View(0), Draw::Plain, Draw::Whole]) {
+    for view in epochs.chain([View::Cached(0), View::Centre, View::CentreCanvas]) {
         let order = loader.order(&mut Stream::new(Purpose::Order, 1, (0, all.len() as u64)));
-        let read = loader.for_each_batch(&order, BATCH, draw, |batch| {
+        let read = loader.for_each_batch(&order, BATCH, view, |batch| {
             let values: Vec<f32> = batch.x.flatten_all()?.to_vec1()?;
             all.push((values.into_iter().map(f32::to_bits).collect(), batch.labels.to_vec1()?));
             Ok(())
@@ -110,13 +110,15 @@ fn images_are_cropped_alike_wherever_that_is_done() {
         &["augmentation.crop=padded", "augmentation.padding=1", "augmentation.size=10"],
         &["augmentation.crop=centre", "augmentation.size=10"],
         &["augmentation.crop=resized"],
+        &["augmentation.crop=resized", "data.keep=whole", "augmentation.size=10"],
+        &["augmentation.crop=centre", "data.keep=whole", "augmentation.size=10"],
         &["augmentation.crop=padded", "features.crop=late", "data.color=gray"],
     ] {
         let stages = Stages::new(settings);
         let expected = met(&stages.open(0, DataPath::Host));
         assert_ne!(expected[0], expected[4], "{settings:?}");
-        for road in [DataPath::Device, DataPath::Resident] {
-            assert!(met(&stages.open(0, road)) == expected, "{road:?} with {settings:?}");
+        for path in [DataPath::Device, DataPath::Resident] {
+            assert!(met(&stages.open(0, path)) == expected, "{path:?} with {settings:?}");
         }
     }
 }
@@ -131,14 +133,14 @@ fn features_of_every_type_are_decoded_alike_wherever_that_is_done() {
     ] {
         let stages = Stages::new(settings).with_features();
         let expected = met(&stages.open(1, DataPath::Host));
-        for road in [DataPath::Device, DataPath::Resident] {
-            assert!(met(&stages.open(1, road)) == expected, "{road:?} with {settings:?}");
-            let refreshed = met(&stages.refreshed(road, &stages.pipeline));
+        for path in [DataPath::Device, DataPath::Resident] {
+            assert!(met(&stages.open(1, path)) == expected, "{path:?} with {settings:?}");
+            let refreshed = met(&stages.refreshed(path, &stages.pipeline));
             assert!(
                 refreshed == met(&stages.refreshed(DataPath::Host, &stages.pipeline)),
-                "{road:?} with {settings:?}"
+                "{path:?} with {settings:?}"
             );
-            assert!(refreshed != expected, "no view was made anew with {settings:?}");
+            assert!(refreshed != expected, "no view was refreshed with {settings:?}");
         }
     }
 }
@@ -150,7 +152,7 @@ fn what_is_resident_is_read_once() {
     assert!(loader.describe().contains("resident on the device"), "{}", loader.describe());
     let epoch = |epoch| {
         let order: Vec<u32> = (0..SAMPLES as u32).collect();
-        loader.for_each_batch(&order, BATCH, Draw::Epoch { stage: 2, epoch }, |_| Ok(()))
+        loader.for_each_batch(&order, BATCH, View::Epoch { stage: 2, epoch }, |_| Ok(()))
     };
     epoch(0).unwrap();
     epoch(1).unwrap();
@@ -159,7 +161,7 @@ fn what_is_resident_is_read_once() {
     epoch(3).unwrap();
     // A view that never came by is missed; shards that were opened may still be read.
     let other = stages.open(1, DataPath::Resident);
-    assert!(other.batch(&[0], Draw::View(0)).err().unwrap().to_string().contains("is missing"));
+    assert!(other.batch(&[0], View::Cached(0)).err().unwrap().to_string().contains("is missing"));
     // What takes too much is streamed.
     let bytes = loader.layout().logical_bytes();
     let small = stages.open(1, DataPath::Host).resident(bytes - 1).unwrap();
@@ -167,17 +169,18 @@ fn what_is_resident_is_read_once() {
 }
 
 #[test]
-fn a_new_view_that_does_not_fit_the_type_is_an_error_on_every_road() {
+fn a_refreshed_view_that_does_not_fit_the_type_is_an_error_on_every_data_path() {
     let stages = Stages::new(&[]).with_features();
     let bright = pipeline(&["data.std=[1e-6,1e-6,1e-6]"]);
-    for (road, words) in
-        [(DataPath::Host, "does not fit into f16"), (DataPath::Resident, "made anew is not finite or does not fit")]
-    {
-        let loader = stages.refreshed(road, &bright);
+    for (path, words) in [
+        (DataPath::Host, "does not fit into f16"),
+        (DataPath::Resident, "refreshed view is not finite or does not fit"),
+    ] {
+        let loader = stages.refreshed(path, &bright);
         let order: Vec<u32> = (0..SAMPLES as u32).collect();
-        let epoch = |epoch| loader.for_each_batch(&order, BATCH, Draw::Epoch { stage: 2, epoch }, |_| Ok(()));
+        let epoch = |epoch| loader.for_each_batch(&order, BATCH, View::Epoch { stage: 2, epoch }, |_| Ok(()));
         epoch(0).unwrap();
         let error = epoch(2).unwrap_err();
-        assert!(error.to_string().contains(words) && error.hint_text().is_some(), "{road:?}: {error}");
+        assert!(error.to_string().contains(words) && error.hint_text().is_some(), "{path:?}: {error}");
     }
 }

@@ -60,7 +60,7 @@ impl Reader {
     }
 
     fn path(&self, (view, at): (usize, usize)) -> PathBuf {
-        self.array.join(Layout::shard_key(view, at))
+        self.array.join(self.layout.shard_key((view, at)))
     }
 
     /// The folder of the stage that the array belongs to.

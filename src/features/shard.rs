@@ -5,7 +5,7 @@
 //! every checksum.
 
 use super::array::Layout;
-use super::packing::{crc32c, pack, seal, stored_bytes, unpack, unpack_in_place};
+use super::packing::{crc32c, pack, seal, seal_any, sealed_bytes, stored_bytes, unpack, unpack_in_place};
 use crate::disk::NewFile;
 use crate::error::{Error, Result};
 use crate::pipeline::Codec;
@@ -117,15 +117,23 @@ impl StoredSamples {
         })
     }
 
+    /// Takes samples of a length of their own, as they are, in the place of what was there.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn copy_any(&mut self, samples: &[Vec<u8>]) -> Result<()> {
+        let most = samples.iter().map(|sample| sealed_bytes(sample)).max().unwrap_or(1);
+        self.store(samples.len(), most, |at, out| seal_any(&samples[at], out))
+    }
+
     /// Takes the place of what was there: `encode` writes the bytes of each of `count` samples, in parallel.
     ///
     /// # Errors
     /// With an error of `encode`, or when there is no memory.
     pub fn fill(&mut self, count: usize, encode: impl Fn(usize, &mut [u8]) -> Result<()> + Sync) -> Result<()> {
-        let layout = &self.layout;
-        let (sample_bytes, (_, most)) = (layout.sample_bytes(), stored_bytes(layout));
-        room::resize(&mut self.bytes, count.saturating_mul(most))?;
-        let store = |(at, out): (usize, &mut [u8])| {
+        let layout = self.layout;
+        let (sample_bytes, (_, most)) = (layout.sample_bytes(), stored_bytes(&layout));
+        self.store(count, most, |at, out| {
             if layout.codec == Codec::None {
                 encode(at, &mut out[..sample_bytes])?;
                 return Ok(seal(out, sample_bytes));
@@ -133,10 +141,21 @@ impl StoredSamples {
             SCRATCH.with_borrow_mut(|sample| {
                 room::resize(sample, sample_bytes)?;
                 encode(at, sample)?;
-                pack(layout, sample, out)
+                pack(&layout, sample, out)
             })
-        };
-        self.lengths = self.bytes.par_chunks_exact_mut(most).enumerate().map(store).collect::<Result<_>>()?;
+        })
+    }
+
+    /// Lets `pack` write each of `count` samples into its own `most` bytes, in parallel; it gives how many that took.
+    fn store(
+        &mut self,
+        count: usize,
+        most: usize,
+        pack: impl Fn(usize, &mut [u8]) -> Result<usize> + Sync,
+    ) -> Result<()> {
+        room::resize(&mut self.bytes, count.saturating_mul(most))?;
+        let rows = self.bytes.par_chunks_exact_mut(most).enumerate();
+        self.lengths = rows.map(|(at, out)| pack(at, out)).collect::<Result<_>>()?;
         self.close_gaps(most);
         Ok(())
     }
@@ -221,7 +240,7 @@ pub(super) fn read_sample(file: &File, place: Place, layout: &Layout, out: &mut 
     };
     if layout.codec == Codec::None {
         read(out)?;
-        return unpack_in_place(out);
+        return unpack_in_place(layout, out);
     }
     SCRATCH.with_borrow_mut(|stored| {
         read(stored)?;

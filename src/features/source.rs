@@ -1,15 +1,15 @@
 //! The samples that a loader reads, as feature maps where the network computes.
 //!
-//! On a CPU they are decoded on the way out of their shards. A GPU gets the bytes as they are stored and decodes, crops
-//! and normalises them itself; where all of them fit into its memory each crosses the bus once. Every road gives the
+//! On a CPU they are decoded on the way out of their shards. A GPU gets the encoded bytes and decodes, crops and
+//! normalises them itself; where all of them fit into its memory each crosses the bus once. Every data path gives the
 //! same bits.
 
 use super::array::Layout;
-use super::draw::{Draw, Shown};
 use super::encoding::encode_sample;
-use super::on_device::{OnDevice, Resident, places};
+use super::on_device::{OnDevice, crop_tensor};
 use super::samples::Samples;
-use super::view_cache::{Slots, ViewCache};
+use super::schedule::{SampleView, View};
+use super::view_cache::{DeviceCache, ViewCache};
 use crate::error::{Error, Result};
 use crate::ops::{Uploaded, cast, on_host};
 use crate::pipeline::Shape;
@@ -18,43 +18,44 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// Samples of one array, and the road that they take.
+/// Samples of one array, and their way to the device.
 pub(super) struct Source {
     pub samples: Samples,
     device: Device,
     dtype: DType,
-    /// What is kept on the host: views that were made anew, and others.
-    kept: Option<ViewCache>,
-    /// Whether what was read is kept as well.
-    remembers: bool,
-    /// Present where stored bytes go to the device.
-    bytes: Option<OnDevice>,
+    /// Views that are cached: refreshed ones, and others.
+    cache: Option<ViewCache>,
+    /// Whether what was read is cached as well.
+    caches_reads: bool,
+    /// Present where encoded bytes go to the device.
+    on_device: Option<OnDevice>,
 }
 
-/// What is to be read: numbers that are drawn before, so that they go to the device all at once.
-pub(super) struct Course {
+/// All that is known of samples before they are read: it goes to the device at once.
+pub(super) struct ReadPlan {
     shape: Shape,
-    /// The slots of all samples \[sample\], where bytes are resident; else those of the rows of a batch.
+    /// The slots of all samples \[sample\], where they are cached on the device; else those of the rows of a batch. Absent
+    /// where the host decodes.
     slots: Option<Tensor>,
-    /// The places of the windows of images \[sample, 3\].
-    windows: Option<Tensor>,
-    /// Whether the host scales the images first.
-    scaled: bool,
+    /// The crops of images \[sample, 3\].
+    crops: Option<Tensor>,
+    /// Whether the host cuts the images first.
+    cut: bool,
 }
 
-/// Samples on their way to the device.
-pub(super) enum Begun {
+/// A range of the samples of a plan on their way to the device.
+pub(super) enum Read {
     /// There, as feature maps.
     Decoded(Tensor),
-    /// As they are stored, or scaled.
-    Sent(Uploaded),
-    /// Those that are not resident yet, if there are any.
-    Resident(Vec<(usize, Shown)>, Option<Uploaded>),
+    /// Encoded, or cut images.
+    Encoded(Range<usize>, Uploaded),
+    /// Cached on the device, but for those that are sent there, if there are any.
+    Cached(Range<usize>, Option<(Vec<SampleView>, Uploaded)>),
 }
 
 thread_local! {
-    /// A sample as it is stored.
-    static STORED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// An encoded sample.
+    static ENCODED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Source {
@@ -64,232 +65,229 @@ impl Source {
     /// When the device refuses.
     pub fn new(samples: Samples, device: &Device, dtype: DType) -> Result<Self> {
         let device = device.clone();
-        let source = Self { samples, device, dtype, kept: None, remembers: false, bytes: None };
+        let source = Self { samples, device, dtype, cache: None, caches_reads: false, on_device: None };
         if source.device.is_cpu() { Ok(source) } else { source.decoded_on_device() }
     }
 
-    /// Lets stored bytes go to the device, whatever it is.
+    /// Lets encoded bytes go to the device, whatever it is.
     pub fn decoded_on_device(self) -> Result<Self> {
-        Ok(Self { bytes: Some(OnDevice::new(&self.samples, &self.device, self.dtype)?), ..self })
+        Ok(Self { on_device: Some(OnDevice::new(&self.samples, &self.device, self.dtype)?), ..self })
     }
 
-    /// Lets all samples stay on the device once they got there, where they take at most so many bytes. Images that are
-    /// scaled are scaled on the host.
+    /// Caches all samples on the device once they got there, where they take at most so many bytes. Images that are
+    /// cut are cut on the host.
     ///
     /// # Errors
     /// When the device has no room for them after all.
     pub fn resident(self, most: u64) -> Result<Self> {
-        if self.samples.layout().logical_bytes() > most || self.samples.are_scaled() {
+        if self.samples.layout().logical_bytes() > most || self.samples.are_cut(View::Cached(0)) {
             return Ok(self);
         }
-        let mut source = self.decoded_on_device()?;
-        if let Some(bytes) = &mut source.bytes {
-            bytes.resident = Some(Resident::new(source.samples.layout(), &source.device)?);
-        }
-        Ok(source)
+        let cache = Some(ViewCache::on_device(self.samples.layout(), &self.device)?);
+        Ok(Self { cache, ..self.decoded_on_device()? })
     }
 
-    /// The device's own memory of the samples, where there is one.
-    fn on_device(&self) -> Option<(&OnDevice, &Resident)> {
-        let bytes = self.bytes.as_ref()?;
-        Some((bytes, bytes.resident.as_ref()?))
+    /// What decodes samples that are cached on the device, and where they lie.
+    fn device_cache(&self) -> Option<(&OnDevice, &ViewCache, &DeviceCache)> {
+        let cache = self.cache.as_ref()?;
+        Some((self.on_device.as_ref()?, cache, cache.device()?))
     }
 
     /// Whether all samples stay on the device.
     pub fn is_resident(&self) -> bool {
-        self.on_device().is_some()
+        self.device_cache().is_some()
     }
 
-    /// Keeps views that are made anew, and with `remembers` those that are read as well, where they do not stay on the
+    /// Caches refreshed views on the host, and with `reads` those that are read as well, where they do not stay on the
     /// device anyway.
     ///
     /// # Errors
-    /// Those of `kept`.
-    pub fn keep_in(&mut self, kept: impl FnOnce(&Layout) -> Result<ViewCache>, remembers: bool) -> Result<()> {
+    /// Those of `cache`.
+    pub fn cached(mut self, cache: impl FnOnce(&Layout) -> Result<ViewCache>, reads: bool) -> Result<Self> {
         if !self.is_resident() {
-            self.remembers |= remembers;
-            if self.kept.is_none() {
-                self.kept = Some(kept(self.samples.layout())?);
+            self.caches_reads |= reads;
+            if self.cache.is_none() {
+                self.cache = Some(cache(self.samples.layout())?);
             }
         }
-        Ok(())
+        Ok(self)
     }
 
-    /// Whether what is read is kept in memory.
-    pub fn remembers(&self) -> bool {
-        self.remembers
+    /// Whether what is read is cached in memory.
+    pub fn caches_reads(&self) -> bool {
+        self.caches_reads
     }
 
-    /// Whether a view is neither stored nor kept.
-    pub fn lacks(&self, &(sample, shown): &(usize, Shown)) -> bool {
-        let view = self.samples.view(shown);
-        let kept = match (self.on_device(), &self.kept) {
-            (Some((_, resident)), _) => resident.slots.hold(view, sample),
-            (None, Some(kept)) => kept.holds(view, sample),
-            (None, None) => false,
-        };
-        view >= self.samples.layout().views && !kept
+    /// Whether a view is neither in the array nor cached.
+    pub fn lacks(&self, &(sample, view): &SampleView) -> bool {
+        let view = self.samples.view(view);
+        view >= self.samples.layout().views && !self.cache.as_ref().is_some_and(|cache| cache.holds(view, sample))
     }
 
-    /// Takes feature maps \[sample, y, x, channel\] as the views that some samples are shown by, rounded as if they were
-    /// stored.
+    /// Caches feature maps \[sample, y, x, channel\] as views of some samples, rounded as if they were written.
     ///
     /// # Errors
-    /// When a value does not fit the type, or there is no place for them. On the device that is found [later](Self::check).
-    pub fn keep(&self, shown: &[(usize, Shown)], x: &Tensor) -> Result<()> {
-        if let Some((bytes, resident)) = self.on_device() {
-            bytes.encode(resident, x, &self.slots(&resident.slots, shown)?)?;
-            self.note(&resident.slots, shown);
+    /// When a value does not fit the type, or there is no cache. On the device that is found [later](Self::check).
+    pub fn put(&self, views: &[SampleView], x: &Tensor) -> Result<()> {
+        if let Some((on_device, cache, on)) = self.device_cache() {
+            on_device.encode(on, x, &self.slots(cache, views)?)?;
+            self.note(cache, views);
             return Ok(());
         }
         let layout = self.samples.layout();
-        let Some(kept) = &self.kept else {
-            return Err(Error::failed("there is no place for views that are made anew"));
+        let Some(cache) = &self.cache else {
+            return Err(Error::failed("there is no cache for refreshed views"));
         };
         on_host(x, |values| {
-            let samples = values.par_chunks_exact(layout.shape.values()).zip(shown);
-            samples.try_for_each(|(values, &(sample, shown))| {
-                STORED.with_borrow_mut(|stored| {
-                    stored.resize(layout.sample_bytes(), 0);
-                    encode_sample(values, layout, stored)?;
-                    kept.put(self.samples.view(shown), sample, stored)
+            let samples = values.par_chunks_exact(layout.shape.values()).zip(views);
+            samples.try_for_each(|(values, &(sample, view))| {
+                ENCODED.with_borrow_mut(|encoded| {
+                    encoded.resize(layout.sample_bytes(), 0);
+                    encode_sample(values, layout, encoded)?;
+                    cache.put(self.samples.view(view), sample, encoded)
                 })
             })
         })?
     }
 
-    /// Draws what is to be read of some samples, of which at most so many come at once.
+    /// Plans the reading of some samples, of which at most so many are read at once, all in one kind of view.
     ///
     /// # Errors
     /// When the device refuses.
-    pub fn course(&self, shown: &[(usize, Shown)], at_once: usize, draw: Draw) -> Result<Course> {
-        let shape = self.samples.shape(draw);
-        let windows = if self.bytes.is_some() { self.samples.windows(shown) } else { None };
-        if self.bytes.is_none() || (windows.is_none() && self.samples.are_images()) {
-            return Ok(Course { shape, slots: None, windows: None, scaled: false });
+    pub fn plan(&self, views: &[SampleView], at_once: usize, kind: View) -> Result<ReadPlan> {
+        let shape = self.samples.shape(kind);
+        if self.on_device.is_none() {
+            return Ok(ReadPlan { shape, slots: None, crops: None, cut: false });
         }
-        let (windows, scaled) = windows.unzip();
-        let slots = match self.on_device() {
-            Some((_, resident)) => self.slots(&resident.slots, shown)?,
-            None => Tensor::arange(0, at_once.min(shown.len()) as u32, &self.device)?,
+        let cut = self.samples.are_cut(kind);
+        let crops = match (cut, self.samples.crops(views)) {
+            // What the host cuts is shown from its first row and column on.
+            (true, _) => Some(Tensor::from_vec(vec![0i32; 3 * views.len()], (views.len(), 3), &self.device)?),
+            (false, crops) => crops.map(|crops| crop_tensor(&crops, &self.device)).transpose()?,
         };
-        let windows = windows.map(|windows| places(&windows, &self.device)).transpose()?;
-        Ok(Course { shape, slots: Some(slots), windows, scaled: scaled.unwrap_or(false) })
+        let slots = match self.device_cache() {
+            Some((_, cache, _)) => self.slots(cache, views)?,
+            None => Tensor::arange(0, at_once.min(views.len()) as u32, &self.device)?,
+        };
+        Ok(ReadPlan { shape, slots: Some(slots), crops, cut })
     }
 
-    /// Reads a range of the samples of a course, which are shown so, and sends them to the device, which need not have come
+    /// Reads a range of the samples of a plan, which are shown so, and sends them to the device, which need not have come
     /// so far.
     ///
     /// # Errors
     /// When a sample is missing or damaged.
-    pub fn begin(&self, course: &Course, shown: &[(usize, Shown)]) -> Result<Begun> {
-        let (Some(bytes), Some(_)) = (&self.bytes, &course.slots) else {
-            return Ok(Begun::Decoded(self.on_host(course.shape, shown)?));
+    pub fn read(&self, plan: &ReadPlan, range: Range<usize>, views: &[SampleView]) -> Result<Read> {
+        let Some(on_device) = &self.on_device else {
+            return Ok(Read::Decoded(self.decode(plan.shape, views)?));
         };
-        let stored = self.samples.layout().sample_bytes();
-        if let Some(resident) = &bytes.resident {
-            // Views that are not stored are made, not read.
-            let absent = |&(sample, shown): &(usize, Shown)| {
-                let view = self.samples.view(shown);
-                view < self.samples.layout().views && !resident.slots.hold(view, sample)
+        let layout = self.samples.layout();
+        let encoded = layout.sample_bytes();
+        if let Some((_, cache, _)) = self.device_cache() {
+            // Views that are not in the array are refreshed, not read.
+            let absent = |&(sample, view): &SampleView| {
+                let view = self.samples.view(view);
+                view < layout.views && !cache.holds(view, sample)
             };
-            let absent: Vec<(usize, Shown)> = shown.iter().copied().filter(absent).collect();
-            let send = || bytes.uploads.begin([absent.len(), stored], |out| self.fill(&absent, out));
-            let sent = (!absent.is_empty()).then(send).transpose()?;
-            return Ok(Begun::Resident(absent, sent));
+            let absent: Vec<SampleView> = views.iter().copied().filter(absent).collect();
+            if absent.is_empty() {
+                return Ok(Read::Cached(range, None));
+            }
+            let sent = on_device.uploads.begin([absent.len(), encoded], |out| self.fill(&absent, out))?;
+            return Ok(Read::Cached(range, Some((absent, sent))));
         }
-        let row = if course.scaled { course.shape.values() } else { stored };
-        let fill = |out: &mut [u8]| if course.scaled { self.scale(shown, out) } else { self.fill(shown, out) };
-        Ok(Begun::Sent(bytes.uploads.begin([shown.len(), row], fill)?))
+        let row = if plan.cut { plan.shape.values() } else { encoded };
+        let fill = |out: &mut [u8]| if plan.cut { self.cut(views, out) } else { self.fill(views, out) };
+        Ok(Read::Encoded(range, on_device.uploads.begin([views.len(), row], fill)?))
     }
 
-    /// The feature maps of a range of the samples of a course that was begun: \[sample, y, x, channel\].
+    /// The feature maps of samples that were read: \[sample, y, x, channel\].
     ///
     /// # Errors
     /// When the device fails.
-    pub fn end(&self, course: &Course, range: Range<usize>, begun: Begun) -> Result<Tensor> {
-        let (Some(bytes), Some(slots)) = (&self.bytes, &course.slots) else {
-            return match begun {
-                Begun::Decoded(x) => Ok(x),
-                _ => Err(Error::failed("samples were read that nothing decodes")),
+    pub fn collate(&self, plan: &ReadPlan, read: Read) -> Result<Tensor> {
+        let decode = |encoded: &Tensor, range: &Range<usize>, slots: usize| {
+            let (Some(on_device), Some(all)) = (&self.on_device, &plan.slots) else {
+                return Err(Error::failed("samples were sent to a device that does not decode them"));
             };
+            let crops = plan.crops.as_ref().map(|crops| crops.narrow(0, range.start, range.len())).transpose()?;
+            on_device.decode(encoded, &all.narrow(0, slots, range.len())?, crops.as_ref(), plan.shape)
         };
-        let windows = course.windows.as_ref().map(|windows| windows.narrow(0, range.start, range.len())).transpose()?;
-        match (begun, &bytes.resident) {
-            (Begun::Resident(absent, sent), Some(resident)) => {
-                if let Some(sent) = sent {
-                    bytes.put(resident, sent, &self.slots(&resident.slots, &absent)?)?;
-                    self.note(&resident.slots, &absent);
+        match (read, self.device_cache()) {
+            (Read::Decoded(x), _) => Ok(x),
+            (Read::Encoded(range, sent), _) => sent.with(|encoded| decode(encoded, &range, 0)),
+            (Read::Cached(range, sent), Some((on_device, cache, on))) => {
+                if let Some((absent, sent)) = sent {
+                    on_device.put(on, sent, &self.slots(cache, &absent)?)?;
+                    self.note(cache, &absent);
                 }
-                let slots = slots.narrow(0, range.start, range.len())?;
-                bytes.decode(&resident.stored, &slots, windows.as_ref(), course.shape)
+                decode(&on.encoded, &range, range.start)
             }
-            (Begun::Sent(sent), _) => {
-                let slots = slots.narrow(0, 0, range.len())?;
-                sent.with(|stored| bytes.decode(stored, &slots, windows.as_ref(), course.shape))
-            }
-            (Begun::Decoded(x), _) => Ok(x),
-            (Begun::Resident(..), None) => Err(Error::failed("samples were read for memory that is gone")),
+            (Read::Cached(..), None) => Err(Error::failed("samples were read for a cache that is gone")),
         }
     }
 
-    /// Fails where a view that was made anew did not fit the type of the others. This waits for the device, if it has
-    /// samples of its own.
+    /// Fails where a refreshed view did not fit the type of the others. This waits for the device, if samples are cached
+    /// there.
     ///
     /// # Errors
     /// Then, or when the device fails.
     pub fn check(&self) -> Result<()> {
-        self.on_device().map_or(Ok(()), |(_, resident)| resident.check(self.samples.layout().dtype))
+        self.cache.as_ref().map_or(Ok(()), ViewCache::check)
     }
 
-    /// Where samples lie among all slots \[sample\].
-    fn slots(&self, slots: &Slots, shown: &[(usize, Shown)]) -> Result<Tensor> {
-        let place = |&(sample, shown): &(usize, Shown)| slots.place(self.samples.view(shown), sample) as u32;
-        Ok(Tensor::from_vec(shown.iter().map(place).collect::<Vec<u32>>(), shown.len(), &self.device)?)
+    /// The slots of samples in a cache \[sample\].
+    fn slots(&self, cache: &ViewCache, views: &[SampleView]) -> Result<Tensor> {
+        let slot = |&(sample, view): &SampleView| cache.slot(self.samples.view(view), sample) as u32;
+        Ok(Tensor::from_vec(views.iter().map(slot).collect::<Vec<u32>>(), views.len(), &self.device)?)
     }
 
-    fn note(&self, slots: &Slots, shown: &[(usize, Shown)]) {
-        shown.iter().for_each(|&(sample, shown)| slots.note(self.samples.view(shown), sample));
+    fn note(&self, cache: &ViewCache, views: &[SampleView]) {
+        views.iter().for_each(|&(sample, view)| cache.note(self.samples.view(view), sample));
     }
 
     /// Decodes samples on the host, in parallel.
-    fn on_host(&self, shape: Shape, shown: &[(usize, Shown)]) -> Result<Tensor> {
-        let one = shape.values();
-        let mut values = vec![0.0; shown.len() * one];
-        values
-            .par_chunks_exact_mut(one)
-            .zip(shown)
-            .try_for_each(|(out, &shown)| self.with_stored(shown, |stored| self.samples.show(stored, shown, out)))?;
-        let x = Tensor::from_vec(values, (shown.len(), shape.size, shape.size, shape.channels), &self.device)?;
+    fn decode(&self, shape: Shape, views: &[SampleView]) -> Result<Tensor> {
+        let mut values = vec![0.0; views.len() * shape.values()];
+        self.for_each(views, &mut values, |encoded, sample, out| self.samples.decode(encoded, sample, out))?;
+        let x = Tensor::from_vec(values, (views.len(), shape.size, shape.size, shape.channels), &self.device)?;
         Ok(cast(&x, self.dtype)?)
     }
 
-    /// Reads samples as they are stored, in parallel.
-    fn fill(&self, shown: &[(usize, Shown)], out: &mut [u8]) -> Result<()> {
-        let rows = out.par_chunks_exact_mut(self.samples.layout().sample_bytes()).zip(shown);
-        rows.try_for_each(|(out, &shown)| self.with_stored(shown, |stored| out.copy_from_slice(stored)))
-    }
-
-    /// Reads images and scales what is shown of them, in parallel.
-    fn scale(&self, shown: &[(usize, Shown)], out: &mut [u8]) -> Result<()> {
-        let row = (out.len() / shown.len().max(1)).max(1);
-        let rows = out.par_chunks_exact_mut(row).zip(shown);
-        rows.try_for_each(|(out, &shown)| self.with_stored(shown, |stored| self.samples.scale(stored, shown, out)))
-    }
-
-    /// Calls a function with a sample as it is stored, or kept.
-    fn with_stored(&self, (sample, shown): (usize, Shown), f: impl FnOnce(&[u8])) -> Result<()> {
-        let view = self.samples.view(shown);
-        STORED.with_borrow_mut(|stored| {
-            let there = self.kept.as_ref().map_or(Ok(false), |kept| kept.get(view, sample, stored))?;
-            if !there {
-                self.samples.read(view, sample, stored)?;
-                if let (true, Some(kept)) = (self.remembers, &self.kept) {
-                    kept.put(view, sample, stored)?;
-                }
-            }
-            f(stored);
+    /// Reads encoded samples, in parallel.
+    fn fill(&self, views: &[SampleView], out: &mut [u8]) -> Result<()> {
+        self.for_each(views, out, |encoded, _, out| {
+            out.copy_from_slice(encoded);
             Ok(())
+        })
+    }
+
+    /// Reads images and cuts what is shown of them, in parallel.
+    fn cut(&self, views: &[SampleView], out: &mut [u8]) -> Result<()> {
+        self.for_each(views, out, |encoded, sample, out| self.samples.cut(encoded, sample, out))
+    }
+
+    /// Reads samples in parallel, and calls a function with each, encoded, and its equal share of some values.
+    fn for_each<T: Send>(
+        &self,
+        views: &[SampleView],
+        values: &mut [T],
+        f: impl Fn(&[u8], SampleView, &mut [T]) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let one = (values.len() / views.len().max(1)).max(1);
+        let rows = values.par_chunks_exact_mut(one).zip(views);
+        rows.try_for_each(|(out, &(sample, kind))| {
+            let view = self.samples.view(kind);
+            ENCODED.with_borrow_mut(|encoded| {
+                let cached = self.cache.as_ref().map_or(Ok(false), |cache| cache.get(view, sample, encoded))?;
+                if !cached {
+                    self.samples.read(view, sample, encoded)?;
+                    if let (true, Some(cache)) = (self.caches_reads, &self.cache) {
+                        cache.put(view, sample, encoded)?;
+                    }
+                }
+                f(encoded, (sample, kind), out)
+            })
         })
     }
 }

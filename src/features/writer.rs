@@ -73,7 +73,7 @@ pub fn write_array(
                 return Err(Error::failed(fault));
             }
             let (bytes, hash, file) = writer.close()?;
-            shards.push(ShardSum { key: Layout::shard_key(view, at), bytes, blake3: hash.to_hex().to_string() });
+            shards.push(ShardSum { key: layout.shard_key((view, at)), bytes, blake3: hash.to_hex().to_string() });
             last.take().map_or(Ok(()), join)?;
             last = Some(scope.spawn(|| file.finish()));
         }
@@ -89,7 +89,7 @@ fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
 /// How many samples belong into some shards.
 pub(super) fn samples_in(layout: &Layout, shards: &[ShardSum]) -> usize {
     let wanted = |&(view, at): &(usize, usize)| {
-        let key = Layout::shard_key(view, at);
+        let key = layout.shard_key((view, at));
         shards.iter().any(|shard| shard.key == key)
     };
     layout.shards().filter(wanted).map(|(_, at)| layout.samples_of(at).len()).sum()
@@ -107,7 +107,7 @@ pub(super) fn rewrite_shards(
     mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
 ) -> Result<()> {
     for shard in shards {
-        let place = layout.shards().find(|&(view, at)| Layout::shard_key(view, at) == shard.key);
+        let place = layout.shards().find(|&(view, at)| layout.shard_key((view, at)) == shard.key);
         let path = array.join(&shard.key);
         let (view, at) =
             place.ok_or_else(|| Error::failed(format!("`{}` is no shard of its array", path.display())))?;
@@ -127,17 +127,17 @@ fn describe(array: &Path, layout: &Layout) -> Result<()> {
 }
 
 pub(super) fn begin_shard(array: &Path, layout: &Layout, (view, at): (usize, usize)) -> Result<ShardWriter> {
-    let path = array.join(Layout::shard_key(view, at));
+    let path = array.join(layout.shard_key((view, at)));
     if let Some(folder) = path.parent() {
         disk::create_folder(folder)?;
     }
     ShardWriter::create(&path, layout.samples_in_shard)
 }
 
-pub(super) fn finish_shard(writer: ShardWriter, (view, at): (usize, usize)) -> Result<ShardSum> {
+pub(super) fn finish_shard(writer: ShardWriter, layout: &Layout, place: (usize, usize)) -> Result<ShardSum> {
     let (bytes, hash, file) = writer.close()?;
     file.finish()?;
-    Ok(ShardSum { key: Layout::shard_key(view, at), bytes, blake3: hash.to_hex().to_string() })
+    Ok(ShardSum { key: layout.shard_key(place), bytes, blake3: hash.to_hex().to_string() })
 }
 
 /// A shard, if it is on the disk with `count` samples and every checksum in it is right.
@@ -147,7 +147,7 @@ pub(super) fn whole_shard(
     (view, at): (usize, usize),
     count: usize,
 ) -> Result<Option<ShardSum>> {
-    let key = Layout::shard_key(view, at);
+    let key = layout.shard_key((view, at));
     let path = array.join(&key);
     let file = match File::open(&path) {
         Ok(file) => file,

@@ -1,64 +1,71 @@
-//! A stored image becomes an input of the network: cropped, mirrored, normalised.
+//! A decoded image becomes an input of the network: cropped, flipped, normalised.
 
 use super::decode::centre;
 use super::resample::{Axis, resample};
-use crate::pipeline::{Augmentation, Crop, Data};
+use super::whole;
+use crate::error::Result;
+use crate::pipeline::{Augmentation, Crop, Data, Keep};
 use crate::random::Stream;
 use std::ops::Range;
 
-/// Crops, mirrors and normalises images as one pipeline demands.
+/// Crops, flips and normalises images as one pipeline demands.
+#[derive(Clone)]
 pub struct Augmenter {
     augmentation: Augmentation,
-    /// The side of a stored image.
-    stored: usize,
+    /// The short side of a decoded image.
+    side: usize,
+    keep: Keep,
     /// For each channel, the normalised value of each u8.
     normalised: Vec<[f32; 256]>,
 }
 
-/// A square that is cut out of a stored image, whose surroundings are taken to be black.
+/// A decoded image.
+#[derive(Clone, Copy, Debug)]
+pub struct Image<'a> {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Its pixels: of a square \[channel, y, x\], of a whole image \[y, x, channel\].
+    pixels: &'a [u8],
+}
+
+/// A rectangle of an image or a feature map, and what is done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Its first row in the stored image.
+pub struct CropBox {
+    /// Its first row. Rows and columns beyond an image are black.
     pub top: isize,
-    /// Its first column there.
+    /// Its first column.
     pub left: isize,
-    /// Rows and columns.
-    pub size: usize,
+    /// Its rows.
+    pub height: usize,
+    /// Its columns.
+    pub width: usize,
     /// Whether its rows are mirrored once they are cut out.
-    pub mirrored: bool,
+    pub flip: bool,
+    /// The side of the square that it is scaled to; without, pixels stay as they are. It lies within the image then.
+    pub resize: Option<usize>,
 }
 
-/// What is shown of a stored image.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// A window, pixel by pixel.
-    Window(Window),
-    /// A region that is scaled to the size of an input.
-    Scaled {
-        /// Rows of the stored image.
-        rows: Range<usize>,
-        /// Columns of it.
-        columns: Range<usize>,
-        /// Whether the rows are mirrored.
-        mirrored: bool,
-    },
-}
+impl CropBox {
+    /// So many rows and columns from a first row and column on, as they are.
+    pub fn square(top: isize, left: isize, size: usize) -> Self {
+        Self { top, left, height: size, width: size, flip: false, resize: None }
+    }
 
-/// A whole image with its padding, from which crops are taken later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Canvas {
-    /// Pixels by which it is moved, down and right: crops by whole steps of features reach other pixels then.
-    pub moved: (usize, usize),
-    /// Whether it is mirrored (before it is moved).
-    pub mirrored: bool,
+    /// Its rows and columns, of a box within the image.
+    fn ranges(&self) -> (Range<usize>, Range<usize>) {
+        let range = |first: isize, length: usize| first.max(0) as usize..first.max(0) as usize + length;
+        (range(self.top, self.height), range(self.left, self.width))
+    }
 }
 
 impl Augmenter {
-    /// Prepares for images that are stored as `data` says.
+    /// Prepares for images that are decoded as `data` says.
     pub fn new(augmentation: &Augmentation, data: &Data) -> Self {
         let table = |(mean, std): (&f32, &f32)| std::array::from_fn(|value| (value as f32 / 255.0 - mean) / std);
         let normalised = data.mean.iter().zip(&data.std).map(table).collect();
-        Self { augmentation: *augmentation, stored: data.size, normalised }
+        Self { augmentation: *augmentation, side: data.size, keep: data.keep, normalised }
     }
 
     /// For each channel, the normalised value of each u8.
@@ -66,74 +73,81 @@ impl Augmenter {
         &self.normalised
     }
 
-    /// Whether random crops are scaled.
-    pub fn scales(&self) -> bool {
-        matches!(self.augmentation.crop, Crop::Resized { .. })
+    /// Whether the crops of random views, or of all, have to be [cut](Self::cut) before they are of one size.
+    pub fn cuts(&self, random: bool) -> bool {
+        self.keep == Keep::Whole || random && matches!(self.augmentation.crop, Crop::Resized { .. })
     }
 
-    /// Draws what is shown of an image.
+    /// The image that decoded bytes hold.
     ///
-    /// With a stream of draws the crop and the flip are random as the pipeline says, always drawn in this order: what
-    /// the crop needs (for a padded one down, then right), then the flip. Without, it is the centre, not mirrored.
-    /// Padding is black and added before normalisation, as in the paper's code.
-    pub fn draw(&self, draw: Option<&mut Stream>) -> Part {
+    /// # Errors
+    /// When they are none.
+    pub fn image<'a>(&self, bytes: &'a [u8]) -> Result<Image<'a>> {
+        let (height, width, pixels) = match self.keep {
+            Keep::Square => (self.side, self.side, bytes),
+            Keep::Whole => whole::parse(bytes, self.normalised.len())?,
+        };
+        Ok(Image { height, width, pixels })
+    }
+
+    /// The size of a square image.
+    pub fn square(&self) -> [usize; 2] {
+        [self.side; 2]
+    }
+
+    /// The centre crop of an image of so many rows and columns.
+    pub fn centre_crop(&self, image: [usize; 2]) -> CropBox {
+        let [top, left] = image.map(|side| centre(side.saturating_sub(self.augmentation.size)) as isize);
+        CropBox::square(top, left, self.augmentation.size)
+    }
+
+    /// A random crop and flip of such an image as the pipeline says, always drawn in this order: what the crop needs (for
+    /// a padded one down, then right), then the flip. Padding is black and added before normalisation, as in the paper's
+    /// code.
+    pub fn random_crop(&self, image: [usize; 2], rng: &mut Stream) -> CropBox {
         let size = self.augmentation.size;
-        let middle = centre(self.stored - size) as isize;
-        let centre = Window { top: middle, left: middle, size, mirrored: false };
-        let Some(stream) = draw else { return Part::Window(centre) };
-        let flip = |stream: &mut Stream| self.augmentation.flip && stream.below(2) == 1;
-        match self.augmentation.crop {
-            Crop::Centre => Part::Window(Window { mirrored: flip(stream), ..centre }),
+        let crop = match self.augmentation.crop {
+            Crop::Centre => self.centre_crop(image),
             Crop::Padded { padding } => {
-                let room = (self.stored + 2 * padding - size) as u64 + 1;
-                let mut offset = || stream.below(room) as isize - padding as isize;
-                let (top, left) = (offset(), offset());
-                Part::Window(Window { top, left, size, mirrored: flip(stream) })
+                let mut offset = |side| rng.below((side + 2 * padding - size) as u64 + 1) as isize - padding as isize;
+                let [top, left] = image.map(&mut offset);
+                CropBox::square(top, left, size)
             }
             Crop::Resized { scale, ratio } => {
-                let (rows, columns) = draw_region(self.stored, scale, ratio, stream);
-                Part::Scaled { rows, columns, mirrored: flip(stream) }
+                CropBox { resize: Some(size), ..random_resized_crop(image, scale, ratio, rng) }
             }
-        }
+        };
+        CropBox { flip: self.augmentation.flip && rng.below(2) == 1, ..crop }
     }
 
-    /// Turns a part of a stored image [channels, stored, stored] into an input [channels, size, size] of the part's size.
-    ///
-    /// # Panics
-    /// When `stored` or `out` has not the length that the pipeline demands.
-    pub fn show(&self, stored: &[u8], part: &Part, out: &mut [f32]) {
-        match part {
-            Part::Window(window) => self.write(stored, self.stored, window, out),
-            Part::Scaled { rows, columns, mirrored } => {
-                let size = self.augmentation.size;
-                let window = Window { top: 0, left: 0, size, mirrored: *mirrored };
-                self.write(&self.scale(stored, rows.clone(), columns.clone()), size, &window, out);
-            }
-        }
+    /// A canvas, which is a whole image with its padding, shifted at random by less than `step` pixels down and to the
+    /// right: crops by whole steps of features reach other pixels then. Those of odd numbers are flipped.
+    pub fn random_canvas(&self, number: usize, step: usize, rng: &mut Stream) -> CropBox {
+        let room = self.side + 2 * self.padding() - self.augmentation.size;
+        let mut shift = || rng.below(step.min(room + 1) as u64) as usize;
+        self.canvas([shift(), shift()], self.augmentation.flip && number % 2 == 1)
     }
 
-    /// Draws the canvas of a view: those of odd numbers are mirrored, and all are moved by less than `step` pixels.
-    pub fn draw_canvas(&self, view: usize, step: usize, stream: &mut Stream) -> Canvas {
-        let room = self.stored + 2 * self.padding() - self.augmentation.size;
-        let mut moved = || stream.below(step.min(room + 1) as u64) as usize;
-        Canvas { moved: (moved(), moved()), mirrored: self.augmentation.flip && view % 2 == 1 }
+    /// The canvas of validation images, and the first row and column of the centre on it: a multiple of `step` pixels,
+    /// so that the centre can be cropped from features as well.
+    pub fn centre_canvas(&self, step: usize) -> (CropBox, usize) {
+        let offset = self.padding() + centre(self.side - self.augmentation.size);
+        let shift = offset.next_multiple_of(step.max(1)) - offset;
+        (self.canvas([shift, shift], false), offset + shift)
     }
 
-    /// The canvas that validation images lie on, and the first row and column of the centre on it: a multiple of `step`
-    /// pixels, so that the centre can be cut out of features as well.
-    pub fn centred_canvas(&self, step: usize) -> (Canvas, usize) {
-        let place = self.padding() + centre(self.stored - self.augmentation.size);
-        let moved = place.next_multiple_of(step.max(1)) - place;
-        (Canvas { moved: (moved, moved), mirrored: false }, place + moved)
+    fn canvas(&self, [down, right]: [usize; 2], flip: bool) -> CropBox {
+        let (padding, right) = (self.padding() as isize, right as isize);
+        // Rows are mirrored after they are cut out, so a flipped image moves to the right by a box further right.
+        let left = if flip { right - padding } else { -padding - right };
+        CropBox { flip, ..CropBox::square(-padding - down as isize, left, self.side + 2 * self.padding()) }
     }
 
-    /// The part of a stored image that is a canvas: all of it with its padding.
-    pub fn canvas(&self, canvas: Canvas) -> Part {
-        let (padding, (down, right)) = (self.padding() as isize, canvas.moved);
-        // Rows are mirrored after they are cut out, so a mirrored canvas moves to the right by a window further right.
-        let left = if canvas.mirrored { right as isize - padding } else { -padding - right as isize };
-        let (top, size) = (-padding - down as isize, self.stored + 2 * self.padding());
-        Part::Window(Window { top, left, size, mirrored: canvas.mirrored })
+    /// The pixels by which a canvas is shifted, down and to the right.
+    pub fn shift(&self, canvas: &CropBox) -> [usize; 2] {
+        let padding = self.padding() as isize;
+        let right = if canvas.flip { canvas.left + padding } else { -canvas.left - padding };
+        [-canvas.top - padding, right].map(|shift| shift.max(0) as usize)
     }
 
     fn padding(&self) -> usize {
@@ -143,29 +157,62 @@ impl Augmenter {
         }
     }
 
-    /// Scales a region of a stored image to [channels, size, size].
-    pub fn scale(&self, stored: &[u8], rows: Range<usize>, columns: Range<usize>) -> Vec<u8> {
-        let axis = |region| Axis::new(region, self.augmentation.size, 0..self.augmentation.size);
-        let (rows, columns) = (axis(rows), axis(columns));
-        let planes = stored.chunks_exact(self.stored * self.stored);
-        planes.flat_map(|plane| resample::<1>(plane, self.stored, &columns, &rows)).collect()
+    /// Crops an image to an input [channels, size, size] of the box's size, normalised.
+    ///
+    /// # Panics
+    /// When the image or `out` has not the size that the pipeline demands.
+    pub fn apply(&self, image: Image<'_>, crop: &CropBox, out: &mut [f32]) {
+        if self.keep == Keep::Square && crop.resize.is_none() {
+            return self.normalise(image.pixels, self.side, crop, out);
+        }
+        let size = self.augmentation.size;
+        let mut pixels = vec![0; self.normalised.len() * size * size];
+        self.cut(image, crop, &mut pixels);
+        self.normalise(&pixels, size, &CropBox::square(0, 0, size), out);
     }
 
-    /// Normalises a window of an image [channels, side, side].
-    fn write(&self, pixels: &[u8], side: usize, window: &Window, out: &mut [f32]) {
-        let (size, channels) = (window.size, self.normalised.len());
-        assert_eq!((pixels.len(), out.len()), (channels * side * side, channels * size * size));
-        let (first, before) = (window.left.max(0) as usize, (-window.left).max(0) as usize);
-        let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(size * size));
+    /// Cuts a box out of an image, scales it where it says so, and flips it: to [channels, size, size].
+    pub fn cut(&self, image: Image<'_>, crop: &CropBox, out: &mut [u8]) {
+        let (rows, columns) = crop.ranges();
+        let size = self.augmentation.size;
+        let axis = |range: Range<usize>| Axis::new(range, size, 0..size);
+        let (rows, columns) = (axis(rows), axis(columns));
+        match (self.keep, self.normalised.len()) {
+            (Keep::Square, _) => {
+                let planes = image.pixels.chunks_exact(self.side * self.side);
+                for (plane, out) in planes.zip(out.chunks_exact_mut(size * size)) {
+                    out.copy_from_slice(&resample::<1>(plane, image.width, &columns, &rows));
+                }
+            }
+            (Keep::Whole, 1) => out.copy_from_slice(&resample::<1>(image.pixels, image.width, &columns, &rows)),
+            (Keep::Whole, _) => {
+                let pixels = resample::<3>(image.pixels, image.width, &columns, &rows);
+                let (pixels, _) = pixels.as_chunks::<3>();
+                for (channel, plane) in out.chunks_exact_mut(size * size).enumerate() {
+                    plane.iter_mut().zip(pixels).for_each(|(out, pixel)| *out = pixel[channel]);
+                }
+            }
+        }
+        if crop.flip {
+            out.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+    }
+
+    /// Normalises a box of an image [channels, side, side].
+    fn normalise(&self, pixels: &[u8], side: usize, crop: &CropBox, out: &mut [f32]) {
+        let (area, channels) = (crop.height * crop.width, self.normalised.len());
+        assert_eq!((pixels.len(), out.len()), (channels * side * side, channels * area));
+        let (first, before) = (crop.left.max(0) as usize, (-crop.left).max(0) as usize);
+        let planes = pixels.chunks_exact(side * side).zip(&self.normalised).zip(out.chunks_exact_mut(area));
         for ((plane, table), out) in planes {
-            for (y, out) in (window.top..).zip(out.chunks_exact_mut(size)) {
+            for (y, out) in (crop.top..).zip(out.chunks_exact_mut(crop.width)) {
                 out.fill(table[0]);
                 if let Some(row) = usize::try_from(y).ok().and_then(|y| plane.chunks_exact(side).nth(y)) {
                     for (value, &pixel) in out.iter_mut().skip(before).zip(row.iter().skip(first)) {
                         *value = table[usize::from(pixel)];
                     }
                 }
-                if window.mirrored {
+                if crop.flip {
                     out.reverse();
                 }
             }
@@ -173,37 +220,48 @@ impl Augmenter {
     }
 }
 
-/// Draws the region of a random resized crop, rows and columns, as torchvision does: ten attempts, then the centre.
-fn draw_region(side: usize, scale: (f64, f64), ratio: (f64, f64), stream: &mut Stream) -> (Range<usize>, Range<usize>) {
-    let full = side as f64;
+/// The box of a random resized crop of an image of so many rows and columns, as torchvision draws it: ten attempts, then
+/// the centre.
+fn random_resized_crop(
+    image @ [rows, columns]: [usize; 2],
+    scale: (f64, f64),
+    ratio: (f64, f64),
+    rng: &mut Stream,
+) -> CropBox {
+    let within = |[top, left]: [usize; 2], [height, width]: [usize; 2]| CropBox {
+        height,
+        width,
+        ..CropBox::square(top as isize, left as isize, 0)
+    };
     for _ in 0..10 {
-        let area = full * full * stream.uniform(scale.0, scale.1);
-        let ratio = stream.uniform(ratio.0.ln(), ratio.1.ln()).exp();
+        let area = rows as f64 * columns as f64 * rng.uniform(scale.0, scale.1);
+        let ratio = rng.uniform(ratio.0.ln(), ratio.1.ln()).exp();
         let (width, height) = ((area * ratio).sqrt().round() as usize, (area / ratio).sqrt().round() as usize);
-        if (1..=side).contains(&width) && (1..=side).contains(&height) {
-            let top = stream.below((side - height) as u64 + 1) as usize;
-            let left = stream.below((side - width) as u64 + 1) as usize;
-            return (top..top + height, left..left + width);
+        if (1..=columns).contains(&width) && (1..=rows).contains(&height) {
+            let top = rng.below((rows - height) as u64 + 1) as usize;
+            let left = rng.below((columns - width) as u64 + 1) as usize;
+            return within([top, left], [height, width]);
         }
     }
-    // A square is wider than no ratio below one and higher than no ratio above one allows.
-    let width = if ratio.1 < 1.0 { (full * ratio.1).round() as usize } else { side };
-    let height = if ratio.0 > 1.0 { (full / ratio.0).round() as usize } else { side };
-    let (width, height) = (width.max(1), height.max(1));
-    let (top, left) = ((side - height) / 2, (side - width) / 2);
-    (top..top + height, left..left + width)
+    // The largest that is neither wider nor higher than the ratios allow.
+    let width = ((rows as f64 * ratio.1).round() as usize).clamp(1, columns);
+    let height = ((columns as f64 / ratio.0).round() as usize).clamp(1, rows);
+    within([(image[0] - height) / 2, (image[1] - width) / 2], [height, width])
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::decode_file;
     use super::super::tests::data;
     use super::*;
     use crate::random::Purpose;
+    use safetensors::SafeTensors;
+    use safetensors::tensor::TensorView;
 
     const SIDE: usize = 6;
 
     /// Every pixel of the three planes has a value of its own.
-    fn stored() -> Vec<u8> {
+    fn image() -> Vec<u8> {
         (1..=(3 * SIDE * SIDE) as u8).collect()
     }
 
@@ -212,11 +270,12 @@ mod tests {
         Augmenter::new(&Augmentation { size, crop, flip }, &data)
     }
 
-    /// Applies with draw number `seed`, rounded back to u8.
+    /// The random crop of a seed, or the centre crop, rounded back to u8.
     fn applied(augmenter: &Augmenter, seed: Option<u64>) -> Vec<u8> {
         let mut out = vec![-1.0; 3 * augmenter.augmentation.size.pow(2)];
-        let mut stream = seed.map(|seed| Stream::new(Purpose::Augmentation, seed, (0, 0)));
-        augmenter.show(&stored(), &augmenter.draw(stream.as_mut()), &mut out);
+        let random = |seed| augmenter.random_crop([SIDE; 2], &mut Stream::new(Purpose::Augmentation, seed, (0, 0)));
+        let crop = seed.map_or_else(|| augmenter.centre_crop([SIDE; 2]), random);
+        augmenter.apply(augmenter.image(&image()).unwrap(), &crop, &mut out);
         out.into_iter().map(|value| value.round() as u8).collect()
     }
 
@@ -225,19 +284,19 @@ mod tests {
         let data = Data { size: 1, mean: vec![0.5, 0.25, 0.0], std: vec![0.25, 0.5, 1.0], ..data() };
         let augmenter = Augmenter::new(&Augmentation { size: 1, crop: Crop::Centre, flip: false }, &data);
         let mut out = [0.0; 3];
-        augmenter.show(&[0, 255, 51], &augmenter.draw(None), &mut out);
+        augmenter.apply(augmenter.image(&[0, 255, 51]).unwrap(), &augmenter.centre_crop([1; 2]), &mut out);
         assert_eq!(out, [-2.0, 1.5, 0.2]);
     }
 
     #[test]
-    fn without_draws_the_centre_is_taken_and_not_mirrored() {
+    fn a_centre_crop_is_the_centre_and_not_flipped() {
         let cropped = applied(&augmenter(2, Crop::Padded { padding: 1 }, true), None);
         assert_eq!(cropped[..4], [15, 16, 21, 22]);
-        assert_eq!(applied(&augmenter(SIDE, Crop::Centre, true), None), stored());
+        assert_eq!(applied(&augmenter(SIDE, Crop::Centre, true), None), image());
     }
 
     #[test]
-    fn a_padded_crop_is_the_part_of_the_padded_image_that_was_drawn() {
+    fn a_padded_crop_is_the_box_of_the_padded_image_that_was_drawn() {
         let (size, padding) = (5, 2);
         let augmenter = augmenter(size, Crop::Padded { padding }, true);
         let room = (SIDE + 2 * padding - size) as u64 + 1;
@@ -248,11 +307,11 @@ mod tests {
                 let x = if flip { size - 1 - x } else { x };
                 let (y, x) = ((y + top as usize).checked_sub(padding), (x + left as usize).checked_sub(padding));
                 let (y, x) = (y.filter(|&y| y < SIDE), x.filter(|&x| x < SIDE));
-                y.zip(x).map_or(0, |(y, x)| stored()[(channel * SIDE + y) * SIDE + x])
+                y.zip(x).map_or(0, |(y, x)| image()[(channel * SIDE + y) * SIDE + x])
             };
             let expected: Vec<u8> =
                 (0..3 * size * size).map(|at| pixel(at / (size * size), at / size % size, at % size)).collect();
-            assert_eq!(applied(&augmenter, Some(seed)), expected, "draw {seed}");
+            assert_eq!(applied(&augmenter, Some(seed)), expected, "seed {seed}");
         }
     }
 
@@ -262,46 +321,119 @@ mod tests {
         let augmenter = augmenter(size, Crop::Padded { padding }, true);
         let side = SIDE + 2 * padding;
         for seed in 0..200 {
-            let canvas = augmenter.draw_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
-            assert!(canvas.moved.0 < step && canvas.moved.1 < step && canvas.mirrored == (seed % 2 == 1));
+            let canvas = augmenter.random_canvas(seed, step, &mut Stream::new(Purpose::View, 0, (seed as u64, 0)));
+            let [down, right] = augmenter.shift(&canvas);
+            assert!(down < step && right < step && canvas.flip == (seed % 2 == 1));
             let mut out = vec![-1.0; 3 * side * side];
-            augmenter.show(&stored(), &augmenter.canvas(canvas), &mut out);
+            augmenter.apply(augmenter.image(&image()).unwrap(), &canvas, &mut out);
             for (channel, y, x) in (0..3 * side * side).map(|at| (at / (side * side), at / side % side, at % side)) {
-                let (row, column) = (y.checked_sub(padding + canvas.moved.0), x.checked_sub(padding + canvas.moved.1));
+                let (row, column) = (y.checked_sub(padding + down), x.checked_sub(padding + right));
                 let inside = row.zip(column).filter(|&(row, column)| row < SIDE && column < SIDE);
                 let expected = inside.map_or(0, |(row, column)| {
-                    let column = if canvas.mirrored { SIDE - 1 - column } else { column };
-                    stored()[(channel * SIDE + row) * SIDE + column]
+                    let column = if canvas.flip { SIDE - 1 - column } else { column };
+                    image()[(channel * SIDE + row) * SIDE + column]
                 });
                 let found = out[(channel * side + y) * side + x].round() as u8;
-                assert_eq!(found, expected, "draw {seed}, {canvas:?}, {channel} {y} {x}");
+                assert_eq!(found, expected, "seed {seed}, {canvas:?}, {channel} {y} {x}");
             }
         }
     }
 
     #[test]
-    fn half_the_images_are_mirrored() {
+    fn half_the_images_are_flipped() {
         let augmenter = augmenter(SIDE, Crop::Centre, true);
-        let mirrored = (0..1000).filter(|&seed| applied(&augmenter, Some(seed)) != stored()).count();
-        assert!((450..550).contains(&mirrored), "{mirrored}");
+        let flipped = (0..1000).filter(|&seed| applied(&augmenter, Some(seed)) != image()).count();
+        assert!((450..550).contains(&flipped), "{flipped}");
     }
 
     #[test]
     fn a_resized_crop_of_the_whole_image_changes_nothing() {
         let augmenter = augmenter(SIDE, Crop::Resized { scale: (1.0, 1.0), ratio: (1.0, 1.0) }, false);
-        assert_eq!(applied(&augmenter, Some(1)), stored());
+        assert_eq!(applied(&augmenter, Some(1)), image());
     }
 
     #[test]
-    fn regions_have_the_area_and_the_ratio_asked_for() {
-        let mut stream = Stream::new(Purpose::Augmentation, 0, (0, 0));
+    fn random_resized_crops_have_the_area_and_the_ratio_asked_for() {
+        let mut rng = Stream::new(Purpose::Augmentation, 0, (0, 0));
         for _ in 0..1000 {
-            let (rows, columns) = draw_region(200, (0.1, 0.5), (0.5, 2.0), &mut stream);
-            let (area, ratio) = (rows.len() * columns.len(), columns.len() as f64 / rows.len() as f64);
-            assert!((3900..20_200).contains(&area) && (0.49..2.05).contains(&ratio), "{rows:?} {columns:?}");
+            let crop = random_resized_crop([200; 2], (0.1, 0.5), (0.5, 2.0), &mut rng);
+            let (area, ratio) = (crop.height * crop.width, crop.width as f64 / crop.height as f64);
+            assert!((3900..20_200).contains(&area) && (0.49..2.05).contains(&ratio), "{crop:?}");
+            let (rows, columns) = crop.ranges();
             assert!(rows.end <= 200 && columns.end <= 200);
         }
         // No region of that ratio has that area, so the largest centred one is taken.
-        assert_eq!(draw_region(90, (1.0, 1.0), (3.0, 3.0), &mut stream), (30..60, 0..90));
+        let crop = random_resized_crop([90; 2], (1.0, 1.0), (3.0, 3.0), &mut rng);
+        assert_eq!(crop.ranges(), (30..60, 0..90));
+    }
+
+    /// What torchvision makes of images with Pillow (`tests/fixtures/make_crops.py`).
+    fn fixture() -> Vec<u8> {
+        std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/crops.safetensors")).unwrap()
+    }
+
+    #[test]
+    fn whole_images_and_their_crops_are_torchvisions() {
+        let bytes = fixture();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let (short, size) = (32, 24);
+        let data = Data { size: short, keep: Keep::Whole, mean: vec![0.0; 3], std: vec![1.0 / 255.0; 3], ..data() };
+        let crop = Crop::Resized { scale: (0.08, 1.0), ratio: (0.75, 1.333) };
+        let augmenter = Augmenter::new(&Augmentation { size, crop, flip: true }, &data);
+        let [mut input, mut flipped] = [(); 2].map(|()| vec![0.0; 3 * size * size]);
+        for name in ["wide", "high", "square", "small"] {
+            let of = |part: &str| expected.tensor(&format!("{name}.{part}")).unwrap();
+            let file = |image: &TensorView<'_>| {
+                let header = format!("P6\n{} {}\n255\n", image.shape()[1], image.shape()[0]);
+                [header.as_bytes(), image.data()].concat()
+            };
+            let mut decoded = Vec::new();
+            decode_file(&file(&of("source")), &data, &mut decoded).unwrap();
+            assert!(decoded == file(&of("whole")), "{name}");
+            let image = augmenter.image(&decoded).unwrap();
+            let mut check = |crop: &CropBox, expected: &[u8], case: &str| {
+                augmenter.apply(image, crop, &mut input);
+                augmenter.apply(image, &CropBox { flip: true, ..*crop }, &mut flipped);
+                for (at, &value) in input.iter().enumerate() {
+                    let (channel, pixel) = (at / (size * size), at % (size * size));
+                    assert_eq!(value.round() as u8, expected[3 * pixel + channel], "{name}, {case}, value {at}");
+                    assert_eq!(value, flipped[at / size * size + size - 1 - at % size], "{name}, {case}, flipped");
+                }
+            };
+            check(&augmenter.centre_crop([image.height, image.width]), of("centre").data(), "centre");
+            let (boxes, crops) = (of("boxes"), of("crops"));
+            let numbers: Vec<usize> =
+                boxes.data().as_chunks::<8>().0.iter().map(|&number| u64::from_le_bytes(number) as usize).collect();
+            for (box_of, expected) in numbers.chunks_exact(4).zip(crops.data().chunks_exact(3 * size * size)) {
+                let [top, left] = [box_of[0], box_of[1]].map(|first| first as isize);
+                let (height, width) = (box_of[2], box_of[3]);
+                let crop = CropBox { height, width, resize: Some(size), ..CropBox::square(top, left, size) };
+                check(&crop, expected, &format!("{crop:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn random_resized_crops_are_distributed_as_torchvisions() {
+        let bytes = fixture();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let mut rng = Stream::new(Purpose::Augmentation, 5, (0, 0));
+        const DRAWS: usize = 20_000;
+        for image @ [height, width] in [[256, 341], [341, 256], [256, 256], [20, 400], [300, 12]] {
+            let drawn: Vec<[f64; 4]> = (0..DRAWS)
+                .map(|_| random_resized_crop(image, (0.08, 1.0), (3.0 / 4.0, 4.0 / 3.0), &mut rng))
+                .map(|crop| [crop.top as f64, crop.left as f64, crop.height as f64, crop.width as f64])
+                .collect();
+            let tensor = expected.tensor(&format!("drawn.{height}x{width}")).unwrap();
+            let theirs: Vec<f64> =
+                tensor.data().as_chunks::<8>().0.iter().map(|&one| f64::from_le_bytes(one)).collect();
+            for part in 0..4 {
+                let mean = drawn.iter().map(|numbers| numbers[part]).sum::<f64>() / DRAWS as f64;
+                let square = drawn.iter().map(|numbers| (numbers[part] - mean).powi(2)).sum::<f64>() / DRAWS as f64;
+                let (std, error) = (square.sqrt(), theirs[4 + part] * (2.0 / DRAWS as f64).sqrt());
+                assert!((mean - theirs[part]).abs() <= 4.5 * error + 1e-9, "{image:?}, {part}: {mean} {theirs:?}");
+                assert!((std - theirs[4 + part]).abs() <= 0.03 * std + 1e-9, "{image:?}, {part}: {std} {theirs:?}");
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
-//! An image file, given as bytes, becomes a square of u8 planes: decoded strictly, upright, scaled and cropped.
+//! An image file, given as bytes, becomes u8 pixels: decoded strictly, upright, scaled and, unless whole images are kept,
+//! cropped.
 
 use super::jpeg::Jpeg;
 use super::resample::{Axis, resample};
+use super::whole;
 use crate::error::{Error, Result};
-use crate::pipeline::{Data, Orientation as Orient};
+use crate::pipeline::{Data, Keep, Orientation as Orient};
 use image::metadata::Orientation;
 use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use std::io::Cursor;
@@ -12,16 +14,18 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// Decodes an image file to u8 planes [channels, size, size]; gives what had to be overlooked, if anything had.
+/// Decodes an image file to u8 planes [channels, size, size], or, where whole images are kept, to a PPM or PGM file; gives
+/// what had to be overlooked, if anything had.
 ///
 /// The format is told by the content, whatever the file's name. The image is turned upright by its EXIF orientation
 /// unless `data` says otherwise, its short side scaled to `data.size` (triangle filter, as torchvision's `Resize`) and
-/// its centre cropped. Alpha is dropped, not composed; gray is `0.299 R + 0.587 G + 0.114 B`.
+/// its centre cropped: to a square, or to [`Data::longest_side`]. Alpha is dropped, not composed; gray is
+/// `0.299 R + 0.587 G + 0.114 B`.
 ///
 /// # Errors
 /// When the format is unknown, the data are damaged or cut off, or the image has more than `data.max_pixels`. The
 /// message does not name the file.
-pub fn decode_file(bytes: &[u8], data: &Data, out: &mut [u8]) -> Result<Option<String>> {
+pub fn decode_file(bytes: &[u8], data: &Data, out: &mut Vec<u8>) -> Result<Option<String>> {
     // A decoder that panics on a hostile file must not take the other images down with it.
     let image = catch_unwind(AssertUnwindSafe(|| decode(bytes, data.max_pixels, data.orientation)))
         .unwrap_or_else(|_| Err(Error::failed("the decoder failed on it")))?;
@@ -161,49 +165,58 @@ fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
     Ok(())
 }
 
-/// Scales the short side to `data.size`, crops the centre, and splits the channels into planes.
-pub(super) fn fit(image: DynamicImage, data: &Data, out: &mut [u8]) {
-    let (width, height) = (image.width() as usize, image.height() as usize);
+/// Scales the short side to `data.size`, crops the centre, and writes what `data` keeps.
+pub(super) fn fit(image: DynamicImage, data: &Data, out: &mut Vec<u8>) {
+    let size = (image.width() as usize, image.height() as usize);
     match image {
-        DynamicImage::ImageLuma8(gray) => {
-            to_planes::<1>(&fit_pixels::<1>(gray.into_raw(), width, height, data.size), out)
+        DynamicImage::ImageLuma8(gray) => fit_pixels::<1>(gray.into_raw(), size, data, out),
+        colour => fit_pixels::<3>(colour.into_rgb8().into_raw(), size, data, out),
+    }
+}
+
+fn fit_pixels<const C: usize>(pixels: Vec<u8>, (width, height): (usize, usize), data: &Data, out: &mut Vec<u8>) {
+    let (short, size) = (width.min(height), data.size);
+    let scaled = |side: usize| side * size / short;
+    let longest = if data.keep == Keep::Whole { data.longest_side() } else { size };
+    let [columns, rows] = [width, height].map(|side| scaled(side).min(longest));
+    let pixels = if (columns, rows) == (width, height) {
+        pixels
+    } else {
+        let axis = |side: usize, wanted: usize| {
+            let start = centre(scaled(side) - wanted);
+            Axis::new(0..side, scaled(side), start..start + wanted)
+        };
+        resample::<C>(&pixels, width, &axis(width, columns), &axis(height, rows))
+    };
+    let (pixels, _) = pixels.as_chunks::<C>();
+    out.clear();
+    match data.keep {
+        Keep::Square => {
+            out.resize(data.channels * size * size, 0);
+            for (channel, plane) in out.chunks_exact_mut(size * size).enumerate() {
+                plane.iter_mut().zip(pixels).for_each(|(out, pixel)| *out = value(pixel, channel, data.channels));
+            }
         }
-        colour => {
-            let pixels = fit_pixels::<3>(colour.into_rgb8().into_raw(), width, height, data.size);
-            to_planes::<3>(&pixels, out);
+        Keep::Whole => {
+            out.extend(whole::header(rows, columns, data.channels).as_bytes());
+            if C == data.channels {
+                return out.extend(pixels.as_flattened());
+            }
+            for pixel in pixels {
+                out.extend((0..data.channels).map(|channel| value(pixel, channel, data.channels)));
+            }
         }
     }
 }
 
-fn fit_pixels<const C: usize>(pixels: Vec<u8>, width: usize, height: usize, size: usize) -> Vec<u8> {
-    if (width, height) == (size, size) {
-        return pixels;
-    }
-    let short = width.min(height);
-    let axis = |side: usize| {
-        let scaled = side * size / short;
-        let start = centre(scaled - size);
-        Axis::new(0..side, scaled, start..start + size)
-    };
-    resample::<C>(&pixels, width, &axis(width), &axis(height))
+/// The value of a pixel, gray or colour, in a channel of an image of so many.
+fn value<const C: usize>(pixel: &[u8; C], channel: usize, channels: usize) -> u8 {
+    if C == 3 && channels == 1 { luminance(pixel) } else { pixel[channel.min(C - 1)] }
 }
 
 /// Where a centred crop starts that leaves `room` pixels; halves are rounded as torchvision does.
 pub(super) fn centre(room: usize) -> usize {
     (room as f64 / 2.0).round_ties_even() as usize
-}
-
-/// Writes pixels of C values as planes: as many as `out` has room for, one (gray) or three.
-fn to_planes<const C: usize>(pixels: &[u8], out: &mut [u8]) {
-    let (pixels, _) = pixels.as_chunks::<C>();
-    if C == 3 && out.len() == pixels.len() {
-        return out.iter_mut().zip(pixels).for_each(|(gray, pixel)| *gray = luminance(pixel));
-    }
-    for (channel, plane) in out.chunks_exact_mut(pixels.len()).enumerate() {
-        for (value, pixel) in plane.iter_mut().zip(pixels) {
-            *value = pixel[channel.min(C - 1)];
-        }
-    }
 }
 
 /// ITU-R 601 luminance in the fixed-point form that Pillow and libjpeg use.
@@ -324,7 +337,7 @@ mod tests {
     fn the_short_side_is_scaled_and_the_centre_cropped() {
         // Three squares side by side: the middle one stays.
         let image = RgbImage::from_fn(12, 4, |x, _| image::Rgb([(x / 4 * 100) as u8, 7, 255]));
-        let mut out = vec![0; 3 * 8 * 8];
+        let mut out = Vec::new();
         fit(DynamicImage::ImageRgb8(image), &Data { size: 8, ..data() }, &mut out);
         let row = &out[4 * 8..5 * 8];
         assert_eq!(row[2..6], [100; 4]);
@@ -334,15 +347,36 @@ mod tests {
     #[test]
     fn gray_and_colour_become_each_other() {
         let colour = RgbImage::from_pixel(4, 4, image::Rgb([255, 0, 0]));
-        let mut gray = vec![0; 16];
+        let mut gray = Vec::new();
         fit(DynamicImage::ImageRgb8(colour), &Data { size: 4, channels: 1, ..data() }, &mut gray);
         assert_eq!(gray, [76; 16]);
-        let mut planes = vec![0; 48];
+        let mut planes = Vec::new();
         fit(
             DynamicImage::ImageLuma8(GrayImage::from_pixel(4, 4, image::Luma([9]))),
             &Data { size: 4, ..data() },
             &mut planes,
         );
         assert_eq!(planes, [9; 48]);
+    }
+
+    #[test]
+    fn the_long_side_of_a_whole_image_is_kept_up_to_a_limit() {
+        let fitted = |width, height| {
+            let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, 9]));
+            let mut out = Vec::new();
+            fit(DynamicImage::ImageRgb8(image), &Data { size: 4, keep: Keep::Whole, ..data() }, &mut out);
+            out
+        };
+        let pixels: Vec<u8> = (0..4 * 6).flat_map(|at| [at % 6, at / 6, 9]).collect();
+        assert_eq!(fitted(6, 4), [b"P6\n6 4\n255\n", &pixels[..]].concat());
+        assert!(fitted(16, 12).starts_with(b"P6\n5 4\n255\n") && fitted(12, 16).starts_with(b"P6\n4 5\n255\n"));
+        // One pixel by a thousand: sixteen squares of the centre.
+        let long = fitted(1000, 1);
+        assert!(long.starts_with(b"P6\n64 4\n255\n") && long.len() == 13 + 3 * 64 * 4);
+        let gray = GrayImage::from_pixel(9, 4, image::Luma([7]));
+        let mut out = Vec::new();
+        let data = Data { size: 4, keep: Keep::Whole, channels: 1, ..data() };
+        fit(DynamicImage::ImageLuma8(gray), &data, &mut out);
+        assert_eq!(out, [b"P5\n9 4\n255\n", &[7; 36][..]].concat());
     }
 }

@@ -28,8 +28,9 @@ mod scan;
 mod shapes;
 mod tar;
 mod webdataset;
+mod whole;
 
-pub use augment::{Augmenter, Canvas, Part, Window};
+pub use augment::{Augmenter, CropBox, Image};
 pub use census::{Census, Passed, is_litter};
 pub use classes::words;
 pub use decode::decode_file;
@@ -37,6 +38,7 @@ pub use file::read_image;
 pub use fingerprint::{Fingerprint, look};
 pub use index::INDEX;
 pub use memory::Memory;
+pub use whole::parse as whole_image;
 
 use crate::error::{Error, Result};
 use crate::pipeline::{Data, Source};
@@ -166,12 +168,12 @@ impl SplitImages {
         self.store.place(self.original(index))
     }
 
-    /// Decodes an image to u8 planes [channels, size, size], scaled and cropped as [`decode_file`] says. Gives what had
-    /// to be overlooked, if anything had.
+    /// Decodes an image to the bytes of its pixels, scaled and cropped as [`decode_file`] says. Gives what had to be
+    /// overlooked, if anything had.
     ///
     /// # Errors
     /// When it is bad, or cannot be read, which says nothing about the image; the message names it.
-    pub fn decode(&self, index: usize, out: &mut [u8]) -> Result<Option<String>, Fault> {
+    pub fn decode(&self, index: usize, out: &mut Vec<u8>) -> Result<Option<String>, Fault> {
         let index = self.original(index);
         let decoded = self.store.read(index, most_bytes(&self.data)).and_then(|content| match content {
             Content::File(bytes) => decode_file(&bytes, &self.data, out).map_err(Fault::Bad),
@@ -316,13 +318,14 @@ fn choose(count: usize, limit: Option<usize>, key: &str, (seed, split): (u64, u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::{BadImage, Orientation};
+    use crate::pipeline::{BadImage, Keep, Orientation};
 
     /// The built-in images, stored as squares of 32 pixels with three channels.
     pub(super) fn data() -> Data {
         Data {
             source: Source::Builtin,
             size: 32,
+            keep: Keep::Square,
             channels: 3,
             train_images: None,
             val_images: None,
@@ -357,7 +360,7 @@ mod tests {
         let whole = ImageSet::open(&data(), 3).unwrap().val;
         let part = ImageSet::open(&Data { val_images: Some(5), ..data() }, 3).unwrap().val;
         let at = (0..whole.len()).find(|&index| whole.name(index) == part.name(4)).unwrap();
-        let (mut a, mut b) = (vec![0; 3 * 32 * 32], vec![1; 3 * 32 * 32]);
+        let (mut a, mut b) = (Vec::new(), Vec::new());
         whole.decode(at, &mut a).unwrap();
         part.decode(4, &mut b).unwrap();
         assert_eq!((a, whole.label(at)), (b, part.label(4)));

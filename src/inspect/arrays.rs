@@ -23,7 +23,7 @@ pub struct ArraySummary {
     pub shard: Vec<u64>,
     /// The codecs of a chunk, first to last.
     pub codecs: Vec<String>,
-    /// Bytes of the values.
+    /// Bytes of the values; of samples of any length those of the files.
     pub logical_bytes: u64,
     /// Bytes of the files.
     pub stored_bytes: u64,
@@ -46,7 +46,9 @@ pub fn arrays(stage: &Path) -> Result<Vec<ArraySummary>> {
             let summary = metadata.and_then(|metadata| describe(&metadata));
             let summary = summary.ok_or_else(|| Error::failed(format!("`{}` describes no array", path.display())))?;
             let (stored_bytes, files) = stored(&folder.join("c"));
-            found.push(ArraySummary { name: format!("{}/{name}", split.name()), stored_bytes, files, ..summary });
+            let logical_bytes = if summary.logical_bytes == 0 { stored_bytes } else { summary.logical_bytes };
+            let name = format!("{}/{name}", split.name());
+            found.push(ArraySummary { name, logical_bytes, stored_bytes, files, ..summary });
         }
     }
     Ok(found)
@@ -67,7 +69,11 @@ fn describe(metadata: &Value) -> Option<ArraySummary> {
         None => (shard.clone(), names(outer, "name")?),
     };
     let dtype = metadata.get("data_type")?.as_str()?.to_string();
-    let bits: u64 = dtype.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().ok()?;
+    // Samples of any length have no size that the metadata tells.
+    let bits: u64 = match dtype.trim_start_matches(|c: char| !c.is_ascii_digit()) {
+        "" => 0,
+        bits => bits.parse().ok()?,
+    };
     let values = shape.iter().try_fold(1u64, |all, &length| all.checked_mul(length))?;
     Some(ArraySummary {
         name: String::new(),

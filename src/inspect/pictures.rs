@@ -10,7 +10,7 @@ use super::scatter::{MARK, scatter};
 use super::validation::{Features, Matrix, averages, channel_by_channel};
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Reader, Split, read_labels};
+use crate::features::{Reader, Split, centre_square, read_labels};
 use crate::pipeline::{Kind, Shape};
 use crate::run::{Part, Record, StageFolder, TrainedNetwork};
 use candle_core::Device;
@@ -75,7 +75,7 @@ impl Images {
         }
         let mut bytes = Vec::new();
         self.reader.read(0, sample, &mut bytes)?;
-        Ok(Picture::of_image(&bytes, layout.shape.size))
+        Ok(Picture::of_image(&centre_square(&bytes, layout.keep(), layout.shape)?, layout.shape.size))
     }
 }
 
@@ -178,15 +178,17 @@ fn stored_sample(sample: usize, features: &Features, labels: &[u32], images: Opt
 
 fn image_file(path: &Path, stage: &StageFolder) -> Result<Shown> {
     let network = TrainedNetwork::open_blocks(stage, &Device::Cpu)?;
-    let stored = network.decode(path)?;
-    let pixels: Vec<f32> = network.features(network.input_of(&stored)?)?.flatten_all()?.to_vec1()?;
+    let decoded = network.decode(path)?;
+    let (data, side) = (&network.pipeline.data, network.pipeline.data.size);
+    let square = centre_square(&decoded, data.keep, Shape { channels: data.channels, size: side })?;
+    let pixels: Vec<f32> = network.features(network.input_of(&decoded)?)?.flatten_all()?.to_vec1()?;
     let Shape { channels, size } = network.features_shape();
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
     Ok(Shown {
         name: stem.chars().take(64).map(plain).collect(),
         values: channel_by_channel(&pixels, Shape { channels, size }),
-        image: Some(Picture::of_image(&stored, network.pipeline.data.size)),
+        image: Some(Picture::of_image(&square, side)),
         label: None,
         sample: None,
     })

@@ -2,7 +2,8 @@
 
 use super::sampling::spread;
 use crate::error::Result;
-use crate::features::{Reader, decode_sample, hwc_to_chw};
+use crate::features::{Reader, centre_square, decode_sample, hwc_to_chw, whole_image};
+use crate::pipeline::Keep;
 use rayon::prelude::*;
 
 /// One channel over some samples.
@@ -72,10 +73,9 @@ impl Sums {
 pub fn channels(reader: &Reader, most: usize) -> Result<(Vec<Channel>, usize)> {
     let layout = reader.layout();
     let chosen = spread(layout.samples, most);
-    let plane = layout.shape.size * layout.shape.size;
     let measure = |&sample: &usize| {
-        let values = sample_values(reader, 0, sample)?;
-        Ok(values.chunks_exact(plane).map(Sums::of).collect())
+        let values = all_values(reader, 0, sample)?;
+        Ok(values.chunks_exact((values.len() / layout.shape.channels).max(1)).map(Sums::of).collect())
     };
     let samples: Vec<Vec<Sums>> = chosen.par_iter().map(measure).collect::<Result<_>>()?;
     let mut sums = vec![Sums::NONE; layout.shape.channels];
@@ -121,7 +121,7 @@ fn bins(values: &[f32], channel: &Channel) -> [u64; BINS] {
     bins
 }
 
-/// The values of a sample of a view, channel by channel.
+/// The values of a sample of a view, channel by channel; of a whole image those of its centre square.
 ///
 /// # Errors
 /// When it is missing or damaged.
@@ -129,11 +129,25 @@ pub fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<
     let layout = reader.layout();
     let mut bytes = Vec::new();
     reader.read(view, sample, &mut bytes)?;
+    if layout.holds_images() {
+        return Ok(centre_square(&bytes, layout.keep(), layout.shape)?.iter().map(|&value| f32::from(value)).collect());
+    }
     let mut pixels = vec![0.0; layout.shape.values()];
     decode_sample(&bytes, layout, &mut pixels);
     let mut planes = vec![0.0; pixels.len()];
     hwc_to_chw(&pixels, layout.shape.channels, &mut planes);
     Ok(planes)
+}
+
+/// All values of a sample of a view, channel by channel.
+fn all_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<f32>> {
+    if reader.layout().keep() == Keep::Square {
+        return sample_values(reader, view, sample);
+    }
+    let (mut bytes, channels) = (Vec::new(), reader.layout().shape.channels);
+    reader.read(view, sample, &mut bytes)?;
+    let (_, _, pixels) = whole_image(&bytes, channels)?;
+    Ok((0..channels).flat_map(|channel| pixels.iter().skip(channel).step_by(channels)).map(|&v| f32::from(v)).collect())
 }
 
 /// The first `count` values of some samples of the first view, and the sum of all values of the array: what other readers of the format
@@ -143,14 +157,14 @@ pub fn sample_values(reader: &Reader, view: usize, sample: usize) -> Result<Vec<
 /// When a sample is missing or damaged.
 pub fn values(reader: &Reader, samples: &[usize], count: usize) -> Result<(Vec<Vec<f32>>, f64)> {
     let first = |&sample: &usize| {
-        let mut values = sample_values(reader, 0, sample)?;
+        let mut values = all_values(reader, 0, sample)?;
         values.truncate(count);
         Ok(values)
     };
     let chosen = samples.iter().map(first).collect::<Result<_>>()?;
     let layout = reader.layout();
     let sum = |at: usize| {
-        let values = sample_values(reader, at / layout.samples, at % layout.samples)?;
+        let values = all_values(reader, at / layout.samples, at % layout.samples)?;
         Ok(values.iter().map(|&value| f64::from(value)).sum())
     };
     let sums: Vec<f64> = (0..layout.views * layout.samples).into_par_iter().map(sum).collect::<Result<_>>()?;

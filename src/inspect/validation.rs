@@ -3,7 +3,7 @@
 use super::sampling::spread;
 use super::statistics::sample_values;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Reader, Split, hwc_to_chw};
+use crate::features::{Loader, Reader, Split, View, hwc_to_chw};
 use crate::pipeline::Shape;
 use crate::run::{Record, StageFolder, TrainedNetwork};
 use candle_core::Device;
@@ -96,7 +96,7 @@ impl Features {
             Origin::Computed(network, images) => {
                 let order: Vec<u32> = samples.iter().map(|&sample| sample as u32).collect();
                 let mut all = Vec::with_capacity(samples.len() * self.shape.values());
-                images.for_each_batch(&order, AT_ONCE, Draw::Whole, |batch| {
+                images.for_each_batch(&order, AT_ONCE, View::CentreCanvas, |batch| {
                     all.extend(channel_by_channel(&network.features(batch.x)?.flatten_all()?.to_vec1()?, self.shape));
                     Ok(())
                 })?;

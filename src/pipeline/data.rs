@@ -62,13 +62,37 @@ pub enum Orientation {
     Ignore,
 }
 
+/// What is kept of each decoded image, whose short side is scaled to a size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// The centre square.
+    Square,
+    /// All of it, up to [`Data::longest_side`].
+    Whole,
+}
+
+impl Keep {
+    /// The word for it in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Square => "square",
+            Self::Whole => "whole",
+        }
+    }
+}
+
+/// How many times as long as its short side a whole image is at most.
+pub const LONGEST: usize = 16;
+
 /// The images of a pipeline.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Data {
     /// Where they come from.
     pub source: Source,
-    /// The side in pixels of the square that is stored of each: the short side is scaled to it, the centre cropped.
+    /// The side in pixels of the decoded images: the short side is scaled to it.
     pub size: usize,
+    /// What is kept of the long side.
+    pub keep: Keep,
     /// 3 for colour, 1 for gray.
     pub channels: usize,
     /// A random subset of so many training images, or all.
@@ -113,6 +137,7 @@ impl Data {
         };
         Ok(Self {
             size: section.within("size", side, 4..=2048)?,
+            keep: section.choice("keep", Keep::Square, &[("square", Keep::Square), ("whole", Keep::Whole)])?,
             channels,
             train_images: read_limit(section, "train_images")?,
             val_images: read_limit(section, "val_images")?,
@@ -132,6 +157,18 @@ impl Data {
             std: read_channels(section, "std", &std[..channels], 1e-6)?,
             source,
         })
+    }
+
+    /// The most pixels of the long side of a whole image; of a longer one the centre is kept. Where an image is longer
+    /// than 16.7 times its short side, even the default random resized crop always falls back to the centre.
+    pub fn longest_side(&self) -> usize {
+        LONGEST * self.size
+    }
+
+    /// Bytes of a decoded image: for a whole one those of four by three, as most photographs are.
+    pub fn image_bytes(&self) -> usize {
+        let square = self.channels * self.size * self.size;
+        if self.keep == Keep::Whole { square.div_ceil(3) * 4 } else { square }
     }
 }
 
@@ -234,8 +271,8 @@ impl Augmentation {
         self.flip || self.crop != Crop::Centre
     }
 
-    pub(super) fn read(section: &mut Section<'_>, stored: usize) -> Result<Self, Fault> {
-        let size = section.within("size", stored, 4..=stored)?;
+    pub(super) fn read(section: &mut Section<'_>, data: &Data) -> Result<Self, Fault> {
+        let size = section.within("size", data.size, 4..=data.size)?;
         let word = section.get("crop", "centre".to_string())?;
         let crop = match word.as_str() {
             "centre" | "padded" if section.has("scale") || section.has("ratio") => {
@@ -244,6 +281,11 @@ impl Augmentation {
             }
             "centre" | "resized" if section.has("padding") => {
                 return Err(section.fault("padding", "has a meaning only with `crop = \"padded\"`"));
+            }
+            "padded" if data.keep == Keep::Whole => {
+                let fault =
+                    section.fault("crop", "is \"padded\", but `data.keep = \"whole\"` keeps images of any shape");
+                return Err(fault.hint("`crop = \"resized\"` crops whole images; padding needs `keep = \"square\"`"));
             }
             "centre" => Crop::Centre,
             "padded" => Crop::Padded { padding: section.within("padding", 4, 0..=size)? },

@@ -82,9 +82,9 @@ impl Estimate<'_> {
 
     /// Bytes of a stored sample as the network takes it: of one view, and of one image for stage 0.
     pub fn sample_bytes(&self, stage: usize) -> f64 {
-        let (data, features) = (&self.pipeline.data, &self.pipeline.features);
+        let features = &self.pipeline.features;
         let bytes = match stage {
-            0 => (data.channels * data.size * data.size) as f64,
+            0 => self.pipeline.data.image_bytes() as f64,
             _ => (self.stage(stage).block.output.values() * features.dtype.bytes()) as f64 * self.compression,
         };
         bytes + footprint::BESIDE_SAMPLE as f64

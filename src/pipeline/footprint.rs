@@ -3,7 +3,7 @@
 //! The planner predicts by it, the check for room refuses by it, and extraction and the frozen chain take batches by it, so
 //! that none of them can disagree.
 
-use super::{Codec, CodecChoice, Cost, Dtype, Recipe, Shape, Stage};
+use super::{Codec, CodecChoice, Cost, Data, Recipe, Shape, Stage};
 
 /// Bytes of an f32.
 pub const VALUE: usize = 4;
@@ -61,15 +61,15 @@ pub fn chain_batch(values: usize, on_cpu: bool) -> usize {
 
 /// Bytes of stored samples, without labels; compressed ones at their least, as nobody knows yet what they take: hardly
 /// less than a quarter.
-fn samples(shape: Shape, dtype: Dtype, codec: CodecChoice, count: usize) -> u64 {
-    let values = shape.values() as u64 * dtype.bytes() as u64;
+fn samples(sample_bytes: usize, codec: CodecChoice, count: usize) -> u64 {
+    let values = sample_bytes as u64;
     let plain = matches!(codec, CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest);
     count as u64 * (if plain { values } else { values / 4 } + BESIDE_SAMPLE)
 }
 
 /// Bytes on the disk of so many decoded images with their labels.
-pub fn images_on_disk(image: Shape, count: usize) -> u64 {
-    samples(image, Dtype::U8, CodecChoice::Fixed(Codec::None), count) + count as u64 * LABEL
+pub fn images_on_disk(data: &Data, count: usize) -> u64 {
+    samples(data.image_bytes(), CodecChoice::Fixed(Codec::None), count) + count as u64 * LABEL
 }
 
 /// Bytes on the disk that a stage writes at most: features and labels of all samples, logits of the validation samples,
@@ -100,7 +100,7 @@ fn features_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2]) ->
     }
     let crop = stage.block.output;
     let stored = if features.late_crops { recipe.canvas(crop) } else { crop };
-    samples(stored, features.dtype, features.codec, features.views * train + val)
+    samples(stored.values() * features.dtype.bytes(), features.codec, features.views * train + val)
 }
 
 /// Bytes that the program takes itself, and that its allocator keeps of what was freed, such as batches of decoded images.

@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Init, Keys, Layers, Orientation, Precision, Probe,
-    ProbeKind, Recipe, Shuffle, Stage, Training,
+    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Init, Keep, Keys, Layers, Orientation, Precision,
+    Probe, ProbeKind, Recipe, Shuffle, Stage, Training,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -78,6 +78,7 @@ impl Manifest {
         let Data {
             source,
             size,
+            keep,
             channels,
             train_images,
             val_images,
@@ -95,6 +96,9 @@ impl Manifest {
         manifest.add("data.source", source.word());
         manifest.add("data.files", files);
         manifest.add("data.size", size);
+        if *keep == Keep::Whole {
+            manifest.add("data.keep", "whole");
+        }
         manifest.add("data.channels", channels);
         manifest.add("data.train_images", limit(train_images));
         manifest.add("data.val_images", limit(val_images));

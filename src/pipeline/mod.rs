@@ -33,7 +33,7 @@ mod vgg;
 
 pub use choice::choose;
 pub use cost::{Cost, Costs};
-pub use data::{Augmentation, BadImage, Crop, Data, Orientation, Source};
+pub use data::{Augmentation, BadImage, Crop, Data, Keep, LONGEST, Orientation, Source};
 pub use ensemble::Average;
 pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
@@ -173,7 +173,7 @@ impl Settings {
 
         let data = Data::read(&mut data_section)?;
         data_section.finish()?;
-        let augmentation = Augmentation::read(&mut augmentation_section, data.size)?;
+        let augmentation = Augmentation::read(&mut augmentation_section, &data)?;
         augmentation_section.finish()?;
         let auxiliary = AuxiliarySettings::read(&mut auxiliary_section, &AuxiliarySettings::DEFAULT)?;
         auxiliary_section.finish()?;
@@ -270,6 +270,11 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
     }
     if network.blocks.len() > 1 && !features.keeps(1) {
         return Some("is \"late\", but the features of stage 1 are not kept (`features.materialize`)".into());
+    }
+    if data.keep == Keep::Whole {
+        return Some(
+            "is \"late\", but `data.keep = \"whole\"` keeps images of any shape, and canvases are square".into(),
+        );
     }
     if matches!(augmentation.crop, Crop::Resized { .. }) {
         return Some("is \"late\", but crops that are scaled cannot be taken from features".into());

@@ -1,7 +1,7 @@
 //! The features of many samples in memory: one row a sample, averaged and standardised.
 
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader};
+use crate::features::{Loader, View};
 use crate::ops::pool;
 use crate::progress::Progress;
 use crate::room;
@@ -42,10 +42,10 @@ impl Table {
     pub fn gather(
         samples: &Loader,
         chosen: &[u32],
-        (draw, side): (Draw, usize),
+        (view, side): (View, usize),
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let shape = samples.shape(draw);
+        let shape = samples.shape(view);
         let side = side.min(shape.size).max(1);
         let width = shape.channels * side * side;
         // The rows, and a copy of them where they are worked with.
@@ -60,7 +60,7 @@ impl Table {
         }
         let (mut values, mut labels) = (Vec::with_capacity(chosen.len() * width), Vec::with_capacity(chosen.len()));
         let task = progress.start("read", chosen.len() as u64);
-        samples.for_each_batch(chosen, BATCH, draw, |batch| {
+        samples.for_each_batch(chosen, BATCH, view, |batch| {
             progress.check()?;
             let averaged = pool(&batch.x, side)?.to_dtype(DType::F32)?;
             values.extend(averaged.flatten_all()?.to_vec1::<f32>()?);

@@ -4,7 +4,7 @@ use super::html::{escape, note};
 use super::picture::{Picture, thumbnail};
 use super::subject::{Subject, class_word, favourite};
 use crate::error::{Error, Result};
-use crate::features::{Reader, Split, decode_sample};
+use crate::features::{Layout, Order, Reader, Split, centre_square, decode_sample};
 use crate::run::{Record, softmax};
 use std::collections::BTreeMap;
 
@@ -131,7 +131,8 @@ impl Pictures {
         let mut bytes = Vec::new();
         self.reader.read(0, sample, &mut bytes)?;
         let mut pixels = vec![0.0; layout.shape.values()];
-        decode_sample(&bytes, layout, &mut pixels);
+        let square = centre_square(&bytes, layout.keep(), layout.shape)?;
+        decode_sample(&square, &Layout { order: Order::Planes, ..*layout }, &mut pixels);
         match layout.shape.channels {
             channels @ (1 | 3) => thumbnail(&pixels, layout.shape.size, channels),
             other => Err(Error::failed(format!("an image has {other} channels"))),

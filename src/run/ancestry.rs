@@ -4,7 +4,7 @@ use super::folder::StageFolder;
 use super::network::{load_block, recipe};
 use super::record::Record;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Refresh, Split};
+use crate::features::{Loader, Refresh, Split, View};
 use crate::lock::Lock;
 use crate::network::{Chain, map_type};
 use crate::ops::free_memory;
@@ -90,9 +90,9 @@ impl Ancestry {
         let (folder, record) = self.of(nearest)?;
         let precision = stage.training.precision;
         let Inputs { train, val, classes } = self.open(pipeline, (nearest, stage.number), precision, device)?;
-        let epoch = Draw::Epoch { stage: stage.number, epoch: 0 };
+        let epoch = View::Epoch { stage: stage.number, epoch: 0 };
         let wanted = stage.block.input;
-        if let Some(found) = [train.shape(epoch), val.shape(Draw::Plain)].into_iter().find(|found| *found != wanted) {
+        if let Some(found) = [train.shape(epoch), val.shape(View::Centre)].into_iter().find(|found| *found != wanted) {
             let folder = folder.path().display();
             let say = |shape: Shape| format!("{} x {} x {}", shape.channels, shape.size, shape.size);
             let (found, wanted) = (say(found), say(wanted));

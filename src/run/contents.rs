@@ -1,7 +1,7 @@
 //! What lies in the folder of a node: one table of all files, what they are, and which kinds of node have them.
 
 use crate::disk::UNFINISHED;
-use crate::features::{KEPT, PROBE, Split};
+use crate::features::{PROBE, Split, VIEW_CACHE};
 use crate::lock::LOCK;
 use crate::pipeline::Kind;
 use crate::training::is_checkpoint;
@@ -63,7 +63,7 @@ const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> E
 }
 
 /// All that this program puts into the folder of a node.
-const TABLE: [Entry; 18] = [
+const TABLE: [Entry; 19] = [
     entry(RECORD, Class::Record, ALL),
     entry(SPARE, Class::Record, ALL),
     entry(LOCK, Class::Lock, ALL),
@@ -82,6 +82,7 @@ const TABLE: [Entry; 18] = [
     entry(LOGITS, Class::Small, CLASSIFYING),
     entry("{train,val}/features/zarr.json", Class::Small, FEATURES),
     entry("{train,val}/features/c/*/*/0/0/0", Class::Shard, FEATURES),
+    entry("{train,val}/features/c/*", Class::Shard, &[Kind::Images]),
 ];
 
 /// Folders that a user may keep elsewhere, with a link in their place.
@@ -144,7 +145,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn part_matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => name.parse::<u32>().is_ok_and(|number| number.to_string() == name),
-        "@" => is_checkpoint(name) || [KEPT, "warned-train.json", "warned-val.json"].contains(&name),
+        "@" => is_checkpoint(name) || [VIEW_CACHE, "warned-train.json", "warned-val.json"].contains(&name),
         "{train,val}" => name == "train" || name == "val",
         _ => pattern == name,
     }

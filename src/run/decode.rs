@@ -5,7 +5,7 @@ use super::record::Record;
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
 use crate::images::ImageSet;
-use crate::pipeline::{Shape, Verdict, footprint};
+use crate::pipeline::{Verdict, footprint};
 use crate::room;
 use std::path::Path;
 use std::time::Instant;
@@ -14,9 +14,8 @@ impl Work<'_> {
     pub(super) fn decode(&self, verdict: &Verdict) -> Result<()> {
         let images = ImageSet::open_keeping(&self.pipeline.data, self.pipeline.seed, self.cache())?;
         images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
-        let (data, count) = (&self.pipeline.data, images.train.len() + images.val.len());
-        let stored = Shape { channels: data.channels, size: data.size };
-        room::require(self.folder.path(), footprint::images_on_disk(stored, count))?;
+        let count = images.train.len() + images.val.len();
+        room::require(self.folder.path(), footprint::images_on_disk(&self.pipeline.data, count))?;
         let mut record = self.prepare(verdict)?;
         self.decode_images(&mut record, &images)?;
         self.finish(&mut record)

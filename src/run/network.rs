@@ -6,7 +6,7 @@ use super::record::{Record, State};
 use super::together::members;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader, Split, chw_to_hwc};
+use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
@@ -180,9 +180,9 @@ impl TrainedNetwork {
     /// The centre of canvases, or of feature maps of them.
     fn centre(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, size, _, channels) = x.dims4()?;
-        let (place, crop) = centre_of_canvas(&self.pipeline, Shape { channels, size });
-        let places = Tensor::from_vec(vec![place as u32; 2 * batch], (batch, 2), x.device())?;
-        Ok(cut(x, &places, crop)?)
+        let (offset, crop) = centre_of_canvas(&self.pipeline, Shape { channels, size });
+        let offsets = Tensor::from_vec(vec![offset as u32; 2 * batch], (batch, 2), x.device())?;
+        Ok(cut(x, &offsets, crop)?)
     }
 
     /// The images of a split that the network was made with. Whatever it was trained with, it is looked at in single
@@ -203,7 +203,7 @@ impl TrainedNetwork {
         let task = progress.start("evaluate", images.len() as u64);
         let mut logits = vec![Vec::new(); self.classifying().len()];
         let order: Vec<u32> = (0..images.len() as u32).collect();
-        images.for_each_batch(&order, BATCH, Draw::Whole, |batch| {
+        images.for_each_batch(&order, BATCH, View::CentreCanvas, |batch| {
             progress.check()?;
             let count = batch.len();
             let found = self.logits(batch.x)?;
@@ -218,32 +218,33 @@ impl TrainedNetwork {
         Ok(Evaluation { numbers: self.classifying(), stages, ensembles, samples: images.len() })
     }
 
-    /// An image file as it is stored in stage 0: u8 \[channel, y, x\].
+    /// An image file as it is decoded for stage 0.
     ///
     /// # Errors
     /// When it cannot be decoded.
     pub fn decode(&self, path: &Path) -> Result<Vec<u8>> {
         let data = &self.pipeline.data;
-        let mut stored = vec![0; data.channels * data.size * data.size];
+        let mut decoded = Vec::new();
         let bytes = read_image(path, most_bytes(data))?;
-        decode_file(&bytes, data, &mut stored).map_err(|e| e.context(format!("`{}`", shown(path))))?;
-        Ok(stored)
+        decode_file(&bytes, data, &mut decoded).map_err(|e| e.context(format!("`{}`", shown(path))))?;
+        Ok(decoded)
     }
 
     /// A decoded image as the network takes it, cropped as validation images are: \[1, y, x, channel\].
     ///
     /// # Errors
-    /// When the device has no memory.
-    pub fn input_of(&self, stored: &[u8]) -> Result<Tensor> {
+    /// When the device has no memory, or the bytes are no image.
+    pub fn input_of(&self, decoded: &[u8]) -> Result<Tensor> {
         let image = self.input();
         let mut values = vec![0.0; image.values()];
         let mut planes = values.clone();
         let augmenter = Augmenter::new(&self.pipeline.augmentation, &self.pipeline.data);
-        let part = match self.pipeline.features.late_crops {
-            true => augmenter.canvas(augmenter.centred_canvas(self.pipeline.widest_step()).0),
-            false => augmenter.draw(None),
+        let pixels = augmenter.image(decoded)?;
+        let crop = match self.pipeline.features.late_crops {
+            true => augmenter.centre_canvas(self.pipeline.widest_step()).0,
+            false => augmenter.centre_crop([pixels.height, pixels.width]),
         };
-        augmenter.show(stored, &part, &mut planes);
+        augmenter.apply(pixels, &crop, &mut planes);
         chw_to_hwc(&planes, image.channels, &mut values);
         Ok(Tensor::from_vec(values, (1, image.size, image.size, image.channels), &self.device)?)
     }
@@ -267,8 +268,8 @@ impl TrainedNetwork {
 pub fn centre_of_canvas(pipeline: &Recipe, canvas: Shape) -> (usize, usize) {
     let crop = pipeline.crop(canvas).size;
     let augmenter = Augmenter::new(&pipeline.augmentation, &pipeline.data);
-    let (_, place) = augmenter.centred_canvas(pipeline.widest_step());
-    (place * crop / pipeline.augmentation.size, crop)
+    let (_, offset) = augmenter.centre_canvas(pipeline.widest_step());
+    (offset * crop / pipeline.augmentation.size, crop)
 }
 
 /// The probability of each class.

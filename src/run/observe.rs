@@ -59,7 +59,7 @@ fn features_written(folder: &StageFolder) -> String {
     let arrays = Split::BOTH.map(|split| split.array(folder.path(), "features"));
     let counts = arrays.iter().filter_map(|array| {
         let layout = Layout::open(array).ok()?;
-        let there = layout.shards().filter(|&(view, at)| array.join(Layout::shard_key(view, at)).is_file());
+        let there = layout.shards().filter(|&(view, at)| array.join(layout.shard_key((view, at))).is_file());
         Some((there.count(), layout.shards().count()))
     });
     let (present, all) = counts.fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));

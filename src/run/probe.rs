@@ -4,7 +4,7 @@ use super::ancestry::Inputs;
 use super::execute::Work;
 use super::record::State;
 use crate::error::{Error, Result};
-use crate::features::{Draw, Loader};
+use crate::features::{Loader, View};
 use crate::pipeline::{Init, Precision, Probe, ProbeKind, Shape, Training, Verdict};
 use crate::probes::{Fit, Linear, Scaling, Table, contraction, neighbours};
 use crate::random::{Purpose, Stream};
@@ -66,7 +66,7 @@ impl Work<'_> {
 
     /// It is trained as a stage is, and goes on after its last checkpoint.
     fn cnn(&self, probe: &Probe, inputs: Inputs, training: &Training) -> Result<Measures> {
-        let shape: Shape = inputs.val.shape(Draw::Plain);
+        let shape: Shape = inputs.val.shape(View::Centre);
         let layers = probe.layers(shape).ok_or_else(|| Error::failed("the probe has no layers for these features"))?;
         let (title, batch) = (self.node.title(), (self.node.stage, training.batch));
         let inputs = inputs.prepare(None, self.pipeline, (&title, batch, self.folder), self.progress)?;
@@ -106,7 +106,7 @@ impl Work<'_> {
     }
 
     fn contraction(&self, probe: &Probe, inputs: &Inputs) -> Result<Measures> {
-        let mut val = self.table(probe, &inputs.val, None, Draw::Whole)?;
+        let mut val = self.table(probe, &inputs.val, None, View::CentreCanvas)?;
         if probe.standardise {
             val.standardise(&Scaling::of(&val));
         }
@@ -118,8 +118,8 @@ impl Work<'_> {
     /// What is learned from, and what it is tried on, standardised alike.
     fn tables(&self, probe: &Probe, inputs: &Inputs) -> Result<(Table, Table)> {
         // What the features are written of: so it makes no difference whether they are kept.
-        let mut train = self.table(probe, &inputs.train, probe.train_images, Draw::View(0))?;
-        let mut val = self.table(probe, &inputs.val, None, Draw::Whole)?;
+        let mut train = self.table(probe, &inputs.train, probe.train_images, View::Cached(0))?;
+        let mut val = self.table(probe, &inputs.val, None, View::CentreCanvas)?;
         if probe.standardise {
             let scaling = Scaling::of(&train);
             train.standardise(&scaling);
@@ -128,7 +128,7 @@ impl Work<'_> {
         Ok((train, val))
     }
 
-    fn table(&self, probe: &Probe, samples: &Loader, most: Option<usize>, draw: Draw) -> Result<Table> {
+    fn table(&self, probe: &Probe, samples: &Loader, most: Option<usize>, view: View) -> Result<Table> {
         let count = samples.len();
         let chosen: Vec<u32> = match most.filter(|&most| most < count) {
             None => (0..count as u32).collect(),
@@ -140,7 +140,7 @@ impl Work<'_> {
                 chosen
             }
         };
-        Table::gather(samples, &chosen, (draw, probe.pool.unwrap_or(1)), self.progress)
+        Table::gather(samples, &chosen, (view, probe.pool.unwrap_or(1)), self.progress)
     }
 }
 

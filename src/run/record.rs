@@ -5,7 +5,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Layout, Written};
 use crate::images::{self, Census};
-use crate::pipeline::{Kind, Manifest, Node, Recipe};
+use crate::pipeline::{Keep, Kind, Manifest, Node, Recipe};
 use crate::training::Epoch;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -89,7 +89,11 @@ impl ArrayRecord {
             shape: [views, samples, shape.channels, shape.size, shape.size],
             dtype: dtype.word().into(),
             samples_in_shard,
-            logical_bytes: written.layout.logical_bytes(),
+            // Only the files tell what whole images take.
+            logical_bytes: match written.layout.keep() {
+                Keep::Square => written.layout.logical_bytes(),
+                Keep::Whole => written.stored_bytes(),
+            },
             stored_bytes: written.stored_bytes(),
             shards: shards.collect(),
         }

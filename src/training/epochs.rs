@@ -6,7 +6,7 @@ use super::sgd::Sgd;
 use super::step;
 use super::sums::Sums;
 use crate::error::{Error, Kind, Result};
-use crate::features::{Draw, Loader};
+use crate::features::{Loader, View};
 use crate::network::{Network, Noise, Sequence, Variables};
 use crate::ops::{compute, concat};
 use crate::pipeline::{Init, Layers, Manifest, Training};
@@ -162,10 +162,10 @@ impl<'a> Learner<'a> {
             self.sgd.restart()?;
         }
         let order = job.train.order(&mut Stream::new(Purpose::Order, job.seed, (stage as u64, epoch as u64)));
-        let draw = Draw::Epoch { stage, epoch };
+        let view = View::Epoch { stage, epoch };
         let spent = self.position.seconds;
         let (started, mut told) = (Instant::now(), Instant::now());
-        job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, draw, |batch| {
+        job.train.for_each_batch(&order[self.samples_met(job)..], training.batch, view, |batch| {
             progress.check()?;
             let count = batch.len();
             let noise = Noise::new(job.seed, (stage, epoch), &batch.samples);
@@ -244,7 +244,7 @@ pub fn classify(network: &Network, samples: &Loader, at_once: usize, progress: &
     let order: Vec<u32> = (0..samples.len() as u32).collect();
     // They are brought to the host at the end: a GPU is not to stand still after each batch.
     let mut logits = Vec::new();
-    samples.for_each_batch(&order, at_once, Draw::Plain, |batch| {
+    samples.for_each_batch(&order, at_once, View::Centre, |batch| {
         progress.check()?;
         logits.push(compute(samples.device(), || {
             let features = blocks.iter().try_fold(batch.x, |x, block| block.forward(&x))?;

@@ -11,7 +11,8 @@ The JSON file says what greedy itself sees, array by array:
                                    "sum": 1234.5}, ...}}
 
 Values are what the stored ones stand for: where an array has `scale_factor`, xarray multiplies by it, and so does this program
-for the other two. bfloat16 is read by tensorstore alone; zarr-python and xarray have no such type.
+for the other two. bfloat16 is read by tensorstore alone; zarr-python and xarray have no such type. Whole images (of type
+variable_length_bytes, each a PPM or PGM file) are read by zarr-python alone; their values are compared channel by channel.
 
 "samples" holds the first values (up to 8) of a sample of the first view, flattened; "sum" is the sum of the whole array in f64.
 Both sides must list the same arrays. One line is printed for each array that agrees; each difference is a line on stderr, and
@@ -28,6 +29,8 @@ import numpy as np
 import tensorstore
 import xarray
 import zarr
+
+ANY_LENGTH = "variable_length_bytes"
 
 
 def main():
@@ -75,6 +78,8 @@ def check_stage(folder, expected):
 
 def check_array(folder, name, array, facts):
     """The differences found in one array; values are looked at only where the outline agrees."""
+    if facts["dtype"] == ANY_LENGTH:
+        return missing_files(folder, name, array) + check_images(array, facts)
     differences = missing_files(folder, name, array) + check_outline("zarr-python", array, array.metadata.dimension_names, facts)
     if differences:
         return differences
@@ -97,6 +102,32 @@ def check_array(folder, name, array, facts):
     return differences + check_with_tensorstore(folder, name, facts)
 
 
+def check_images(array, facts):
+    """The differences found in an array of whole images."""
+    differences = check_outline("zarr-python", array, array.metadata.dimension_names, {**facts, "dtype": "object"})
+    if differences:
+        return differences
+    total = 0.0
+    for sample in range(array.shape[0]):
+        values = image_values(array[sample], array.attrs["channels"], array.attrs["short_side"])
+        total += float(values.sum(dtype=np.float64))
+        expected = facts["samples"].get(str(sample))
+        if expected is not None and values[:8].tolist() != expected:
+            differences.append(f"sample {sample} is {values[:8].tolist()} in zarr-python, expected {expected}")
+    if total != facts["sum"]:
+        differences.append(f"the sum is {total!r} in zarr-python, expected {facts['sum']!r}")
+    return differences
+
+
+def image_values(sample, channels, short_side):
+    """The values of a PPM or PGM file of three header lines, channel by channel."""
+    magic, size, depth, pixels = (sample.item() if hasattr(sample, "item") else sample).split(b"\n", 3)
+    width, height = map(int, size.split())
+    if magic != (b"P5" if channels == 1 else b"P6") or depth != b"255" or min(width, height) != short_side:
+        raise ValueError(f"an image with the header {magic} {size} {depth}")
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, channels).transpose(2, 0, 1).ravel()
+
+
 def check_with_tensorstore(folder, name, facts):
     try:
         files = {"driver": "file", "path": str((folder / name).resolve())}
@@ -113,7 +144,11 @@ def check_with_tensorstore(folder, name, facts):
 
 def open_with_xarray(folder, name):
     """As a user would: scale_factor and add_offset are decoded."""
-    return xarray.open_zarr(folder / name.rpartition("/")[0], consolidated=False, chunks=None)
+    group = folder / name.rpartition("/")[0]
+    metadata = group / "features" / "zarr.json"
+    # Values of no fixed size are nothing that xarray knows.
+    images = metadata.exists() and json.loads(metadata.read_text())["data_type"] == ANY_LENGTH
+    return xarray.open_zarr(group, consolidated=False, chunks=None, drop_variables=["features"] if images else None)
 
 
 def missing_files(folder, name, array):

@@ -44,8 +44,9 @@ fn write_images(space: &Space) {
     for (split, count) in [("train", 130), ("val", 40)] {
         for number in 0..count {
             let bad = number % 17 == 3;
-            let mut image = b"P6 64 64 255\n".to_vec();
-            image.extend((0..if bad { 99 } else { 3 * 64 * 64 }).map(|_| rng.bits() as u8));
+            let width = 64 + number % 3 * 15;
+            let mut image = format!("P6 {width} 64 255\n").into_bytes();
+            image.extend((0..if bad { 99 } else { 3 * 64 * width }).map(|_| rng.bits() as u8));
             space.write(&format!("images/{split}/{}/{number:03}.ppm", ["a", "b", "c"][number % 3]), image);
         }
     }
@@ -144,7 +145,17 @@ fn number(variable: &str) -> Option<u64> {
 
 #[test]
 fn runs_killed_at_random_instants_end_with_the_same_bytes() {
-    let kills = number("GREEDY_KILLS").unwrap_or(20);
+    kill(20, "");
+}
+
+#[test]
+fn runs_on_whole_images_killed_at_random_instants_end_with_the_same_bytes() {
+    kill(6, " --set data.keep=whole");
+}
+
+/// Kills runs with some settings so often, or as often as the variable says.
+fn kill(kills: u64, settings: &str) {
+    let kills = number("GREEDY_KILLS").unwrap_or(kills);
     let seed = number("GREEDY_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     println!("GREEDY_SEED={seed}");
     let mut rng = Stream::new(Purpose::Order, seed, (0, 0));
@@ -152,7 +163,7 @@ fn runs_killed_at_random_instants_end_with_the_same_bytes() {
     write_images(&space);
     space.write("killed.toml", PIPELINE);
     let started = Instant::now();
-    space.run("run killed.toml --cache whole").ok();
+    space.run(&format!("run killed.toml --cache whole{settings}")).ok();
     let whole = started.elapsed();
     let expected = space.results("whole");
     let cache = space.path("cut");
@@ -161,7 +172,7 @@ fn runs_killed_at_random_instants_end_with_the_same_bytes() {
         let missing: Vec<PathBuf> =
             expected.iter().map(|(path, _)| path.clone()).filter(|path| !cache.join(path).exists()).collect();
         let moment = Moment::draw(&mut rng, whole, &missing);
-        let mut child = space.command("run killed.toml --cache cut");
+        let mut child = space.command(&format!("run killed.toml --cache cut{settings}"));
         let said = space.path("said.txt");
         let mut child = child.stdout(Stdio::null()).stderr(std::fs::File::create(&said).unwrap()).spawn().unwrap();
         if killed < kills && moment.wait(&cache, &mut child) {
@@ -170,7 +181,7 @@ fn runs_killed_at_random_instants_end_with_the_same_bytes() {
             killed += 1;
             let files = if cache.exists() { space.files("cut") } else { Vec::new() };
             *phases.entry(phase(&files)).or_default() += 1;
-            space.run("status killed.toml --cache cut").ok();
+            space.run(&format!("status killed.toml --cache cut{settings}")).ok();
             continue;
         }
         let done = child.wait().unwrap().success();

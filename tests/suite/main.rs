@@ -25,5 +25,6 @@ mod training_step;
 mod verification;
 mod views;
 mod watching;
+mod whole_images;
 mod windows;
 mod zarr;

@@ -256,6 +256,12 @@ fn every_ingredient_is_in_the_right_manifests() {
     }
     let own: BTreeSet<String> = ["decoding", "training", "stage", "data.files"].map(String::from).into();
     assert_eq!(untouched, own);
+    // Padding needs square images, so whole ones go with another crop.
+    let [square, whole] =
+        ["square", "whole"].map(|keep| manifests(&["augmentation.crop=resized", &format!("data.keep={keep}")]));
+    let kept = square[0].changes(&whole[0]);
+    assert_eq!(kept, [("data.keep".to_string(), None, Some("whole".to_string()))]);
+    assert_eq!(square[1..], whole[1..]);
     assert_eq!(stale("data.path=b.tar"), Vec::<usize>::new(), "a path is no ingredient; its files are");
     assert_eq!(stale("name=other"), Vec::<usize>::new());
 }

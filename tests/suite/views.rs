@@ -2,7 +2,7 @@
 
 use crate::space::{SMALL, Space};
 use candle_core::{DType, Device, Tensor};
-use greedy::features::{Draw, Loader, Split};
+use greedy::features::{Loader, Split, View};
 use greedy::network::{Chain, Network, load};
 use greedy::pipeline::{Recipe, Shape};
 use greedy::random::{Purpose, Stream};
@@ -50,14 +50,14 @@ fn cached_views_are_what_the_block_makes_of_the_drawn_images() {
     let computed = loader(&space, 0, &pipeline, block(&space, &pipeline, 1));
     assert_eq!(cached.layout().views, 3);
     let samples: Vec<u32> = (0..300).step_by(7).collect();
-    let values = |loader: &Loader, draw| values(&loader.batch(&samples, draw).unwrap().x);
+    let values = |loader: &Loader, view| values(&loader.batch(&samples, view).unwrap().x);
     for view in 0..3 {
-        assert_eq!(values(&cached, Draw::View(view)), values(&computed, Draw::View(view)), "view {view}");
+        assert_eq!(values(&cached, View::Cached(view)), values(&computed, View::Cached(view)), "view {view}");
     }
-    assert_ne!(values(&cached, Draw::View(0)), values(&cached, Draw::View(1)));
-    assert!(cached.batch(&samples, Draw::View(3)).err().unwrap().to_string().contains("3 views"));
+    assert_ne!(values(&cached, View::Cached(0)), values(&cached, View::Cached(1)));
+    assert!(cached.batch(&samples, View::Cached(3)).err().unwrap().to_string().contains("3 views"));
     // An epoch shows all views, each sample's next one in the next epoch.
-    let of = |epoch: usize| values(&cached, Draw::Epoch { stage: 2, epoch });
+    let of = |epoch: usize| values(&cached, View::Epoch { stage: 2, epoch });
     assert_ne!(of(0), of(1));
     assert_eq!(of(0), of(3));
 }
@@ -197,14 +197,14 @@ fn late_crops_are_crops_of_the_image_but_for_their_border() {
     let samples: Vec<u32> = (0..12).collect();
     let mut places = std::collections::BTreeSet::new();
     for epoch in 0..8 {
-        let draw = Draw::Epoch { stage: 2, epoch };
-        let shape = features.shape(draw);
+        let late = View::Epoch { stage: 2, epoch };
+        let shape = features.shape(late);
         assert_eq!(shape, Shape { channels: 6, size: 16 });
-        let crops = values(&features.batch(&samples, draw).unwrap().x);
+        let crops = values(&features.batch(&samples, late).unwrap().x);
         for (&sample, crop) in samples.iter().zip(crops.chunks_exact(shape.values())) {
             // The crop must be that of one place of the canvas whose turn it is: it is searched for.
             let view = (epoch + sample as usize) % 2;
-            let image = canvases.batch(&[sample], Draw::View(view)).unwrap().x;
+            let image = canvases.batch(&[sample], View::Cached(view)).unwrap().x;
             let found: Vec<(usize, usize)> = (0..9)
                 .map(|at| (at / 3, at % 3))
                 .filter(|&(top, left)| {
@@ -260,7 +260,7 @@ fn compression_changes_no_result_and_what_is_compressed_is_read_once() {
     space.run("run small.toml --cache plain").ok();
     for codec in ["lz4", "zstd:3"] {
         let run = space.run(&format!("run small.toml --cache {codec} --set features.codec={codec}")).ok();
-        assert!(run.stderr.contains("features, kept in memory once they are read"), "{}", run.stderr);
+        assert!(run.stderr.contains("features, cached in memory once they are read"), "{}", run.stderr);
         assert!(weights(codec) == weights("plain"), "{codec}");
     }
     let streamed = space.run("run small.toml --cache s --set features.codec=lz4 --set features.memory=0").ok();
@@ -290,8 +290,8 @@ fn what_does_not_go_together_is_refused_and_costs_nothing() {
     space.run("stage 2 --from cache/stage1 --set training.epochs=2").fails_with(&["features.refresh=0"]);
     assert_eq!(space.files("cache"), lost);
     let other = space.run("stage 2 --from cache/stage1 --to other").ok();
-    assert!(other.stderr.contains("no views are made anew"), "{}", other.stderr);
-    // A wider step of the grid moves canvases further: all of them are made anew.
+    assert!(other.stderr.contains("no views are refreshed"), "{}", other.stderr);
+    // A wider step of the grid moves canvases further: all of them are refreshed.
     space.write("late.toml", SMALL.replace("blocks = 2", "blocks = 3"));
     let late = "late.toml --cache late --set features.crop=late --set augmentation.padding=4";
     space.run(&format!("run {late}")).ok();

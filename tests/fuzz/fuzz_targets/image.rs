@@ -7,6 +7,6 @@ use greedy_fuzz::data;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(init: std::panic::set_hook(Box::new(|_| {})), |input: &[u8]| {
-    let mut out = vec![0; 3 * 8 * 8];
+    let mut out = Vec::new();
     let _ = decode_file(input, &data(Source::Builtin), &mut out);
 });

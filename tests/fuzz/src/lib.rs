@@ -2,7 +2,7 @@
 
 use greedy::error::Result;
 use greedy::images::{ImageSet, SplitImages};
-use greedy::pipeline::{BadImage, Data, Orientation, Source};
+use greedy::pipeline::{BadImage, Data, Keep, Orientation, Source};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -43,6 +43,7 @@ pub fn data(source: Source) -> Data {
     Data {
         source,
         size: 8,
+        keep: Keep::Square,
         channels: 3,
         train_images: None,
         val_images: None,
@@ -66,7 +67,7 @@ pub fn open_and_decode(source: Source) -> Result<()> {
 }
 
 fn decode(split: &SplitImages, classes: usize) {
-    let mut out = vec![0; 3 * 8 * 8];
+    let mut out = Vec::new();
     for index in (0..split.len()).take(4).chain(split.len().checked_sub(1)) {
         assert!((split.label(index) as usize) < classes, "a label without a class");
         assert!(!split.name(index).is_empty());
