@@ -16,11 +16,12 @@ pub(super) fn complain(line: &str) {
 /// The standard output.
 pub(super) struct Output {
     stream: std::io::Stdout,
+    is_heard: bool,
 }
 
 impl Output {
     pub fn new() -> Self {
-        Self { stream: std::io::stdout() }
+        Self { stream: std::io::stdout(), is_heard: true }
     }
 
     /// Whether somebody looks at it.
@@ -33,9 +34,16 @@ impl Output {
         let mut stream = self.stream.lock();
         let text = printable(text, &LAYOUT);
         match stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
-            Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::failed(format!("cannot print: {e}"))),
-            _ => Ok(()),
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => self.is_heard = false,
+            Err(e) => return Err(Error::failed(format!("cannot print: {e}"))),
+            Ok(()) => {}
         }
+        Ok(())
+    }
+
+    /// Whether there is still a reader, as far as was noticed.
+    pub fn is_heard(&self) -> bool {
+        self.is_heard
     }
 
     /// Prints a line.

@@ -42,6 +42,9 @@ pub(super) fn watch(args: &StatusArgs, terminal: &Terminal, output: &mut Output)
         if running {
             view.show(&seen, output)?;
         }
+        if !output.is_heard() {
+            return Ok(());
+        }
         let looked = Instant::now();
         while looked.elapsed() < EVERY {
             terminal.check()?;

@@ -159,12 +159,21 @@ fn read_layer(path: &str, node: &Node, normed: bool) -> Result<Layer, Fault> {
             }
         }
         "avg_pool" => Layer::AvgPool { size: section.within("avg_pool", 1, 1..=64)? },
-        "scattering" => super::scattering::read_layer(&mut section, "scattering")?,
+        "scattering" => read_scattering(&mut section, "scattering")?,
         "dropout" => Layer::Dropout { rate: section.within("dropout", 0.5, 0.0..=0.99)? },
         _ => Layer::Linear { outputs: read_outputs(&mut section)? },
     };
     section.finish()?;
     Ok(layer)
+}
+
+/// A scattering transform, whose octaves are under `key`.
+pub(super) fn read_scattering(section: &mut Section<'_>, key: &str) -> Result<Layer, Fault> {
+    Ok(Layer::Scattering {
+        scales: section.within(key, 2, 1..=10)?,
+        angles: section.within("angles", 8, 1..=64)?,
+        order: section.within("order", 2, 1..=2)?,
+    })
 }
 
 fn read_outputs(section: &mut Section<'_>) -> Result<Outputs, Fault> {

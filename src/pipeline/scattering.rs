@@ -8,7 +8,7 @@ use super::section::Section;
 /// Block 1 is the transform, of which nothing is learned; the others are a batch norm, then convolutions as in SimCNN. With
 /// `blocks = 0` a single one normalises the coefficients and no more, so that its classifier is all that is trained.
 pub(super) fn read(section: &mut Section<'_>, image: Shape, k: usize) -> Result<Network, Fault> {
-    let layer = read_layer(section, "scales")?;
+    let layer = super::custom::read_scattering(section, "scales")?;
     let count: usize = section.within("blocks", 0, 0..=63)?;
     let width = section.within("width", 128, 1..=8192)?;
     let batch_norm = section.get("batch_norm", k > 1)?;
@@ -36,14 +36,5 @@ pub(super) fn read(section: &mut Section<'_>, image: Shape, k: usize) -> Result<
         torchvision_linears: None,
         keys,
         heads: HeadStyle::Simcnn,
-    })
-}
-
-/// The transform, whose octaves are under `key`.
-pub(super) fn read_layer(section: &mut Section<'_>, key: &str) -> Result<Layer, Fault> {
-    Ok(Layer::Scattering {
-        scales: section.within(key, 2, 1..=10)?,
-        angles: section.within("angles", 8, 1..=64)?,
-        order: section.within("order", 2, 1..=2)?,
     })
 }

@@ -4,7 +4,8 @@ use crate::error::{Error, Result};
 use crate::features::{Draw, Loader};
 use crate::ops::pool;
 use crate::progress::Progress;
-use crate::{room, size};
+use crate::room;
+use crate::size;
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 

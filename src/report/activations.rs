@@ -3,7 +3,7 @@
 use super::answers::Pictures;
 use super::html::{Table, escape, note};
 use super::picture::grid;
-use super::subject::{NodeView, Subject, class_name};
+use super::subject::{NodeView, Subject, class_word};
 use crate::error::Result;
 use crate::features::{Reader, Split, read_labels};
 use crate::inspect::{Channel, channels, sample_values};
@@ -74,7 +74,7 @@ fn names(subject: &Subject, samples: &[usize]) -> Vec<String> {
     let labels = subject.images().and_then(|(folder, record)| Ok((read_labels(folder.path(), Split::Val)?, record)));
     let name = |&sample: &usize| match &labels {
         Ok((labels, record)) => {
-            labels.get(sample).map_or_else(String::new, |&label| class_name(record, label as usize))
+            labels.get(sample).map_or_else(String::new, |&label| class_word(record, label as usize))
         }
         Err(_) => format!("image {sample}"),
     };
@@ -106,9 +106,9 @@ fn grids(node: &NodeView, samples: &[usize], names: &[String]) -> Result<String>
     for ((maps, name), sample) in grids.iter().zip(names).zip(samples) {
         let made = grid(maps, shape.size)?;
         let alt = format!("{} feature maps of {} for validation image {sample}, {name}", maps.len(), node.title);
-        let _ = write!(
+        let _ = writeln!(
             html,
-            "<img src=\"{}\" alt=\"{}\" width=\"{}\" height=\"{}\"/>\n",
+            "<img src=\"{}\" alt=\"{}\" width=\"{}\" height=\"{}\"/>",
             made.uri,
             escape(&alt),
             made.width,

@@ -2,13 +2,16 @@
 
 use super::html::{escape, note};
 use super::picture::{Picture, thumbnail};
-use super::subject::{Subject, class_name, favourite};
+use super::subject::{Subject, class_word, favourite};
 use crate::error::{Error, Result};
 use crate::features::{Reader, Split, decode_sample};
 use crate::run::{Record, softmax};
+use std::collections::BTreeMap;
 
 /// Images of each kind.
 const SHOWN: usize = 12;
+/// Of one class at most: one that is easy, or labelled badly, would fill all places.
+const OF_A_CLASS: usize = 2;
 
 /// A validation image, what it was named, and how surely.
 struct Answer {
@@ -38,8 +41,7 @@ pub(super) fn answers(subject: &Subject) -> Result<String> {
     right.sort_by(|a, b| b.certainty.total_cmp(&a.certainty).then(a.sample.cmp(&b.sample)));
     let pictures = Pictures::open(subject);
     let show = |title: &str, answers: &[Answer]| {
-        let cards: String =
-            answers.iter().take(SHOWN).map(|answer| card(answer, record, pictures.as_ref().ok())).collect();
+        let cards: String = spread(answers).map(|answer| card(answer, record, pictures.as_ref().ok())).collect();
         match answers {
             [] => note(&format!("{title}: there are none.")),
             _ => format!("<h4>{}</h4>\n<div class=\"cards\">\n{cards}</div>\n", escape(title)),
@@ -57,8 +59,19 @@ pub(super) fn answers(subject: &Subject) -> Result<String> {
     ))
 }
 
+/// The first few, not too many of one class.
+fn spread(answers: &[Answer]) -> impl Iterator<Item = &Answer> {
+    let mut of_class: BTreeMap<usize, usize> = BTreeMap::new();
+    let fits = move |answer: &&Answer| {
+        let count = of_class.entry(answer.label).or_default();
+        *count += 1;
+        *count <= OF_A_CLASS
+    };
+    answers.iter().filter(fits).take(SHOWN)
+}
+
 fn card(answer: &Answer, record: &Record, pictures: Option<&Pictures>) -> String {
-    let (label, named) = (class_name(record, answer.label), class_name(record, answer.named));
+    let (label, named) = (class_word(record, answer.label), class_word(record, answer.named));
     let is_right = answer.label == answer.named;
     let picture = pictures.map_or(String::new(), |pictures| pictures.html(answer.sample, &label));
     let text = match is_right {
@@ -123,5 +136,18 @@ impl Pictures {
             channels @ (1 | 3) => thumbnail(&pixels, layout.shape.size, channels),
             other => Err(Error::failed(format!("an image has {other} channels"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_class_does_not_fill_all_places() {
+        let answer = |sample, label| Answer { sample, label, named: label, certainty: 1.0, own: 1.0 };
+        let answers: Vec<Answer> = (0..100).map(|sample| answer(sample, sample / 10)).collect();
+        let shown: Vec<usize> = spread(&answers).map(|answer| answer.sample).collect();
+        assert_eq!(shown, [0, 1, 10, 11, 20, 21, 30, 31, 40, 41, 50, 51]);
     }
 }

@@ -161,26 +161,26 @@ impl Frame {
         let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
         for tick in self.y.ticks(0.0) {
             let at = self.down(tick);
-            let _ = write!(
+            let _ = writeln!(
                 svg,
-                "<path class=\"rule\" d=\"M{LEFT} {at:.1}H{right}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>\n",
+                "<path class=\"rule\" d=\"M{LEFT} {at:.1}H{right}\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
                 LEFT - 6.0,
                 at + 4.0,
                 number(tick)
             );
         }
         for tick in self.x.ticks(1.0) {
-            let _ = write!(
+            let _ = writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>\n",
+                "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
                 self.across(tick),
                 bottom + 16.0,
                 number(tick)
             );
         }
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<text class=\"axis\" x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text><text class=\"axis\" x=\"4\" y=\"12\">{}</text>\n",
+            "<text class=\"axis\" x=\"{right}\" y=\"{:.1}\" text-anchor=\"end\">{}</text><text class=\"axis\" x=\"4\" y=\"12\">{}</text>",
             HEIGHT - 6.0,
             escape(x),
             escape(y)
@@ -200,7 +200,7 @@ impl Frame {
                     svg,
                     "<text class=\"axis\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                     at + 4.0,
-                    TOP + 10.0,
+                    TOP - 6.0,
                     escape(name)
                 );
             }
@@ -216,12 +216,12 @@ impl Frame {
             let place = |point: &Point| format!("{:.1} {:.1}", self.across(point.x), self.down(point.y));
             let places: Vec<String> = piece.iter().map(place).collect();
             if places.len() > 1 {
-                let _ = write!(svg, "<path class=\"line c{colour}{dashed}\" d=\"M{}\"/>\n", places.join("L"));
+                let _ = writeln!(svg, "<path class=\"line c{colour}{dashed}\" d=\"M{}\"/>", places.join("L"));
             }
             for point in piece.iter().filter(|_| marked || places.len() == 1) {
-                let _ = write!(
+                let _ = writeln!(
                     svg,
-                    "<circle class=\"dot c{colour}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"><title>{}</title></circle>\n",
+                    "<circle class=\"dot c{colour}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\"><title>{}</title></circle>",
                     self.across(point.x),
                     self.down(point.y),
                     escape(&point.text)
@@ -283,7 +283,7 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> Option<String> {
             );
             at += wide;
         }
-        let _ = write!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>\n", at + 6.0, top + 13.0, escape(&bar.total));
+        let _ = writeln!(svg, "<text x=\"{:.1}\" y=\"{:.1}\">{}</text>", at + 6.0, top + 13.0, escape(&bar.total));
     }
     let key = |(colour, name): (usize, &&str)| {
         let colour = colour % COLOURS;

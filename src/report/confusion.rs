@@ -1,7 +1,7 @@
 //! Which classes are taken for which others: a matrix, or the most confused pairs where there are many classes.
 
 use super::html::{Table, cut, escape, note, paragraph};
-use super::subject::{Answers, Subject, class_name, favourite};
+use super::subject::{Answers, Subject, class_name, class_word, favourite};
 use crate::error::Result;
 use crate::run::Record;
 use std::collections::BTreeMap;
@@ -69,32 +69,35 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
     } else {
         12.0
     };
-    let names: Vec<String> = (0..count).map(|at| class_name(record, at)).collect();
+    let names: Vec<String> = (0..count).map(|at| class_word(record, at)).collect();
     // Only what fits beside the cells is written there; the rest is in each cell's own text.
-    let label = |at: usize| -> String { cut(&names[at], if count <= 25 { 14 } else { 10 }) };
+    let label = |at: usize| -> String { cut(&names[at], if count <= 25 { 13 } else { 12 }) };
     let size = if count <= 25 { 11.0 } else { 9.0 };
     let margin = 100.0;
-    let side = margin + cell * count as f64 + 2.0;
+    let side = margin + cell * count as f64;
+    // The last names lean out to the right.
+    let wide = side + 60.0;
     let mut svg = format!(
-        "<div class=\"wide\"><svg class=\"matrix\" style=\"min-width:{:.0}px;max-width:{:.0}px\" viewBox=\"0 0 {side:.0} {side:.0}\" role=\"img\" aria-label=\"Confusion matrix of {count} classes; the table below names the largest entries off the diagonal\"><title>Confusion matrix</title>\n",
-        (side * 0.75).min(600.0),
-        side * 1.1
+        "<div class=\"wide\"><svg class=\"matrix\" style=\"min-width:{:.0}px;max-width:{:.0}px\" viewBox=\"0 0 {wide:.0} {:.0}\" role=\"img\" aria-label=\"Confusion matrix of {count} classes; the table below names the largest entries off the diagonal\"><title>Confusion matrix</title>\n",
+        (wide * 0.75).min(600.0),
+        wide * 1.1,
+        side + 2.0
     );
     for at in 0..count {
         let middle = margin + cell * (at as f64 + 0.5);
         let text = escape(&label(at));
-        let _ = write!(
+        let _ = writeln!(
             svg,
-            "<text font-size=\"{size}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text><text font-size=\"{size}\" transform=\"translate({:.1} {:.1}) rotate(-55)\">{text}</text>\n",
+            "<text font-size=\"{size}\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text><text font-size=\"{size}\" transform=\"translate({:.1} {:.1}) rotate(-55)\">{text}</text>",
             margin - 5.0,
             middle + 4.0,
             middle + 2.0,
             margin - 5.0
         );
     }
-    let _ = write!(
+    let _ = writeln!(
         svg,
-        "<rect class=\"frame\" x=\"{margin}\" y=\"{margin}\" width=\"{0:.1}\" height=\"{0:.1}\"/>\n",
+        "<rect class=\"frame\" x=\"{margin}\" y=\"{margin}\" width=\"{0:.1}\" height=\"{0:.1}\"/>",
         cell * count as f64
     );
     for (&(label, named), &found) in &confusion.counts {
@@ -111,11 +114,12 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
         let _ = write!(
             svg,
             "<rect class=\"cell {kind}\" fill-opacity=\"{:.2}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{cell}\" height=\"{cell}\"><title>{}</title></rect>",
-            share.max(0.04),
+            // What is wrong is rare: its root is seen better.
+            if label == named { share } else { share.sqrt() }.max(0.05),
             escape(&text)
         );
         if count <= COUNTED {
-            let strong = if share > 0.55 { " strong" } else { "" };
+            let strong = if share > 0.55 && label == named { " strong" } else { "" };
             let _ = write!(
                 svg,
                 "<text class=\"count{strong}\" font-size=\"10\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{found}</text>",
@@ -125,7 +129,7 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
         }
         svg.push('\n');
     }
-    svg + "</svg></div>\n<p class=\"about\">Rows are labels, columns what was named; the darker a cell, the larger its share of the row. The diagonal is right.</p>\n"
+    svg + "</svg></div>\n<p class=\"about\">Rows are labels, columns what was named: the stronger a cell&#39;s colour, the larger its share of the row. The diagonal is right.</p>\n"
 }
 
 /// The largest entries off the diagonal.

@@ -49,10 +49,10 @@ fn arrays(recorded: &[(&str, &Record)]) -> String {
     ];
     let mut table = Table::new("What lies on the disk", &headings);
     for (title, record) in recorded {
-        let rate = record.images_per_second().map_or_else(|| "–".into(), |rate| format!("{rate:.0}"));
+        let rate = record.images_per_second().map_or_else(|| "-".into(), |rate| format!("{rate:.0}"));
         if record.arrays.is_empty() {
             let none = if record.kind == Kind::EndToEnd { "weights only" } else { "no features" };
-            table.row([*title, none, "–", "–", "–", "–", "–", "–", &rate]);
+            table.row([*title, none, "-", "-", "-", "-", "-", "-", &rate]);
         }
         for (name, array) in &record.arrays {
             table.row([
@@ -88,7 +88,7 @@ impl Work {
         let costs = Costs::of(recipe, record.classes.len()).stages;
         let before = record.stage.checked_sub(1)?;
         let from = record.features_of().min(before);
-        let sum = |stages: &[Cost]| stages.iter().map(|cost| cost.forward).sum::<f64>();
+        let sum = |stages: &[Cost]| stages.iter().fold(0.0, |sum, cost| sum + cost.forward);
         let (cached, run) = (sum(costs.get(..from)?), sum(costs.get(from..before)?));
         let images = figures.images as f64 * figures.history.len() as f64;
         // A share of the samples was taken anew from the images, through all frozen blocks.

@@ -61,7 +61,8 @@ pub(super) struct Table {
 impl Table {
     /// With these headings; the first column names what the row is about.
     pub fn new(caption: &str, headings: &[&str]) -> Self {
-        let mut text = format!("<div class=\"wide\"><table><caption>{}</caption>\n<thead><tr>", escape(caption));
+        let mut text =
+            format!("<div class=\"wide\" tabindex=\"0\"><table><caption>{}</caption>\n<thead><tr>", escape(caption));
         for heading in headings {
             let _ = write!(text, "<th scope=\"col\">{}</th>", escape(heading));
         }

@@ -16,17 +16,14 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     let mut learned = Vec::new();
     let mut missing = String::new();
     for (node, record) in subject.recorded() {
-        let trains = record.kind != Kind::Images && (record.figures.is_some() || record.kind != Kind::Depth);
-        if !trains {
-            continue;
-        }
-        let (history, unfinished) = match &record.figures {
-            Some(figures) => (figures.history.clone(), false),
-            None => (node.folder.unfinished_history(), true),
+        let (history, unfinished) = match (&record.figures, record.kind) {
+            (Some(figures), _) => (figures.history.clone(), false),
+            (None, Kind::Block | Kind::EndToEnd) => (node.folder.unfinished_history(), true),
+            (None, _) => continue,
         };
-        if history.is_empty() {
+        if history.is_empty() && unfinished {
             missing += &note(&format!("{} has no epoch behind it.", node.title));
-        } else {
+        } else if !history.is_empty() {
             if unfinished {
                 missing +=
                     &note(&format!("{} is not trained to its end: {} epochs so far.", node.title, history.len()));

@@ -13,6 +13,7 @@ mod learning;
 mod origin;
 mod overview;
 mod picture;
+mod probes;
 mod style;
 mod subject;
 
@@ -34,14 +35,20 @@ struct Section {
     make: fn(&Subject) -> Result<String>,
 }
 
-/// All of them, in order. A further one, such as of probes by depth, is a function and an entry here.
-const SECTIONS: [Section; 8] = [
+/// All of them, in order. A further one is a function and an entry here.
+const SECTIONS: [Section; 9] = [
     Section { id: "nodes", title: "Nodes", about: "", make: overview::nodes },
     Section {
         id: "epochs",
         title: "Learning",
         about: "Each node's epochs follow those of the node before it. Training figures are of the samples as they were met, with their augmentation; validation figures are of the state after the epoch.",
         make: learning::epochs,
+    },
+    Section {
+        id: "probes",
+        title: "Probes by depth",
+        about: "What was measured of each stage's features by themselves; depth 0 stands for the images.",
+        make: probes::probes,
     },
     Section {
         id: "confusion",
@@ -52,7 +59,7 @@ const SECTIONS: [Section; 8] = [
     Section {
         id: "answers",
         title: "Most wrong and most certain images",
-        about: "Validation images as they are stored, with the probability that the classifier gives.",
+        about: "Validation images as they are stored, with the probability that the classifier gives: at most two of a class.",
         make: answers::answers,
     },
     Section {
@@ -89,15 +96,15 @@ pub fn page(subjects: &[Subject]) -> String {
     page += &learning::depths(subjects);
     page += "</section>\n";
     for (number, subject) in subjects.iter().enumerate() {
-        let _ = write!(page, "<section id=\"p{number}\">\n<h2>{}</h2>\n", escape(&subject.name));
+        let _ = writeln!(page, "<section id=\"p{number}\">\n<h2>{}</h2>", escape(&subject.name));
         for section in &SECTIONS {
             page += &one(section, subject, number);
         }
         page += "</section>\n";
     }
-    let _ = write!(
+    let _ = writeln!(
         page,
-        "</main>\n<footer>Written by greedy {}.</footer>\n<script>{}</script>\n</body>\n</html>\n",
+        "</main>\n<footer>Written by greedy {}.</footer>\n<script>{}</script>\n</body>\n</html>",
         env!("CARGO_PKG_VERSION"),
         style::SCRIPT
     );
@@ -123,9 +130,9 @@ fn contents(subjects: &[Subject]) -> String {
     let mut nav =
         String::from("<nav aria-label=\"Contents\"><ul>\n<li><a href=\"#depth\">Accuracy by depth</a></li>\n</ul>\n");
     for (number, subject) in subjects.iter().enumerate() {
-        let _ = write!(nav, "<ul>\n<li><a href=\"#p{number}\"><b>{}</b></a></li>\n", escape(&subject.name));
+        let _ = writeln!(nav, "<ul>\n<li><a href=\"#p{number}\"><b>{}</b></a></li>", escape(&subject.name));
         for section in &SECTIONS {
-            let _ = write!(nav, "<li><a href=\"#p{number}-{}\">{}</a></li>\n", section.id, escape(section.title));
+            let _ = writeln!(nav, "<li><a href=\"#p{number}-{}\">{}</a></li>", section.id, escape(section.title));
         }
         nav += "</ul>\n";
     }

@@ -28,7 +28,7 @@ pub(super) fn origin(subject: &Subject) -> Result<String> {
             made.threads.to_string(),
             made.version.clone(),
             format!("{:.12}", record.key),
-            format!("{:.12}", record.output.as_deref().unwrap_or("–")),
+            format!("{:.12}", record.output.as_deref().unwrap_or("-")),
             if inputs.is_empty() { "image files".into() } else { inputs.join(", ") },
         ]);
         depends += &details(&format!("What {} depends on", node.title), &manifest(record));

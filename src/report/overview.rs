@@ -30,7 +30,7 @@ fn row(node: &NodeView) -> Vec<String> {
     let record = node.record.as_ref();
     let figures = record.and_then(|record| record.figures.as_ref());
     let shape = record.and_then(|record| record.arrays.get("train/features")).map(|array| array.shape);
-    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".into());
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".into());
     let state = escape(&node.state);
     vec![
         escape(&node.title),
@@ -39,7 +39,7 @@ fn row(node: &NodeView) -> Vec<String> {
             if node.state == "current" || node.state == "finished" { "good" } else { "open" }
         ),
         or_dash(shape.map(|[_, _, channels, y, x]| format!("{channels} × {y} × {x}"))),
-        percent(figures.map(|figures| figures.accuracy)),
+        percent(record.and_then(Record::accuracy)),
         percent(figures.map(|figures| figures.top5)),
         percent(figures.and_then(|figures| figures.ensemble_accuracy)),
         or_dash(
@@ -66,8 +66,8 @@ fn summary(subject: &Subject) -> String {
     let tiles = [
         ("best accuracy", percent(accuracy)),
         ("best ensemble", percent(ensemble)),
-        ("images, training + validation", images.unwrap_or_else(|| "–".into())),
-        ("classes", if classes == 0 { "–".into() } else { classes.to_string() }),
+        ("images, training + validation", images.unwrap_or_else(|| "-".into())),
+        ("classes", if classes == 0 { "-".into() } else { classes.to_string() }),
         ("time in all", size::seconds(seconds)),
         ("on disk", size::words(bytes)),
     ];

@@ -21,9 +21,9 @@ a { color: var(--c0); } nav ul { list-style: none; padding: 0; margin: 0.3rem 0;
 .tiles dt { color: var(--faint); font-size: 0.8rem; } .tiles dd { margin: 0; font-size: 1.2rem; font-weight: 600; }
 .wide { overflow-x: auto; margin: 0.6rem 0; }
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-caption { text-align: left; padding: 0.2rem 0; } th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--rule); text-align: right; max-width: 30rem; }
+caption { text-align: left; padding: 0.2rem 0; } th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--rule); text-align: right; }
 th:first-child, td:first-child { text-align: left; } tbody th { font-weight: 600; } thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
-tbody td { white-space: nowrap; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
+thead th, tbody td { white-space: nowrap; } tbody th { min-width: 4.5rem; max-width: 13rem; overflow-wrap: anywhere; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
 .sortable th { cursor: pointer; }
 .state.good { color: var(--good); } .state.open { color: var(--open); font-weight: 600; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--c0); }
@@ -42,7 +42,8 @@ svg text { fill: var(--text); font: 12px system-ui, sans-serif; } svg text.axis 
 figure svg.key { width: 1.5rem; height: 0.5rem; display: inline-block; margin-right: 0.3rem; }
 .spark { width: 6.5rem; height: 1.6rem; display: block; margin-left: auto; }
 .cell.right { fill: var(--right); } .cell.wrong { fill: var(--wrong); } .frame { fill: none; stroke: var(--rule); } svg text.count.strong { fill: var(--on); }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.8rem; } .card { margin: 0; }
+.cards { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 0.8rem; }
+@media (max-width: 40rem) { .cards { grid-template-columns: repeat(3, minmax(0, 1fr)); } } .card { margin: 0; }
 .card img { width: 100%; max-width: 8rem; height: auto; border-radius: 0.25rem; display: block; image-rendering: pixelated; }
 .card img[width='96'] { image-rendering: auto; }
 .maps { display: grid; grid-template-columns: repeat(3, minmax(0, 14rem)); gap: 0.8rem; } .maps img { width: 100%; max-width: none; height: auto; display: block; image-rendering: pixelated; background: #000; }
@@ -51,7 +52,7 @@ footer { margin-top: 3rem; color: var(--faint); font-size: 0.8rem; }
 @media print { :root { --page: #fff; --card: #fff; --text: #000; --faint: #444; --rule: #bbb; --good: #000; --open: #000; --right: #2563a8; --wrong: #c2410c; --on: #fff;
     --c0: #2563a8; --c1: #c2410c; --c2: #15803d; --c3: #7e3fb0; --c4: #a16207; --c5: #be185d; --c6: #0f766e; --c7: #57534e; }
   body { max-width: none; padding: 0; font-size: 10pt; } nav, .sortable th::after { display: none; } .wide { overflow: visible; } table { font-size: 8pt; }
-  th, td { padding: 0.15rem 0.3rem; } tbody td { white-space: normal; } h2, h3, h4 { break-after: avoid; } figure, tr, .card, .tiles { break-inside: avoid; }
+  th, td { padding: 0.15rem 0.3rem; } thead th, tbody td { white-space: normal; } h2, h3, h4 { break-after: avoid; } figure, tr, .card, .tiles { break-inside: avoid; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 ";
 

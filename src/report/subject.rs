@@ -59,9 +59,9 @@ impl Subject {
         self.nodes.iter().filter_map(|node| Some((node, node.record.as_ref()?)))
     }
 
-    /// The stages, by depth: blocks, however they were trained.
+    /// The stages, by depth, however their blocks came about; without the images.
     pub(super) fn stages(&self) -> impl Iterator<Item = (&NodeView, &Record)> {
-        self.recorded().filter(|(_, record)| matches!(record.kind, Kind::Block | Kind::Depth))
+        self.recorded().filter(|(_, record)| record.kind.is_stage() && record.kind != Kind::Images)
     }
 
     /// The node of the decoded images: one of these, or the one that they were made of.
@@ -87,7 +87,7 @@ impl Subject {
     /// When no node has logits, or they or the labels are damaged.
     pub(super) fn answers(&self) -> Result<(&NodeView, &Record, Answers)> {
         let has = |(node, record): &(&NodeView, &Record)| {
-            record.figures.is_some() && has_logits(node.folder.path(), Split::Val)
+            !record.kind.is_leaf() && record.figures.is_some() && has_logits(node.folder.path(), Split::Val)
         };
         let deepest = self.recorded().filter(has).max_by_key(|(_, record)| record.stage);
         let (node, record) =
@@ -113,7 +113,15 @@ impl Subject {
     }
 }
 
-/// A class as people call it, shortly.
+/// A class as people call it: in one word where there is one.
+pub(super) fn class_word(record: &Record, at: usize) -> String {
+    match record.words(at).and_then(|words| words.split(',').next()) {
+        Some(word) => short(word),
+        None => class_name(record, at),
+    }
+}
+
+/// A class as people call it, with its own name.
 pub(super) fn class_name(record: &Record, at: usize) -> String {
     let name = record.classes.get(at).map_or_else(|| format!("class {at}"), |name| class(name, record.words(at)));
     short(&name)

@@ -1,7 +1,7 @@
 //! `greedy report`: one page that is whole, harmless, the same for the same records, and never stopped by what is missing.
 
 use crate::interruption::kill_after_three_epochs;
-use crate::space::Space;
+use crate::space::{SMALL, Space};
 use roxmltree::{Document, Node, ParsingOptions};
 
 /// The page of some arguments, taken apart: it has to be well-formed, and to ask for nothing from elsewhere.
@@ -52,7 +52,6 @@ fn the_same_records_give_the_same_page_wherever_they_lie() {
     let first = page(&space, "cache");
     std::fs::rename(space.path("cache"), space.path("moved")).unwrap();
     assert!(first == page(&space, "moved"), "the page depends on the place");
-    assert!(first == page(&space, "moved --threads 1"), "the page depends on the threads");
     let record: serde_json::Value =
         serde_json::from_slice(&std::fs::read(space.path("moved/stage2/record.json")).unwrap()).unwrap();
     let accuracy = format!("{:.1} %", record["figures"]["accuracy"].as_f64().unwrap());
@@ -173,6 +172,23 @@ fn several_pipelines_of_any_kind_stand_side_by_side() {
     );
     assert!(section(&text, "p1-nodes").contains("network"));
     assert!(section(&text, "p1-confusion").contains("By the classifier of "));
+}
+
+#[test]
+fn probes_stand_by_depth_and_an_ensemble_among_the_nodes() {
+    let space = Space::new();
+    let more = "[ensemble]\n[[probes]]\nkind = \"contraction\"\n[[probes]]\nkind = \"neighbours\"\n";
+    space.write("probed.toml", format!("{SMALL}{more}"));
+    space.run("run probed.toml").ok();
+    let text = page(&space, "probed.toml");
+    let probes = section(&text, "p0-probes");
+    for word in ["neighbours, depth 2: accuracy", "contraction, depth 1: ratio", "within", "stage 1"] {
+        assert!(probes.contains(word), "`{word}` is not in: {probes}");
+    }
+    let nodes = section(&text, "p0-nodes");
+    assert!(nodes.contains("ensemble") && nodes.contains("contraction of stage 2"), "{nodes}");
+    assert!(section(&text, "p0-confusion").contains("By the classifier of stage 2"));
+    assert!(section(&page(&space, "small.toml"), "p0-probes").contains("no probes"));
 }
 
 #[test]

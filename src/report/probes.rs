@@ -1,0 +1,60 @@
+//! What was measured of the features of each depth.
+
+use super::chart::{Chart, Point, Series};
+use super::html::{Table, note};
+use super::subject::Subject;
+use crate::error::Result;
+use crate::pipeline::Kind;
+use crate::run::Record;
+use std::collections::BTreeMap;
+
+/// Measures that are drawn: what each is called, and its unit.
+const DRAWN: [(&str, &str, &str); 2] = [
+    ("accuracy", "Accuracy of probes by depth", "%"),
+    ("ratio", "Distance within classes over distance between them", "ratio"),
+];
+
+/// The probes by depth; 0 stands for the images.
+pub(super) fn probes(subject: &Subject) -> Result<String> {
+    let mut by_name: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+    for (_, record) in subject.recorded().filter(|(_, record)| record.kind == Kind::Probe) {
+        by_name.entry(name_of(record)).or_default().push(record);
+    }
+    if by_name.is_empty() {
+        return Ok(note("This pipeline has no probes; `[[probes]]` in its file adds some."));
+    }
+    let mut table = Table::new("All that was measured", &["probe", "features of", "measure", "value"]);
+    for (name, records) in &by_name {
+        for record in records {
+            let of = if record.stage == 0 { "images".to_string() } else { format!("stage {}", record.stage) };
+            if record.measures.is_empty() {
+                table.row([name.as_str(), &of, "not measured yet", "-"]);
+            }
+            for (measure, value) in &record.measures {
+                table.row([name, &of, measure, &format!("{value:.4}")]);
+            }
+        }
+    }
+    let charts: String = DRAWN.into_iter().filter_map(|drawn| chart(&by_name, drawn)).collect();
+    Ok(format!("<div class=\"pair\">{charts}</div>\n{}", table.html()))
+}
+
+fn chart(by_name: &BTreeMap<String, Vec<&Record>>, (measure, title, y): (&str, &str, &str)) -> Option<String> {
+    let series = by_name.iter().enumerate().map(|(colour, (name, records))| {
+        let mut found: Vec<(usize, f64)> =
+            records.iter().filter_map(|record| Some((record.stage, *record.measures.get(measure)?))).collect();
+        found.sort_by_key(|(stage, _)| *stage);
+        let point = |(stage, value): (usize, f64)| Point {
+            x: stage as f64,
+            y: value,
+            text: format!("{name}, depth {stage}: {measure} {value:.3}"),
+        };
+        let points = found.into_iter().map(point).collect();
+        Series { name: name.clone(), colour, dashed: false, pieces: vec![points] }
+    });
+    Chart { title, x: "depth (stage)", y, series: series.collect(), parts: Vec::new() }.html()
+}
+
+fn name_of(record: &Record) -> String {
+    record.manifest().value("probes.name").unwrap_or(record.kind.word()).to_string()
+}
