@@ -236,11 +236,11 @@ mod tests {
                 }
                 assert!(holder.try_wait().unwrap().is_none(), "`flock` has ended");
             };
-            holder.kill().unwrap();
-            holder.wait().unwrap();
             // One that only reads is no writer, and one that writes is seen without its lock being touched.
             let writes = (how == "--exclusive").then_some(holder.id());
             assert!(!Path::new("/proc/locks").exists() || writer(folder.path()) == writes, "{how}");
+            holder.kill().unwrap();
+            holder.wait().unwrap();
             let known = error.contains(&format!("process {}", holder.id()));
             assert!(known || !Path::new("/proc/locks").exists(), "{error}");
             // Killed, it holds nothing any more.

@@ -308,7 +308,7 @@ impl Decoder<'_> {
             let mut pixels = Vec::new();
             self.images.decode(index, &mut pixels).map(|warning| (pixels, warning))
         };
-        let results: Vec<Result<(Vec<u8>, Option<String>), Fault>> = batch.par_iter().map(decode).collect();
+        let results: Vec<Result<_, Fault>> = batch.par_iter().map(decode).collect();
         self.progress.check()?;
         let mut good = Vec::with_capacity(batch.len());
         for (at, result) in results.into_iter().enumerate() {

@@ -106,8 +106,16 @@ impl Layout {
         let text = disk::read_text(&path)?.ok_or_else(|| {
             Error::failed(format!("`{}` is no feature array: it has no `zarr.json`", array.display()))
         })?;
+        Self::described(&path, &text)
+    }
+
+    /// The layout that the text of a `zarr.json` describes.
+    ///
+    /// # Errors
+    /// When this program would not have written it.
+    pub(super) fn described(path: &Path, text: &str) -> Result<Self> {
         let foreign = || Error::failed(format!("`{}` describes no feature array of this program", path.display()));
-        let found: Value = serde_json::from_str(&text).map_err(|e| foreign().context(e))?;
+        let found: Value = serde_json::from_str(text).map_err(|e| foreign().context(e))?;
         let layout = Self::from_metadata(&found).ok_or_else(foreign)?;
         // The rest of the metadata (codecs, dimension names, fill value) has to be what the layout implies.
         let expected = layout.metadata().map_err(|e| foreign().context(e))?;

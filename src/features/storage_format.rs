@@ -44,16 +44,14 @@ impl Form {
     /// When metadata are there but cannot be read.
     pub fn begun(stage: &Path, features: &Features) -> Result<Option<Self>> {
         for split in Split::BOTH {
-            let array = split.array(stage, "features");
-            if disk::read_text(&array.join("zarr.json"))?.is_none() {
-                continue;
-            }
+            let path = split.array(stage, "features").join("zarr.json");
+            let Some(text) = disk::read_text(&path)? else { continue };
             let fits = |found: &Layout| {
                 found.dtype == features.dtype
                     && [CodecChoice::Fixed(found.codec), CodecChoice::Fastest].contains(&features.codec)
                     && !found.holds_images()
             };
-            if let Some(found) = Layout::open(&array).ok().filter(fits) {
+            if let Some(found) = Layout::described(&path, &text).ok().filter(fits) {
                 return Ok(Some(Self { order: found.order, codec: found.codec, scale: found.scale }));
             }
         }

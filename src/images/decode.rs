@@ -372,7 +372,7 @@ mod tests {
         assert!(fitted(16, 12).starts_with(b"P6\n5 4\n255\n") && fitted(12, 16).starts_with(b"P6\n4 5\n255\n"));
         // One pixel by a thousand: sixteen squares of the centre.
         let long = fitted(1000, 1);
-        assert!(long.starts_with(b"P6\n64 4\n255\n") && long.len() == 13 + 3 * 64 * 4);
+        assert!(long.starts_with(b"P6\n64 4\n255\n") && long.len() == 12 + 3 * 64 * 4);
         let gray = GrayImage::from_pixel(9, 4, image::Luma([7]));
         let mut out = Vec::new();
         let data = Data { size: 4, keep: Keep::Whole, channels: 1, ..data() };

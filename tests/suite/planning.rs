@@ -74,7 +74,7 @@ fn figures_on_the_command_line_change_what_they_are_of() {
     };
     let (read, recomputed, limit) = seconds("");
     assert_eq!(limit, "compute");
-    let slow_disk = seconds("--read 1GB/s");
+    let slow_disk = seconds("--read 3GB/s");
     assert!(slow_disk.0 > 2.0 * read && slow_disk.1 == recomputed, "{slow_disk:?}");
     let slow_blocks = seconds("--forward 10TFLOPS");
     assert!(slow_blocks.0 == read && slow_blocks.1 > 2.0 * recomputed, "{slow_blocks:?}");

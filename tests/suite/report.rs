@@ -125,7 +125,7 @@ fn what_is_not_there_yet_is_said_in_a_line() {
         assert!(nodes.contains("trained for ") && nodes.contains("of 300 epochs"), "{nodes}");
         let epochs = section(&text, "p0-epochs");
         assert!(
-            epochs.contains("stage 2 is not trained to its end") && epochs.contains("stage 2, epoch 3: "),
+            epochs.contains("stage 2 is not trained to its end") && epochs.contains("stage 2, epoch 2: "),
             "{epochs}"
         );
         assert!(section(&text, "p0-confusion").contains("By the classifier of stage 1"));
