@@ -54,7 +54,9 @@ fn row(node: &NodeView) -> Vec<String> {
 fn summary(subject: &Subject) -> String {
     let records = || subject.recorded().map(|(_, record)| record);
     let best = |of: &dyn Fn(&Record) -> Option<f64>| records().filter_map(of).max_by(f64::total_cmp);
-    let accuracy = best(&|record| record.figures.as_ref().map(|figures| figures.accuracy));
+    let stages =
+        |record: &Record| record.kind.is_stage().then(|| record.figures.as_ref().map(|figures| figures.accuracy));
+    let accuracy = best(&|record| stages(record).flatten());
     let ensemble = best(&|record| record.figures.as_ref()?.ensemble_accuracy);
     let classes = records().map(|record| record.classes.len()).max().unwrap_or(0);
     let images = subject.images().ok().map(|(_, record)| {

@@ -23,7 +23,7 @@ a { color: var(--c0); } nav ul { list-style: none; padding: 0; margin: 0.3rem 0;
 table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 caption { text-align: left; padding: 0.2rem 0; } th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid var(--rule); text-align: right; }
 th:first-child, td:first-child { text-align: left; } tbody th { font-weight: 600; } thead th { color: var(--faint); font-weight: 600; vertical-align: bottom; }
-thead th, tbody td { white-space: nowrap; } tbody th { min-width: 4.5rem; max-width: 13rem; overflow-wrap: anywhere; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
+thead th, tbody td { white-space: nowrap; } tbody th { min-width: 6rem; max-width: 13rem; overflow-wrap: break-word; } details table td { white-space: normal; overflow-wrap: anywhere; } details table th { text-align: left; }
 .sortable th { cursor: pointer; }
 .state.good { color: var(--good); } .state.open { color: var(--open); font-weight: 600; }
 details { margin: 0.4rem 0; } summary { cursor: pointer; color: var(--c0); }
