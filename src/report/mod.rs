@@ -1,6 +1,6 @@
 //! SEE: one HTML page about pipelines, which needs neither a network nor a script to be read.
 //!
-//! The page is a list of sections ([`SECTIONS`]), each a function from what is on the disk to a piece of HTML; what cannot
+//! The page is a list of sections (`SECTIONS`), each a function from what is on the disk to a piece of HTML; what cannot
 //! be shown is said in a line. The same records give the same bytes.
 
 mod activations;
