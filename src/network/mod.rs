@@ -3,6 +3,7 @@
 mod batch_norm;
 mod chain;
 mod convolution;
+mod direct;
 mod frozen;
 mod gradients;
 mod initial;

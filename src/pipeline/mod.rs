@@ -47,7 +47,7 @@ pub use manifest::Manifest;
 pub use network::{Init, Keys, Network};
 pub use plan::{Reason, Seen, Verdict, plan};
 pub use probes::{Probe, ProbeKind};
-pub use training::{Method, Precision, Training};
+pub use training::{Feedback, Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
 use features::{Materialize, Open};
@@ -83,6 +83,8 @@ pub struct Recipe {
     torchvision_linears: Option<[usize; 3]>,
     /// Whether blocks are trained one after the other or together.
     pub method: Method,
+    /// What carries gradients back where blocks are trained together.
+    pub feedback: Feedback,
     /// How the whole network is trained where blocks are trained together.
     pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
@@ -167,6 +169,7 @@ impl Settings {
         let mut features_section = root.section("features")?;
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
+        let feedback = Feedback::read(&mut training_section, method)?;
         let ensemble = Average::read(&mut root, method)?;
         let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
@@ -204,6 +207,7 @@ impl Settings {
             init,
             torchvision_linears: network.torchvision_linears,
             method,
+            feedback,
             training,
             stages,
             features,
@@ -234,6 +238,15 @@ impl Recipe {
     pub fn reads(&self, stage: usize) -> Range<usize> {
         let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
         first..stage
+    }
+
+    /// What has to be overridden of the settings for a stage that is trained by itself.
+    pub fn alone(&self) -> Vec<String> {
+        let mut overrides = vec![format!("training.method={}", Method::Layerwise.word())];
+        if self.feedback != Feedback::Exact {
+            overrides.push(format!("training.feedback={}", Feedback::Exact.word()));
+        }
+        overrides
     }
 
     /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.

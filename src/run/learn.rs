@@ -111,6 +111,7 @@ impl Work<'_> {
             blocks: subject.blocks.clone(),
             head: subject.head,
             init: self.pipeline.init,
+            feedback: self.pipeline.feedback,
             training: subject.training,
             stage: subject.stage,
             seed: self.pipeline.seed,

@@ -4,6 +4,7 @@ mod cleaning;
 mod docs;
 mod exports;
 mod faults;
+mod feedback;
 mod finite_differences;
 mod flips;
 mod images;
