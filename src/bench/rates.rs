@@ -64,7 +64,16 @@ pub fn rates(
         stages[stage.number - 1].load = load;
         stages.push(parts);
     }
-    let network = if pipeline.method == Method::EndToEnd { sample.network()? } else { Parts::default() };
+    let network = match pipeline.method {
+        Method::Layerwise => Parts::default(),
+        Method::EndToEnd => sample.network()?,
+        // All stages are trained on the features that are just made.
+        Method::Decoupled => Parts {
+            train: stages.iter().map(|parts| parts.train).sum(),
+            classify: stages.iter().map(|parts| parts.classify).sum(),
+            ..Parts::default()
+        },
+    };
     let file = scratch.0.join("file");
     let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| rng.bits().to_le_bytes()).collect();
@@ -163,7 +172,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let load = || input.for_each_batch(&order, stage.training.batch, view, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
         // Blocks that are trained together are measured together.
-        let alone = self.pipeline.method == Method::Layerwise && stage.head.is_some();
+        let alone = self.pipeline.method != Method::EndToEnd && stage.head.is_some();
         let train = if alone { self.training(stage, (&input, &order), load)? } else { 0.0 };
         let [classify, frozen] = self.forward(stage)?;
         let block = block(bench, &self.pipeline, stage.number)?;

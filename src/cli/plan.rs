@@ -8,7 +8,7 @@ use super::run::{Opened, project};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{self, Costs, Estimate, Figures, Kind, Machine, Recipe, Verdict, footprint};
+use crate::pipeline::{self, Costs, Estimate, Figures, Machine, Recipe, Verdict, footprint};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
 use candle_core::DType;
@@ -50,7 +50,7 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
     let kept = if follows { chosen.clone() } else { pipeline.features.kept.clone() };
-    let network = project.nodes().find(|look| look.node.kind == Kind::EndToEnd && *look.verdict == Verdict::Current);
+    let network = project.nodes().find(|look| look.node.kind.is_whole() && *look.verdict == Verdict::Current);
     let network = network.and_then(|look| look.found).map(|found| &found.record);
     let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, kept };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }

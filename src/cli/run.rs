@@ -61,7 +61,7 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
             "done": done_json(&update),
             "elapsed_seconds": terminal.elapsed().as_secs_f64(),
             "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
-            "network": update.records.iter().find(|record| record.kind == Kind::EndToEnd).map(stage_json),
+            "network": update.records.iter().find(|record| record.kind.is_whole()).map(stage_json),
             "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
             "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
             "probes": of(&|record| record.kind == Kind::Probe),

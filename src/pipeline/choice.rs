@@ -37,7 +37,7 @@ pub fn choose(estimate: &Estimate<'_>, disk: Option<u64>) -> Vec<usize> {
         train: &|stage, from| match estimate.pipeline.method {
             Method::Layerwise => estimate.training(stage, from),
             // The network is trained before any of its features is there.
-            Method::EndToEnd => 0.0,
+            Method::EndToEnd | Method::Decoupled => 0.0,
         },
         write: &|stage, from| estimate.extraction(stage, from).seconds,
     }

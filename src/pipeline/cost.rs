@@ -4,10 +4,11 @@
 //! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
 use super::layer::Layer;
-use super::{Feedback, Layers, Method, Recipe, Role, Stage};
+use super::{Feedback, Group, Layers, Recipe, Role, Stage};
+use std::iter::Sum;
 
 /// The costs of one stage, or of a network that is trained as a whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Learned values of the block, or of all blocks.
     pub block_parameters: usize,
@@ -39,11 +40,11 @@ impl Costs {
     /// The costs of a pipeline that tells so many classes apart.
     pub fn of(recipe: &Recipe, classes: usize) -> Self {
         let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
-        let network = (recipe.method == Method::EndToEnd).then(|| {
-            let blocks: Vec<&Layers> = recipe.stages.iter().map(|stage| &stage.block).collect();
-            let head = recipe.stages.last().and_then(|stage| stage.head.as_ref());
-            Cost::of_network(&blocks, head, classes).fed_back(recipe.feedback, (&blocks, head), classes)
-        });
+        let of_group = |group: &Group<'_>| {
+            let (blocks, head) = (&group.blocks[..], Some(group.head));
+            Cost::of_network(blocks, head, classes).fed_back(recipe.feedback, (blocks, head), classes)
+        };
+        let network = recipe.method.is_whole().then(|| recipe.groups().iter().map(of_group).sum());
         Self { stages, network }
     }
 }
@@ -104,6 +105,21 @@ impl Cost {
     /// Learned values of the stage.
     pub fn parameters(&self) -> usize {
         self.block_parameters + self.head_parameters
+    }
+}
+
+impl Sum for Cost {
+    /// Of networks that are trained at once.
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, own| Self {
+            block_parameters: sum.block_parameters + own.block_parameters,
+            head_parameters: sum.head_parameters + own.head_parameters,
+            forward: sum.forward + own.forward,
+            classify: sum.classify + own.classify,
+            training: sum.training + own.training,
+            step_values: sum.step_values + own.step_values,
+            feedback_values: sum.feedback_values + own.feedback_values,
+        })
     }
 }
 

@@ -6,7 +6,7 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Cost, Machine, Memory, Method, Recipe, Stage, footprint};
+use super::{Cost, Machine, Memory, Recipe, Stage, footprint};
 use std::ops::{Add, Mul, Range};
 
 /// What the time of some work is spent on.
@@ -193,7 +193,7 @@ impl Estimate<'_> {
 
     /// Seconds of everything where the features of these stages are written, which are in order.
     pub fn total(&self, kept: &[usize]) -> f64 {
-        let whole = self.pipeline.method == Method::EndToEnd;
+        let whole = self.pipeline.method.is_whole();
         let mut all = self.decoding().seconds + if whole { self.training_of_network() } else { 0.0 };
         let mut from = 0;
         for stage in 1..=self.pipeline.stages.len() {

@@ -81,12 +81,19 @@ pub fn stage_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2], c
     features_on_disk(recipe, stage, [train, val]) + labels + logits + learned(weights)
 }
 
-/// Bytes on the disk of a network that is trained as a whole, before its depths are taken from it: weights, checkpoints,
-/// labels and logits of the validation samples.
+/// Bytes on the disk of a network that is trained as a whole, before its depths are taken from it: weights, checkpoints
+/// with the batches that wait between blocks, labels and logits of the validation samples.
 pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
-    let blocks: usize = recipe.stages.iter().map(|stage| stage.block.weights(classes)).sum();
-    let head = recipe.stages.last().and_then(|stage| stage.head.as_ref()).map_or(0, |head| head.weights(classes));
-    learned(blocks + head) + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+    let layers = recipe.stages.iter().flat_map(|stage| [Some(&stage.block), stage.head.as_ref()]).flatten();
+    let weights = layers.map(|layers| layers.weights(classes)).sum();
+    let waiting = CHECKPOINTS * (waiting_values(recipe) * VALUE) as u64;
+    learned(weights) + waiting + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+}
+
+/// Values of the batches that wait between blocks that are trained at once.
+fn waiting_values(recipe: &Recipe) -> usize {
+    let between = recipe.groups().into_iter().skip(1).map(|group| group.blocks[0].input.values());
+    between.sum::<usize>().saturating_mul(recipe.replay).saturating_mul(recipe.training.batch)
 }
 
 fn learned(weights: usize) -> u64 {
@@ -144,7 +151,7 @@ impl Memory {
     /// What a network takes that is trained as a whole.
     pub fn of_network(recipe: &Recipe, cost: &Cost, (samples, processor): (usize, Processor)) -> Self {
         let batch = recipe.training.batch;
-        let step = batch * cost.step_values + 3 * cost.parameters() + cost.feedback_values;
+        let step = batch * cost.step_values + 3 * cost.parameters() + cost.feedback_values + waiting_values(recipe);
         let loaded = BATCHES * recipe.image().values() * batch;
         Self::of(processor, loaded + samples * BESIDE_SAMPLE as usize / VALUE, step)
     }

@@ -12,6 +12,8 @@ pub enum Kind {
     Block,
     /// Trains all blocks together on the images.
     EndToEnd,
+    /// Trains all blocks at once on the images, each with a classifier.
+    Decoupled,
     /// Takes a block from a network that was trained as a whole, and writes its features.
     Depth,
     /// Writes features that are handcrafted: the scattering transform of the images.
@@ -24,8 +26,16 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Images, Self::Block, Self::EndToEnd, Self::Depth, Self::Scattering, Self::Ensemble, Self::Probe];
+    pub const ALL: [Self; 8] = [
+        Self::Images,
+        Self::Block,
+        Self::EndToEnd,
+        Self::Decoupled,
+        Self::Depth,
+        Self::Scattering,
+        Self::Ensemble,
+        Self::Probe,
+    ];
 
     /// What makes a stage that is not taken from a whole network.
     pub fn of(stage: &Stage) -> Self {
@@ -38,6 +48,7 @@ impl Kind {
             Self::Images => "images",
             Self::Block => "block",
             Self::EndToEnd => "end_to_end",
+            Self::Decoupled => "decoupled",
             Self::Depth => "depth",
             Self::Scattering => "scattering",
             Self::Ensemble => "ensemble",
@@ -50,6 +61,11 @@ impl Kind {
         matches!(self, Self::Images | Self::Block | Self::Depth | Self::Scattering)
     }
 
+    /// Whether it trains all blocks of a network, of which stages are taken afterwards.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::EndToEnd | Self::Decoupled)
+    }
+
     /// Whether nothing is ever made of it: it says something about stages.
     pub fn is_leaf(self) -> bool {
         matches!(self, Self::Ensemble | Self::Probe)
@@ -60,7 +76,7 @@ impl Kind {
         match self {
             Self::Images => "images".into(),
             Self::Block | Self::Depth | Self::Scattering => format!("stage {stage}"),
-            Self::EndToEnd => Node::NETWORK.into(),
+            Self::EndToEnd | Self::Decoupled => Node::NETWORK.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -133,10 +149,10 @@ impl Graph {
                     at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
                 }
             }
-            Method::EndToEnd => {
+            Method::EndToEnd | Method::Decoupled => {
+                let kind = if pipeline.method == Method::EndToEnd { Kind::EndToEnd } else { Kind::Decoupled };
                 let manifest = Manifest::of_network(pipeline);
-                let network =
-                    Node { id: Node::NETWORK.into(), kind: Kind::EndToEnd, stage: 0, inputs: at.clone(), manifest };
+                let network = Node { id: Node::NETWORK.into(), kind, stage: 0, inputs: at.clone(), manifest };
                 let network = graph.add(network);
                 for number in 1..=pipeline.stages.len() {
                     let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();

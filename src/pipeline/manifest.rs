@@ -125,7 +125,7 @@ impl Manifest {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);
-        manifest.add_network(pipeline, &[(block, keys)], head.as_ref());
+        manifest.add_network(pipeline, &[(block, keys)], &Vec::from_iter(head));
         match head {
             Some(_) => manifest.add_training(training),
             None => manifest.add_precision(training),
@@ -143,12 +143,16 @@ impl Manifest {
         if pipeline.feedback != Feedback::Exact {
             manifest.add("training.feedback", pipeline.feedback.word());
         }
+        if pipeline.replay > 0 {
+            manifest.add("training.replay", pipeline.replay);
+        }
         manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         if pipeline.features.shuffle != Shuffle::Global {
             manifest.add("input.shuffle", pipeline.features.shuffle.word());
         }
         let blocks: Vec<(&Layers, &Keys)> = pipeline.stages.iter().map(|stage| (&stage.block, &stage.keys)).collect();
-        manifest.add_network(pipeline, &blocks, pipeline.stages.last().and_then(|stage| stage.head.as_ref()));
+        let heads: Vec<&Layers> = pipeline.stages.iter().filter_map(|stage| stage.head.as_ref()).collect();
+        manifest.add_network(pipeline, &blocks, &heads);
         manifest.add_training(&pipeline.training);
         manifest
     }
@@ -226,9 +230,9 @@ impl Manifest {
         manifest
     }
 
-    /// Blocks that are trained together, and the classifier of the last: the settings that they come from, and the layers
-    /// that come of these.
-    fn add_network(&mut self, pipeline: &Recipe, blocks: &[(&Layers, &Keys)], head: Option<&Layers>) {
+    /// Blocks that are trained together, and their classifiers: the settings that they come from, and the layers that come
+    /// of these.
+    fn add_network(&mut self, pipeline: &Recipe, blocks: &[(&Layers, &Keys)], heads: &[&Layers]) {
         let mut names: Vec<&str> = Vec::new();
         for (name, _) in blocks.iter().flat_map(|(_, keys)| keys.iter()) {
             if !names.contains(name) {
@@ -243,11 +247,14 @@ impl Manifest {
         if pipeline.init != Init::Uniform {
             self.add("network.init", pipeline.init.word());
         }
+        let name = |what: &str, number: usize, count: usize| {
+            if count == 1 { format!("layers.{what}") } else { format!("layers.{what}{number}") }
+        };
         for (number, (block, _)) in (1..).zip(blocks) {
-            self.add(&if blocks.len() == 1 { "layers.block".into() } else { format!("layers.block{number}") }, block);
+            self.add(&name("block", number, blocks.len()), block);
         }
-        if let Some(head) = head {
-            self.add("layers.head", head);
+        for (number, head) in (1..).zip(heads) {
+            self.add(&name("head", number, heads.len()), head);
         }
     }
 

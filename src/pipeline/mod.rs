@@ -85,6 +85,8 @@ pub struct Recipe {
     pub method: Method,
     /// What carries gradients back where blocks are trained together.
     pub feedback: Feedback,
+    /// Batches that wait before each block where blocks are trained at once; 0 where each is used once, in order.
+    pub replay: usize,
     /// How the whole network is trained where blocks are trained together.
     pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
@@ -113,6 +115,17 @@ pub struct Stage {
     pub keys: Keys,
     /// How it is trained.
     pub training: Training,
+}
+
+/// Blocks that are trained together, by one classifier.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group<'a> {
+    /// The number of the stage that its weights are drawn by; 0 for a network that is trained end to end.
+    pub number: usize,
+    /// The blocks, first to last.
+    pub blocks: Vec<&'a Layers>,
+    /// The classifier of the last of them.
+    pub head: &'a Layers,
 }
 
 impl Settings {
@@ -170,6 +183,7 @@ impl Settings {
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
         let feedback = Feedback::read(&mut training_section, method)?;
+        let replay = method.read_replay(&mut training_section)?;
         let ensemble = Average::read(&mut root, method)?;
         let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
@@ -208,6 +222,7 @@ impl Settings {
             torchvision_linears: network.torchvision_linears,
             method,
             feedback,
+            replay,
             training,
             stages,
             features,
@@ -240,11 +255,27 @@ impl Recipe {
         first..stage
     }
 
+    /// What each classifier trains where all blocks are trained by one node: those before it that have none of their own.
+    pub fn groups(&self) -> Vec<Group<'_>> {
+        let (mut groups, mut blocks) = (Vec::new(), Vec::new());
+        for stage in &self.stages {
+            blocks.push(&stage.block);
+            if let Some(head) = &stage.head {
+                let number = if self.method == Method::EndToEnd { 0 } else { stage.number };
+                groups.push(Group { number, blocks: std::mem::take(&mut blocks), head });
+            }
+        }
+        groups
+    }
+
     /// What has to be overridden of the settings for a stage that is trained by itself.
     pub fn alone(&self) -> Vec<String> {
         let mut overrides = vec![format!("training.method={}", Method::Layerwise.word())];
         if self.feedback != Feedback::Exact {
             overrides.push(format!("training.feedback={}", Feedback::Exact.word()));
+        }
+        if self.replay > 0 {
+            overrides.push("training.replay=0".into());
         }
         overrides
     }
@@ -319,8 +350,8 @@ fn read_stages(
         let mut keys = network.keys[number - 1].clone();
         let head = match method {
             Method::EndToEnd if number < count => None,
-            Method::Layerwise if block.is_handcrafted() => None,
-            Method::Layerwise | Method::EndToEnd => {
+            Method::Layerwise | Method::Decoupled if block.is_handcrafted() => None,
+            Method::Layerwise | Method::EndToEnd | Method::Decoupled => {
                 let (head, more) = auxiliary.fit(network, number).map_err(|misfit| {
                     section.fault("layers", format!("do not fit block {number}: {}", misfit.message))
                 })?;
@@ -330,7 +361,7 @@ fn read_stages(
         };
         section.finish()?;
         let mut section = own.section("training")?;
-        if let (Method::EndToEnd, Some(key)) = (method, section.keys().next()) {
+        if let (true, Some(key)) = (method.is_whole(), section.keys().next()) {
             return Err(section.fault(key, "has no meaning where all blocks are trained together"));
         }
         let training = Training::read(&mut section, training)?;

@@ -18,7 +18,7 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::EndToEnd) => (node.folder.unfinished_history(), true),
+            (None, Kind::Block | Kind::EndToEnd | Kind::Decoupled) => (node.folder.unfinished_history(), true),
             (None, _) => continue,
         };
         if history.is_empty() && unfinished {
@@ -127,7 +127,7 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
 
 /// A network that was trained as a whole has one accuracy, behind its last block.
 fn whole_network(subject: &Subject, colour: usize) -> Option<Series> {
-    let (_, record) = subject.recorded().find(|(_, record)| record.kind == Kind::EndToEnd)?;
+    let (_, record) = subject.recorded().find(|(_, record)| record.kind.is_whole())?;
     let y = record.figures.as_ref()?.accuracy;
     let depth = subject.stages().map(|(_, record)| record.stage).max().unwrap_or(1);
     let name = format!("{}, trained as a whole", subject.name);

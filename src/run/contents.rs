@@ -55,8 +55,17 @@ struct Entry {
 const ALL: &[Kind] = &Kind::ALL;
 const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering];
 const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth, Kind::Scattering];
-const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Ensemble];
-const LABELLED: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering, Kind::EndToEnd, Kind::Ensemble];
+const WHOLE: &[Kind] = &[Kind::EndToEnd, Kind::Decoupled];
+const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Decoupled, Kind::Ensemble];
+const LABELLED: &[Kind] = &[
+    Kind::Images,
+    Kind::Block,
+    Kind::Depth,
+    Kind::Scattering,
+    Kind::EndToEnd,
+    Kind::Decoupled,
+    Kind::Ensemble,
+];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
     Entry { pattern, class, kinds }
@@ -70,7 +79,7 @@ const TABLE: [Entry; 19] = [
     entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
     entry(HEAD, Class::Weights, &[Kind::Block, Kind::Depth]),
-    entry(NETWORK, Class::Weights, &[Kind::EndToEnd]),
+    entry(NETWORK, Class::Weights, WHOLE),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
     entry("zarr.json", Class::Small, ALL),
@@ -107,7 +116,7 @@ pub(super) const TOP: [&str; 10] =
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
         Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => &Split::BOTH,
-        Kind::EndToEnd | Kind::Ensemble => &[Split::Val],
+        Kind::EndToEnd | Kind::Decoupled | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }
 }

@@ -105,7 +105,7 @@ impl StageFolder {
             Kind::Ensemble | Kind::Probe => &[],
             Kind::Block => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
-            Kind::EndToEnd => &[NETWORK],
+            Kind::EndToEnd | Kind::Decoupled => &[NETWORK],
         };
         record.state != State::Begun
             && needed.iter().all(|name| record.weights.contains_key(*name))
@@ -123,7 +123,7 @@ impl StageFolder {
                 all.push(skipped);
             }
         }
-        if record.weights.contains_key(HEAD) || matches!(record.kind, Kind::EndToEnd | Kind::Ensemble) {
+        if record.weights.contains_key(HEAD) || record.kind.is_whole() || record.kind == Kind::Ensemble {
             all.extend(["val/logits/zarr.json", LOGITS].map(str::to_string));
         }
         all

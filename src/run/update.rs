@@ -308,7 +308,7 @@ impl Project {
                     Some(ProbeKind::Cnn { training, .. }) => training.precision,
                     _ => continue,
                 },
-                Kind::EndToEnd | Kind::Depth => self.pipeline.training.precision,
+                Kind::EndToEnd | Kind::Decoupled | Kind::Depth => self.pipeline.training.precision,
                 Kind::Block | Kind::Scattering => match self.pipeline.stages.get(look.node.stage - 1) {
                     Some(stage) => stage.training.precision,
                     None => continue,
@@ -344,7 +344,7 @@ impl Project {
             let id = self.graph.nodes()[input].id.clone();
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
-                Kind::EndToEnd => network = Some((read.clone(), record)),
+                Kind::EndToEnd | Kind::Decoupled => network = Some((read.clone(), record)),
                 Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => stages.push((read.clone(), record)),
                 Kind::Ensemble | Kind::Probe => {}
             }
