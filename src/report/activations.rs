@@ -52,10 +52,10 @@ pub(super) fn feature_maps(subject: &Subject) -> Result<String> {
         html += &format!("<h4>Images</h4>\n<div class=\"maps\">\n{}</div>\n", images.collect::<String>());
     }
     let step = stages.len().div_ceil(DEPTHS).max(1);
-    let mut unkept = Vec::new();
+    let mut uncached = Vec::new();
     for (node, record) in stages.iter().skip((stages.len().max(1) - 1) % step).step_by(step) {
         if !record.arrays.contains_key("val/features") {
-            unkept.push(node.title.as_str());
+            uncached.push(node.title.as_str());
             continue;
         }
         html += &match grids(node, &samples, &names) {
@@ -63,8 +63,9 @@ pub(super) fn feature_maps(subject: &Subject) -> Result<String> {
             Err(fault) => note(&subject.without_places(&format!("{}: {fault}", node.title))),
         };
     }
-    if !unkept.is_empty() {
-        html += &note(&format!("Without features, as these are not kept or not written yet: {}.", unkept.join(", ")));
+    if !uncached.is_empty() {
+        html +=
+            &note(&format!("Without features, as these are not cached or not written yet: {}.", uncached.join(", ")));
     }
     Ok(html)
 }
@@ -134,7 +135,7 @@ pub(super) fn dead_channels(subject: &Subject) -> Result<String> {
     let mut missing = String::new();
     for (node, record) in subject.stages() {
         if !record.arrays.contains_key("train/features") {
-            missing += &note(&format!("{} keeps no features, or has not written them yet.", node.title));
+            missing += &note(&format!("{} caches no features, or has not written them yet.", node.title));
             continue;
         }
         let found = Reader::open(&Split::Train.array(node.folder.path(), "features"))

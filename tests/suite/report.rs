@@ -129,7 +129,7 @@ fn what_is_not_there_yet_is_said_in_a_line() {
             "{epochs}"
         );
         assert!(section(&text, "p0-confusion").contains("By the classifier of stage 1"));
-        assert!(section(&text, "p0-maps").contains("not kept or not written yet: stage 2"));
+        assert!(section(&text, "p0-maps").contains("not cached or not written yet: stage 2"));
     }
 }
 
@@ -138,7 +138,7 @@ fn stages_without_features_or_images_and_damaged_ones_do_not_stop_it() {
     let space = Space::new();
     space.run("run small.toml --set features.materialize=[2]").ok();
     let text = page(&space, "cache");
-    assert!(section(&text, "p0-dead").contains("stage 1 keeps no features"));
+    assert!(section(&text, "p0-dead").contains("stage 1 caches no features"));
     assert!(section(&text, "p0-maps").contains("stage 2: 6 x 16 x 16"), "{}", section(&text, "p0-maps"));
     std::fs::remove_dir_all(space.path("cache/stage0")).unwrap();
     let text = page(&space, "cache");
