@@ -87,8 +87,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     let mut nodes = Vec::new();
     for folder in folders {
         let record = folder.record()?;
-        if record.state != State::Begun && (record.kind.is_whole() || record.stage > 0 && record.kind.is_stage())
-        {
+        if record.state != State::Begun && (record.kind.is_whole() || record.stage > 0 && record.kind.is_stage()) {
             nodes.push((folder, record));
         }
     }

@@ -57,15 +57,8 @@ const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scatte
 const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth, Kind::Scattering];
 const WHOLE: &[Kind] = &[Kind::EndToEnd, Kind::Decoupled];
 const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Decoupled, Kind::Ensemble];
-const LABELLED: &[Kind] = &[
-    Kind::Images,
-    Kind::Block,
-    Kind::Depth,
-    Kind::Scattering,
-    Kind::EndToEnd,
-    Kind::Decoupled,
-    Kind::Ensemble,
-];
+const LABELLED: &[Kind] =
+    &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering, Kind::EndToEnd, Kind::Decoupled, Kind::Ensemble];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
     Entry { pattern, class, kinds }

@@ -111,7 +111,8 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     let Learner { modules, position, .. } = learner;
     let seconds = position.history.iter().map(|epoch| epoch.seconds).sum();
     let Position { history, below, .. } = position;
-    let networks = modules.into_iter().map(|module| module.into_inner().unwrap_or_else(PoisonError::into_inner).network);
+    let networks =
+        modules.into_iter().map(|module| module.into_inner().unwrap_or_else(PoisonError::into_inner).network);
     let learned = networks.zip(below.into_iter().chain([history])).zip(logits).map(|((network, history), logits)| {
         Learned { network, history, score: score(&logits, job.val.labels()), logits }
     });

@@ -94,7 +94,10 @@ mod tests {
         assert_eq!(taken(&mut queue, batch(3), false), Some(1));
         // 1 goes, as the oldest, though 2 and it were used as often.
         assert_eq!(taken(&mut queue, batch(4), true), Some(4));
-        assert_eq!(queue.iter().map(|(batch, uses)| (batch.samples[0], uses)).collect::<Vec<_>>(), [(2, 2), (3, 0), (4, 1)]);
+        assert_eq!(
+            queue.iter().map(|(batch, uses)| (batch.samples[0], uses)).collect::<Vec<_>>(),
+            [(2, 2), (3, 0), (4, 1)]
+        );
         assert_eq!(taken(&mut queue, None, true), Some(3));
     }
 

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 /// What a batch came to before the weights moved.
 pub struct Outcome {
     /// How many labels had the largest logit, a scalar.
-    pub right: Tensor,
+    pub correct: Tensor,
     /// The mean over the batch, a scalar.
     pub loss: Tensor,
 }
@@ -17,12 +17,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn step(
-    network: &Network,
-    sgd: &mut Sgd,
-    samples: (&Tensor, &Tensor, &Noise<'_>),
-    rate: f64,
-) -> Result<Outcome> {
+pub fn step(network: &Network, sgd: &mut Sgd, samples: (&Tensor, &Tensor, &Noise<'_>), rate: f64) -> Result<Outcome> {
     step_for_next(network, sgd, samples, (rate, false)).map(|(outcome, _)| outcome)
 }
 
@@ -42,6 +37,6 @@ pub(super) fn step_for_next(
         let features = Some(features).filter(|_| wanted);
         let loss = cross_entropy(&logits, labels)?;
         sgd.step(&network.gradients(pass, &loss.gradient)?, rate)?;
-        Ok((Outcome { right: loss.right, loss: loss.mean }, features))
+        Ok((Outcome { correct: loss.correct, loss: loss.mean }, features))
     })
 }

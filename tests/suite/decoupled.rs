@@ -131,12 +131,14 @@ fn what_has_no_meaning_is_refused_and_memory_is_planned() {
     space.run(&format!("status {DECOUPLED} --set stage.1.training.epochs=2")).fails(2, &["no meaning"]);
     space.run(&format!("status {DECOUPLED} --set training.feedback=direct")).fails(2, &["is \"decoupled\""]);
     space.run("status small.toml --set training.method=decopled").fails(2, &["did you mean `decoupled`"]);
-    let plan = |more: &str| space.run(&format!("plan {DECOUPLED} {more} --profile cpu2 --json --images 300")).ok().json();
+    let plan =
+        |more: &str| space.run(&format!("plan {DECOUPLED} {more} --profile cpu2 --json --images 300")).ok().json();
     let (plain, waiting) = (plan(""), plan("--set training.replay=5"));
     let memory = |plan: &Value| plan["network"]["host_bytes"].as_f64().unwrap();
     // Five batches of 32 samples of 6 x 16 x 16 values.
     assert_eq!(memory(&waiting) - memory(&plain), f64::from(5 * 32 * 6 * 256 * 4));
-    let steps: f64 = plain["stages"].as_array().unwrap().iter().map(|stage| stage["step_flops"].as_f64().unwrap()).sum();
+    let steps: f64 =
+        plain["stages"].as_array().unwrap().iter().map(|stage| stage["step_flops"].as_f64().unwrap()).sum();
     assert_eq!(plain["network"]["step_flops"].as_f64().unwrap(), steps);
     assert!(plain["network"]["seconds"].as_f64().unwrap() > 0.0);
 }
