@@ -49,10 +49,10 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     });
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
-    let kept = if follows { chosen.clone() } else { pipeline.features.kept.clone() };
+    let cached = if follows { chosen.clone() } else { pipeline.features.cached.clone() };
     let network = project.nodes().find(|look| look.node.kind == Kind::EndToEnd && *look.verdict == Verdict::Current);
     let network = network.and_then(|look| look.found).map(|found| &found.record);
-    let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, kept };
+    let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, cached };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 

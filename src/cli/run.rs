@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Opened {
     pub project: Project,
     pub cache: PathBuf,
-    /// Whether it has still to be planned which features are kept.
+    /// Whether it has still to be planned which features are cached.
     pub unplanned: bool,
 }
 
@@ -89,10 +89,12 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
-    let kept = run::remember_choice(cache, &pipeline, stages)?;
-    pipeline.features.kept.clone_from(&kept);
-    terminal
-        .say(&format!("features of stages {kept:?} are kept (`{}` remembers it)", cache.join("plan.json").display()));
+    let cached = run::remember_choice(cache, &pipeline, stages)?;
+    pipeline.features.cached.clone_from(&cached);
+    terminal.say(&format!(
+        "features of stages {cached:?} are cached (`{}` remembers it)",
+        cache.join("plan.json").display()
+    ));
     Ok(Project::open(pipeline, cache, args.pipeline.look_again))
 }
 
