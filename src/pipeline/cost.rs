@@ -95,9 +95,7 @@ impl Cost {
         match feedback {
             Feedback::Exact => self,
             Feedback::Aligned => Self { feedback_values: aligned, ..self },
-            Feedback::Direct => {
-                Self { feedback_values: direct, training: training + 2.0 * direct as f64, ..self }
-            }
+            Feedback::Direct => Self { feedback_values: direct, training: training + 2.0 * direct as f64, ..self },
         }
     }
 

@@ -90,7 +90,8 @@ impl Layers {
     /// is computed with it, a batch norm and a ReLU.
     pub fn fed_directly(&self, role: Role) -> Vec<usize> {
         if role == Role::Block {
-            let learns = self.layers.iter().any(|layer| is_conv(layer) || is_linear(layer) || *layer == Layer::BatchNorm);
+            let learns =
+                self.layers.iter().any(|layer| is_conv(layer) || is_linear(layer) || *layer == Layer::BatchNorm);
             return Vec::from_iter(self.layers.len().checked_sub(1).filter(|_| learns));
         }
         let follows = |at: usize, layer: Layer| usize::from(self.layers.get(at + 1) == Some(&layer));

@@ -75,7 +75,8 @@ impl Feedback {
             return Ok(feedback);
         }
         let (word, method, whole) = (feedback.word(), method.word(), Method::EndToEnd.word());
-        let fault = format!("is \"{word}\", but `training.method` is \"{method}\": no gradient goes from block to block");
+        let fault =
+            format!("is \"{word}\", but `training.method` is \"{method}\": no gradient goes from block to block");
         Err(section.fault("feedback", fault).hint(format!("write `method = \"{whole}\"` beside it, or leave it out")))
     }
 }

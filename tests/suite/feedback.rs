@@ -112,7 +112,8 @@ fn networks_learn_by_fixed_feedback_and_go_on_after_a_kill() {
         assert!(again.stderr.contains("goes on after epoch"), "{}", again.stderr);
         space.same_results("cut", &space.results("whole"), feedback);
         space.run("verify cut").ok();
-        let why = space.run(&format!("status {whole} --cache cut --set training.epochs=40 --set training.feedback=exact"));
+        let why =
+            space.run(&format!("status {whole} --cache cut --set training.epochs=40 --set training.feedback=exact"));
         let why = why.ok().stdout;
         assert!(why.contains(&format!("network: training.feedback: gone, was {feedback}")), "{why}");
         // Memory for the fixed weights is planned.
