@@ -69,6 +69,9 @@ pub struct Learned {
     pub logits: Vec<f32>,
 }
 
+/// The logits of each network for all validation samples: \[sample, class\].
+type Logits = Vec<Vec<f32>>;
+
 /// How often loss and accuracy are read back from the device while an epoch runs.
 const READ_BACK: Duration = Duration::from_millis(500);
 
@@ -160,7 +163,7 @@ impl<'a> Learner<'a> {
         job: &Job<'_>,
         task: &dyn Task,
         progress: &dyn Progress,
-    ) -> Result<(Vec<Epoch>, Option<Vec<Vec<f32>>>)> {
+    ) -> Result<(Vec<Epoch>, Option<Logits>)> {
         let mut results = self.train_epoch(job, task, progress)?;
         if !job.training.evaluates_at(self.position.epoch()) {
             return Ok((results, None));
@@ -175,7 +178,7 @@ impl<'a> Learner<'a> {
     }
 
     /// The logits of the validation samples, of each network.
-    fn classify(&self, job: &Job<'_>, progress: &dyn Progress) -> Result<Vec<Vec<f32>>> {
+    fn classify(&self, job: &Job<'_>, progress: &dyn Progress) -> Result<Logits> {
         let modules: Vec<_> = self.modules.iter().map(lock).collect();
         let networks: Vec<&Network> = modules.iter().map(|module| &module.network).collect();
         classify_all(&networks, job.val, job.training.batch, progress)
