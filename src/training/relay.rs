@@ -74,13 +74,12 @@ enum To {
 fn work((at, module): (usize, &Mutex<Module>), take: Receiver<Message>, to: &To) -> Result<()> {
     for (batch, step) in take {
         let left = lock(module).turn(at, batch, &step)?;
-        let gone = match to {
-            To::Next(next) => next.send((left, step)).is_err(),
-            To::End(done) => done.send(()).is_err(),
-        };
-        if gone {
-            // What comes behind has failed, and says so itself.
-            break;
+        match to {
+            // What comes behind may have failed, and says so itself.
+            To::Next(next) if next.send((left, step)).is_err() => break,
+            // Nobody waits for it once all steps are given.
+            To::End(done) => drop(done.send(())),
+            To::Next(_) => {}
         }
     }
     Ok(())
