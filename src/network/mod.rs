@@ -3,6 +3,7 @@
 mod batch_norm;
 mod chain;
 mod convolution;
+mod foreign;
 mod frozen;
 mod gradients;
 mod initial;
@@ -15,6 +16,7 @@ mod shapes;
 mod variables;
 
 pub use chain::Chain;
+pub use foreign::Foreign;
 pub use frozen::Frozen;
 pub use gradients::Gradients;
 pub use joint::{Network, NetworkPass};

@@ -4,7 +4,7 @@
 //! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
 use super::layer::Layer;
-use super::{Layers, Method, Recipe, Stage};
+use super::{Layers, Recipe, Stage};
 
 /// The costs of one stage, or of a network that is trained as a whole.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,19 +29,22 @@ pub struct Cost {
 pub struct Costs {
     /// Of each stage, first to last.
     pub stages: Vec<Cost>,
-    /// Of the whole network, where it is trained as a whole.
+    /// Of the whole network, where stages are taken of one.
     pub network: Option<Cost>,
+    /// Operations of each probe, as [`Probed::operations`](super::Probed::operations) has them.
+    pub probes: Vec<[f64; 2]>,
 }
 
 impl Costs {
     /// The costs of a pipeline that tells so many classes apart.
     pub fn of(recipe: &Recipe, classes: usize) -> Self {
         let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
-        let network = (recipe.method == Method::EndToEnd).then(|| {
-            let blocks: Vec<&Layers> = recipe.stages.iter().map(|stage| &stage.block).collect();
-            Cost::of_network(&blocks, recipe.stages.last().and_then(|stage| stage.head.as_ref()), classes)
+        let network = recipe.whole().map(|whole| {
+            let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
+            Cost::of_network(&blocks, whole.head, classes)
         });
-        Self { stages, network }
+        let probes = recipe.probed().map(|probed| probed.operations(classes)).collect();
+        Self { stages, network, probes }
     }
 }
 

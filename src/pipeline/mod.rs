@@ -19,9 +19,11 @@ mod layer;
 mod layers;
 mod machine;
 mod manifest;
+mod measuring;
 mod network;
 mod place;
 mod plan;
+mod pretrained;
 mod probes;
 mod scattering;
 mod section;
@@ -44,9 +46,12 @@ pub use layer::{Layer, Outputs, Shape, scattered};
 pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
+pub use measuring::Probed;
 pub use network::{Init, Keys, Network};
 pub use plan::{Reason, Seen, Verdict, plan};
+pub use pretrained::{Pretrained, Weight, Whole};
 pub use probes::{Probe, ProbeKind};
+pub use torchvision::torchvision_network;
 pub use training::{Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
@@ -81,6 +86,8 @@ pub struct Recipe {
     pub init: Init,
     /// The numbers of the linear layers in the classifier of torchvision's network of this name, where it has one.
     torchvision_linears: Option<[usize; 3]>,
+    /// Where its weights come from, where they are not trained here, or not all of them.
+    pub pretrained: Option<Pretrained>,
     /// Whether blocks are trained one after the other or together.
     pub method: Method,
     /// How the whole network is trained where blocks are trained together.
@@ -104,8 +111,8 @@ pub struct Stage {
     pub number: usize,
     /// Its block.
     pub block: Layers,
-    /// The classifier that trains the block; where blocks are trained together only the last has one, and of a scattering
-    /// transform nothing is trained.
+    /// The classifier that trains the block; where blocks are trained together only the last has one, of those that come
+    /// from a file that of the file, and of a scattering transform nothing is trained.
     pub head: Option<Layers>,
     /// The settings that block and classifier come from.
     pub keys: Keys,
@@ -179,12 +186,19 @@ impl Settings {
         auxiliary_section.finish()?;
         let image = Shape { channels: data.channels, size: augmentation.size };
         let network = architecture::read(&mut network_section, image, auxiliary.k)?;
+        let pretrained = Pretrained::read(&mut network_section, network.blocks.len(), method)?;
         network_section.finish()?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
         let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
-        let stages = read_stages(stage_section, &network, (auxiliary, training), method)?;
+        let stages = read_stages(stage_section, &network, (auxiliary, training), (method, pretrained.as_ref()))?;
+        if ensemble.is_some()
+            && pretrained.as_ref().is_some_and(|own| own.blocks.is_none_or(|blocks| blocks == stages.len()))
+        {
+            let fault = "has no meaning where all blocks come from a file: one classifier at most is there";
+            return Err(Section::root(&table).fault("ensemble", fault));
+        }
         let probes = Probe::read_all(probe_items, &stages, (image, &training))?;
         if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
             return Err(Section::root(&table).section("features")?.fault("crop", fault));
@@ -203,6 +217,7 @@ impl Settings {
             architecture,
             init,
             torchvision_linears: network.torchvision_linears,
+            pretrained,
             method,
             training,
             stages,
@@ -295,9 +310,11 @@ fn read_stages(
     mut all: Section<'_>,
     network: &Network,
     (auxiliary, training): (AuxiliarySettings, Training),
-    method: Method,
+    (method, pretrained): (Method, Option<&Pretrained>),
 ) -> Result<Vec<Stage>, Fault> {
     let count = network.blocks.len();
+    let imported = pretrained.map_or(0, |own| own.blocks.unwrap_or(count.saturating_sub(1)));
+    let taken = pretrained.map_or(0, |own| own.blocks.unwrap_or(count));
     let mut stages = Vec::with_capacity(count);
     for (number, block) in (1..).zip(&network.blocks) {
         let mut own = all.section(&number.to_string())?;
@@ -305,6 +322,7 @@ fn read_stages(
         let auxiliary = AuxiliarySettings::read(&mut section, &auxiliary)?;
         let mut keys = network.keys[number - 1].clone();
         let head = match method {
+            _ if number <= imported => None,
             Method::EndToEnd if number < count => None,
             Method::Layerwise if block.is_handcrafted() => None,
             Method::Layerwise | Method::EndToEnd => {
@@ -317,8 +335,13 @@ fn read_stages(
         };
         section.finish()?;
         let mut section = own.section("training")?;
-        if let (Method::EndToEnd, Some(key)) = (method, section.keys().next()) {
-            return Err(section.fault(key, "has no meaning where all blocks are trained together"));
+        if let Some(key) = section.keys().next() {
+            if method == Method::EndToEnd {
+                return Err(section.fault(key, "has no meaning where all blocks are trained together"));
+            }
+            if number <= taken {
+                return Err(section.fault(key, "has no meaning: the block comes from a file (`network.weights`)"));
+            }
         }
         let training = Training::read(&mut section, training)?;
         section.finish()?;

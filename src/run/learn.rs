@@ -9,7 +9,7 @@ use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
 use crate::network::save_bytes;
-use crate::pipeline::{Average, Kind, Layers, Stage, Training, Verdict, footprint};
+use crate::pipeline::{Average, Layers, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
 
@@ -177,8 +177,8 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        // A scattering transform has no classifier.
-        if record.kind != Kind::Scattering {
+        // A scattering transform has no classifier, nor has a block that comes from a whole network.
+        if record.weights.contains_key(HEAD) {
             if !features::has_logits(folder.path(), Split::Val) {
                 return Ok(None);
             }

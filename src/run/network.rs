@@ -86,6 +86,7 @@ impl TrainedNetwork {
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd => "a network that was trained as a whole",
+            Kind::Imported => "a network that was imported",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
             Kind::Block | Kind::Depth | Kind::Scattering => "",
@@ -349,7 +350,7 @@ pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recip
     Ok(network)
 }
 
-/// A network that was trained as a whole, with the weights in its folder.
+/// A network of which stages are taken, with the weights in its folder.
 pub(super) fn load_network(
     folder: &StageFolder,
     record: &Record,
@@ -357,9 +358,12 @@ pub(super) fn load_network(
     device: &Device,
 ) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
-    let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
-    let head = head.ok_or_else(|| Error::failed("the settings have no classifier for the last block"))?;
+    let unknown = || Error::failed("the settings have no network of which stages are taken");
+    let whole = pipeline.whole().ok_or_else(unknown)?;
+    let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
+    // Blocks that come without a classifier have an empty one.
+    let none = blocks.last().and_then(|last| Layers::new(last.output, Vec::new()).ok());
+    let head = whole.head.or(none.as_ref()).ok_or_else(unknown)?;
     let network = Network::new(&blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?;
     read_weights(folder, record, NETWORK, &network.variables(), device)?;
     Ok(network)

@@ -32,6 +32,7 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
         (State::Begun, _) if record.kind == Kind::Images => "images not all decoded".into(),
         (State::Trained, true) if record.kind == Kind::EndToEnd => "trained".into(),
+        (State::Trained, true) if record.kind == Kind::Imported => "weights copied".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
             Some((epochs, 0)) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),

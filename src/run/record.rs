@@ -270,7 +270,7 @@ impl Record {
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
-            Kind::EndToEnd => 0,
+            Kind::EndToEnd | Kind::Imported => 0,
             Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };

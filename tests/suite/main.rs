@@ -7,6 +7,7 @@ mod faults;
 mod finite_differences;
 mod flips;
 mod images;
+mod importing;
 mod imports;
 mod interruption;
 mod kills;
