@@ -211,10 +211,10 @@ fn samples(on: &mut Comparison<'_, '_>, [batch, size, _, channels]: Sizes) -> Re
     crops(on, (batch, channels.min(4)), size)?;
     let x = on.maps(&[batch, size, size, channels])?;
     let mut draw = on.draw();
-    let places: Vec<u32> = (0..2 * batch).map(|_| draw.below(size as u64 / 2 + 1) as u32).collect();
-    let places = Tensor::from_vec(places, (batch, 2), &Device::Cpu)?;
+    let offsets: Vec<u32> = (0..2 * batch).map(|_| draw.below(size as u64 / 2 + 1) as u32).collect();
+    let offsets = Tensor::from_vec(offsets, (batch, 2), &Device::Cpu)?;
     let case = format!("{channels} channels, {size} x {size}, batch {batch}");
-    on.compare(["squares of maps"], &case, ([&x], [&places]), |[x], [places]| Ok([cut(x, places, size - size / 2)?]))
+    on.compare(["squares of maps"], &case, ([&x], [&offsets]), |[x], [offsets]| Ok([cut(x, offsets, size - size / 2)?]))
 }
 
 /// As many slots as twice the batch, and those of the batch in any order.
@@ -252,7 +252,7 @@ fn crops(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: u
     let images: Vec<u8> = (0..2 * batch * channels * side * side).map(|_| draw.bits() as u8).collect();
     let images = Tensor::from_vec(images, (2 * batch, channels * side * side), &Device::Cpu)?;
     let mut place = |at: usize| if at % 3 == 2 { draw.below(2) as i32 } else { draw.below(9) as i32 - 4 };
-    let places = Tensor::from_vec((0..3 * batch).map(&mut place).collect::<Vec<i32>>(), (batch, 3), &Device::Cpu)?;
+    let offsets = Tensor::from_vec((0..3 * batch).map(&mut place).collect::<Vec<i32>>(), (batch, 3), &Device::Cpu)?;
     let (table, slots) = (on.noise(&[channels, 256])?, slots(on, batch)?);
     // The map is there to say which type is wanted.
     let wanted = on.maps(&[1])?;
@@ -260,9 +260,9 @@ fn crops(on: &mut Comparison<'_, '_>, (batch, channels): (usize, usize), side: u
     on.compare(
         ["crops of images"],
         &case,
-        ([&wanted], [&images, &slots, &places, &table]),
-        |[wanted], [images, slots, places, table]| {
-            Ok([Crops { places, size: side, table }.show(images, slots, wanted.dtype())?])
+        ([&wanted], [&images, &slots, &offsets, &table]),
+        |[wanted], [images, slots, offsets, table]| {
+            Ok([Crops { offsets, size: side, table }.show(images, slots, wanted.dtype())?])
         },
     )
 }

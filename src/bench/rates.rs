@@ -131,10 +131,10 @@ impl<'a, 'b> Sample<'a, 'b> {
             classes = classes.max(BUILTIN_CLASSES);
         }
         (pipeline.data.train_images, pipeline.data.val_images) = (Some(count), Some(1));
-        let kept = (1..=pipeline.stages.len()).collect();
+        let cached = (1..=pipeline.stages.len()).collect();
         let shard_mib = SHARD_MIB.min(pipeline.features.shard_mib);
         pipeline.features =
-            Features { views: 1, late_crops: false, refresh: 0.0, kept, shard_mib, ..pipeline.features };
+            Features { views: 1, late_crops: false, refresh: 0.0, cached, shard_mib, ..pipeline.features };
         Self { bench, pipeline, count, classes, folder }
     }
 
@@ -326,13 +326,13 @@ mod tests {
         let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 3\nwidth = 4\nspace_to_depth = [1]\n\
                     [auxiliary]\nwidth = 4\n[training]\nbatch = 16\n[features]\ndisk = ";
         let folder = tempfile::tempdir().unwrap();
-        let kept = |disk: &str| {
+        let cached = |disk: &str| {
             let pipeline = Recipe::parse("p", "p", &format!("{text}{disk:?}"), &[]).unwrap();
             worth_keeping(&pipeline, ([200, 50], 10), &folder.path().join("cache"), &Device::Cpu, &Silent).unwrap()
         };
-        assert_eq!(kept("0"), [0; 0]);
+        assert_eq!(cached("0"), [0; 0]);
         // Nobody reads the last features.
-        assert!(!kept("1TB").contains(&3));
+        assert!(!cached("1TB").contains(&3));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

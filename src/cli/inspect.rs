@@ -76,7 +76,7 @@ pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
         return Ok(());
     }
     if measured.channels.is_empty() {
-        return output.line("\nits features are not kept: they are computed where they are needed");
+        return output.line("\nits features are not cached: they are computed where they are needed");
     }
     output.text(&format!("\n{}", measured.text()))
 }

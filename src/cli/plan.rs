@@ -49,7 +49,7 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     });
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
-    let kept = if follows { chosen.clone() } else { pipeline.features.kept.clone() };
+    let cached = if follows { chosen.clone() } else { pipeline.features.cached.clone() };
     let network = project.nodes().find(|look| look.node.kind.is_network() && *look.verdict == Verdict::Current);
     let network = network.and_then(|look| look.found).map(|found| &found.record);
     let leaf = |id: &str| {
@@ -59,7 +59,7 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let probes = pipeline.probed().map(|probed| leaf(&probed.probe.id(probed.stage))).collect();
     let (ensemble, classes) = (leaf(Node::ENSEMBLE), data.classes);
     let plan =
-        Plan { ensemble, probes, classes, estimate, costs: &costs, records: &records, network, disk, chosen, kept };
+        Plan { ensemble, probes, classes, estimate, costs: &costs, records: &records, network, disk, chosen, cached };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 

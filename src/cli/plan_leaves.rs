@@ -73,7 +73,7 @@ impl Plan<'_> {
             });
         }
         for (at, (probed, record)) in pipeline.probed().zip(&self.probes).enumerate() {
-            let from = Estimate::fed_from(probed.stage, &self.kept);
+            let from = Estimate::fed_from(probed.stage, &self.cached);
             let learned = probed.learns_from(estimate.images[0]);
             let iterations = record.and_then(|record| record.measures.get("iterations").copied());
             rows.push(LeafRow {

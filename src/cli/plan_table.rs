@@ -26,7 +26,7 @@ pub(super) struct Plan<'a> {
     /// The stages whose features make it fastest.
     pub chosen: Vec<usize>,
     /// The stages whose features are written in the plan that the table shows.
-    pub kept: Vec<usize>,
+    pub cached: Vec<usize>,
 }
 
 /// What is predicted of one stage.
@@ -50,9 +50,9 @@ struct Row<'a> {
 impl Plan<'_> {
     fn row(&self, number: usize) -> Row<'_> {
         let (estimate, cost) = (&self.estimate, &self.costs.stages[number - 1]);
-        let from = self.kept.iter().copied().take_while(|&stage| stage < number).last().unwrap_or(0);
+        let from = self.cached.iter().copied().take_while(|&stage| stage < number).last().unwrap_or(0);
         let train = estimate.epochs(number, from);
-        let kept = self.kept.contains(&number);
+        let cached = self.cached.contains(&number);
         Row {
             number,
             output: estimate.pipeline.stages[number - 1].block.output,
@@ -63,7 +63,7 @@ impl Plan<'_> {
             recomputed: estimate.epoch(number, 0),
             train,
             evaluation: estimate.training(number, from) - train,
-            features: if kept { estimate.extraction(number, from).seconds } else { 0.0 },
+            features: if cached { estimate.extraction(number, from).seconds } else { 0.0 },
             memory: estimate.memory(number, from, cost),
         }
     }
@@ -72,12 +72,12 @@ impl Plan<'_> {
         (1..=self.costs.stages.len()).map(|number| self.row(number))
     }
 
-    /// Seconds of training and of writing features as the pipeline itself says what is kept, not this plan: what stages
+    /// Seconds of training and of writing features as the pipeline itself says what is cached, not this plan: what stages
     /// that are there are to be compared with.
     fn as_done(&self, number: usize) -> [f64; 2] {
         let (estimate, features) = (&self.estimate, &self.estimate.pipeline.features);
         let from = features.nearest(number);
-        let written = if features.keeps(number) { estimate.extraction(number, from).seconds } else { 0.0 };
+        let written = if features.caches(number) { estimate.extraction(number, from).seconds } else { 0.0 };
         [estimate.epochs(number, from), written]
     }
 
@@ -106,7 +106,7 @@ impl Plan<'_> {
             "forward",
             "step",
             "an image",
-            "kept",
+            "cached",
             "epoch read",
             "recomputed",
             "fed by",
@@ -140,7 +140,7 @@ impl Plan<'_> {
         }
         for row in self.rows() {
             let number = row.number;
-            let (size, kept) = (self.estimate.bytes(number), self.kept.contains(&number));
+            let (size, cached) = (self.estimate.bytes(number), self.cached.contains(&number));
             let pipeline = self.estimate.pipeline;
             let alone = pipeline.trains_alone(&pipeline.stages[number - 1]);
             let mut cells = vec![
@@ -150,7 +150,7 @@ impl Plan<'_> {
                 magnitude(row.cost.forward),
                 if alone { magnitude(row.cost.training) } else { "-".into() },
                 bytes(self.estimate.sample_bytes(number) as u64),
-                if kept { bytes(size) } else { format!("({})", bytes(size)) },
+                if cached { bytes(size) } else { format!("({})", bytes(size)) },
             ];
             let fed = if row.from == 0 { "images".into() } else { row.from.to_string() };
             if alone {
@@ -194,26 +194,26 @@ impl Plan<'_> {
     /// Choices beside each other: name, stages.
     fn choices(&self) -> Vec<(&'static str, Vec<usize>)> {
         let all: Vec<usize> = (1..=self.costs.stages.len()).collect();
-        let mut choices = vec![("all features kept", all), ("none, all recomputed", Vec::new())];
-        if choices.iter().all(|(_, kept)| *kept != self.kept) && self.kept != self.chosen {
-            choices.push(("as the pipeline says", self.kept.clone()));
+        let mut choices = vec![("all features cached", all), ("none, all recomputed", Vec::new())];
+        if choices.iter().all(|(_, cached)| *cached != self.cached) && self.cached != self.chosen {
+            choices.push(("as the pipeline says", self.cached.clone()));
         }
         choices.push(("fastest", self.chosen.clone()));
         choices
     }
 
-    fn size(&self, kept: &[usize]) -> u64 {
-        kept.iter().map(|&stage| self.estimate.bytes(stage)).sum()
+    fn size(&self, cached: &[usize]) -> u64 {
+        cached.iter().map(|&stage| self.estimate.bytes(stage)).sum()
     }
 
     fn totals(&self) -> String {
         let mut table = Table::new(&["features of", "stages", "on disk", "in all"]);
-        for (name, kept) in self.choices() {
+        for (name, cached) in self.choices() {
             let name = match self.disk {
                 Some(disk) if name == "fastest" => format!("fastest within {}", bytes(disk)),
                 _ => name.into(),
             };
-            table.row([name, list(&kept), bytes(self.size(&kept)), seconds(self.estimate.total(&kept))]);
+            table.row([name, list(&cached), bytes(self.size(&cached)), seconds(self.estimate.total(&cached))]);
         }
         table.text()
     }
@@ -222,21 +222,21 @@ impl Plan<'_> {
     fn others(&self) -> impl Iterator<Item = (usize, bool, f64, bool)> {
         let total = self.estimate.total(&self.chosen);
         (1..=self.costs.stages.len()).map(move |stage| {
-            let kept = self.chosen.contains(&stage);
+            let cached = self.chosen.contains(&stage);
             let mut other: Vec<usize> = self.chosen.iter().copied().filter(|&chosen| chosen != stage).collect();
-            if !kept {
+            if !cached {
                 other.push(stage);
                 other.sort_unstable();
             }
             let fits = self.disk.is_none_or(|disk| self.size(&other) <= disk);
-            (stage, kept, self.estimate.total(&other) - total, fits)
+            (stage, cached, self.estimate.total(&other) - total, fits)
         })
     }
 
     fn decisions(&self) -> String {
         let mut table = Table::new(&["stage", "features", "on disk", "otherwise"]);
-        for (stage, kept, more, fits) in self.others() {
-            let verb = if kept { "kept" } else { "recomputed" };
+        for (stage, cached, more, fits) in self.others() {
+            let verb = if cached { "cached" } else { "recomputed" };
             let more = match (more >= 0.0, fits) {
                 (true, _) => format!("{} more", seconds(more)),
                 (false, true) => format!("{} less", seconds(-more)),
@@ -249,13 +249,13 @@ impl Plan<'_> {
 
     pub fn json(&self) -> Value {
         let Estimate { pipeline, machine, images, compression } = self.estimate;
-        let choices = self.choices().into_iter().map(|(name, kept)| {
+        let choices = self.choices().into_iter().map(|(name, cached)| {
             json!({
-                "name": name, "materialize": kept, "bytes": self.size(&kept), "seconds": self.estimate.total(&kept),
+                "name": name, "materialize": cached, "bytes": self.size(&cached), "seconds": self.estimate.total(&cached),
             })
         });
-        let decisions = self.others().map(|(stage, kept, more, fits)| {
-            json!({ "stage": stage, "kept": kept, "otherwise_more_seconds": more, "otherwise_fits": fits })
+        let decisions = self.others().map(|(stage, cached, more, fits)| {
+            json!({ "stage": stage, "cached": cached, "otherwise_more_seconds": more, "otherwise_fits": fits })
         });
         let decoding = self.estimate.decoding();
         json!({
@@ -304,7 +304,7 @@ impl Plan<'_> {
             "step_flops": row.cost.training,
             "sample_bytes": self.estimate.sample_bytes(row.number),
             "bytes": self.estimate.bytes(row.number),
-            "kept": self.kept.contains(&row.number),
+            "cached": self.cached.contains(&row.number),
             "from": row.from,
             "limit": word(row.epoch.limit),
             "epoch_seconds": row.epoch.seconds,

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Opened {
     pub project: Project,
     pub cache: PathBuf,
-    /// Whether it has still to be planned which features are kept.
+    /// Whether it has still to be planned which features are cached.
     pub unplanned: bool,
     /// Whether every image file is looked at.
     pub look_again: bool,
@@ -100,10 +100,12 @@ fn planned(opened: &Opened, work: &WorkArgs, terminal: &Terminal) -> Result<Proj
     let device = run::device(&work.device.device, work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
-    let kept = run::remember_choice(cache, &pipeline, stages)?;
-    pipeline.features.kept.clone_from(&kept);
-    terminal
-        .say(&format!("features of stages {kept:?} are kept (`{}` remembers it)", cache.join("plan.json").display()));
+    let cached = run::remember_choice(cache, &pipeline, stages)?;
+    pipeline.features.cached.clone_from(&cached);
+    terminal.say(&format!(
+        "features of stages {cached:?} are cached (`{}` remembers it)",
+        cache.join("plan.json").display()
+    ));
     Ok(Project::open(pipeline, cache, opened.look_again))
 }
 

@@ -2,7 +2,7 @@
 
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
-use super::places::{element, in_place, make, require, with_pointers};
+use super::pointers::{element, in_place, make, require, with_pointers};
 use super::samples::{self, Form, Samples, Shown};
 use candle_core::{DType, Result, Tensor, bail};
 
@@ -65,19 +65,19 @@ pub(crate) fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<
 /// As [`ops::Crops::show`], for images of so many rows and columns.
 pub(crate) fn show(
     (images, slots): (&Tensor, &Tensor),
-    (places, table): (&Tensor, &Tensor),
+    (offsets, table): (&Tensor, &Tensor),
     (size, side): (usize, usize),
     dtype: DType,
 ) -> Result<Tensor> {
     let (engine, element) = (engine(images.device())?, maps_of(dtype)?);
-    require([places], DType::I32)?;
+    require([offsets], DType::I32)?;
     require([table], DType::F32)?;
     let channels = table.dim(0)?;
     make(&engine, (slots.dim(0)?, size, size, channels), element, |to| {
         with_samples(&engine, (images, slots), |samples| {
-            with_pointers(&engine, [places, table], |[places, table]| {
-                let shown = Shown { places, table, size, side, channels };
-                // SAFETY: as many places as samples, 256 values a channel, and images of `side`.
+            with_pointers(&engine, [offsets, table], |[offsets, table]| {
+                let shown = Shown { offsets, table, size, side, channels };
+                // SAFETY: as many offsets as samples, 256 values a channel, and images of `side`.
                 unsafe { samples.show(&*engine, shown, (to, element)) }
             })
         })
@@ -85,15 +85,15 @@ pub(crate) fn show(
 }
 
 /// As [`ops::cut`].
-pub(crate) fn cut(x: &Tensor, places: &Tensor, size: usize) -> Result<Tensor> {
+pub(crate) fn cut(x: &Tensor, offsets: &Tensor, size: usize) -> Result<Tensor> {
     let (engine, element) = (engine(x.device())?, element(x)?);
-    require([places], DType::U32)?;
+    require([offsets], DType::U32)?;
     let (batch, height, width, channels) = x.dims4()?;
     make(&engine, (batch, size, size, channels), element, |to: Pointer| {
-        with_pointers(&engine, [x, places], |[x, places]| {
+        with_pointers(&engine, [x, offsets], |[x, offsets]| {
             let sizes = [batch, height, width, channels];
-            // SAFETY: as many values as the maps have, and two places a map.
-            unsafe { samples::cut(&*engine, ([x, places, to], element), sizes, size) }
+            // SAFETY: as many values as the maps have, and two offsets a map.
+            unsafe { samples::cut(&*engine, ([x, offsets, to], element), sizes, size) }
         })
     })
 }

@@ -3,7 +3,7 @@
 use super::engine::engine;
 use super::gpu::Pointer;
 use super::memory::lock;
-use super::places::{require, with_pointers};
+use super::pointers::{require, with_pointers};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use candle_core::{DType, Device, Result, Tensor};

@@ -40,7 +40,7 @@ __device__ inline float sum_of(float value) {
 
 // Softmax cross entropy of one sample, which a block has: its loss, whether its label has the largest logit (the first of
 // equal ones), and the gradient of the mean loss. A label that is no class has no number for its loss.
-__device__ inline void cross_entropy(const float *logits, const unsigned *labels, float *gradient, float *losses, float *rights,
+__device__ inline void cross_entropy(const float *logits, const unsigned *labels, float *gradient, float *losses, float *hits,
                                      unsigned batch, unsigned classes) {
     unsigned sample = blockIdx.x, label = labels[sample];
     const float *own = logits + (Offset)sample * classes;
@@ -62,22 +62,22 @@ __device__ inline void cross_entropy(const float *logits, const unsigned *labels
         out[at] = expf(own[at] - largest) * scale - (at == label ? hit : 0.f);
     if (threadIdx.x == 0) {
         losses[sample] = logf(sum) + (largest - labelled);
-        rights[sample] = ahead == 0.f && labelled == labelled ? 1.f : 0.f;
+        hits[sample] = ahead == 0.f && labelled == labelled ? 1.f : 0.f;
     }
 }
 
-// The mean loss, and the number of right answers. One block.
-__device__ inline void end_cross_entropy(const float *losses, const float *rights, unsigned batch, float *mean, float *right) {
+// The mean loss, and the number of correct answers. One block.
+__device__ inline void end_cross_entropy(const float *losses, const float *hits, unsigned batch, float *mean, float *correct) {
     float loss = 0.f, count = 0.f;
     for (unsigned at = threadIdx.x; at < batch; at += THREADS) {
         loss += losses[at];
-        count += rights[at];
+        count += hits[at];
     }
     loss = sum_of(loss);
     count = sum_of(count);
     if (threadIdx.x == 0) {
         *mean = loss / (float)batch;
-        *right = count;
+        *correct = count;
     }
 }
 
@@ -103,10 +103,10 @@ WEIGHTS(float, f32)
 WEIGHTS(Bf16, bf16)
 
 KERNEL(cross_entropy_f32,
-       (const float *logits, const unsigned *labels, float *gradient, float *losses, float *rights, unsigned batch, unsigned classes),
-       (cross_entropy(logits, labels, gradient, losses, rights, batch, classes)))
-KERNEL(end_cross_entropy_f32, (const float *losses, const float *rights, unsigned batch, float *mean, float *right),
-       (end_cross_entropy(losses, rights, batch, mean, right)))
+       (const float *logits, const unsigned *labels, float *gradient, float *losses, float *hits, unsigned batch, unsigned classes),
+       (cross_entropy(logits, labels, gradient, losses, hits, batch, classes)))
+KERNEL(end_cross_entropy_f32, (const float *losses, const float *hits, unsigned batch, float *mean, float *correct),
+       (end_cross_entropy(losses, hits, batch, mean, correct)))
 KERNEL(descend_f32,
        (float *weight, float *velocity, const float *gradient, unsigned count, float rate, float momentum, float decay),
        (descend(weight, velocity, gradient, count, rate, momentum, decay)))

@@ -6,11 +6,11 @@ use candle_core::Result;
 
 /// Where the loss of a batch is written.
 #[derive(Clone, Copy)]
-pub(crate) struct LossPlaces {
+pub(crate) struct LossPointers {
     /// The mean loss, one f32.
     pub mean: Pointer,
     /// How many labels have the largest logit, one f32.
-    pub right: Pointer,
+    pub correct: Pointer,
     /// The gradient of the mean: \[batch, class\], f32.
     pub gradient: Pointer,
 }
@@ -23,15 +23,15 @@ pub(crate) unsafe fn cross_entropy(
     gpu: &impl Gpu,
     (logits, labels): (Pointer, Pointer),
     (batch, classes): (usize, usize),
-    to: LossPlaces,
+    to: LossPointers,
 ) -> Result<()> {
     let memory = gpu.reserve(2 * batch * size_of::<f32>())?;
     let losses = gpu.pointer(&memory);
-    let rights = Pointer(losses.0 + (batch * size_of::<f32>()) as u64);
-    let mut arguments = [logits, labels, to.gradient, losses, rights].map(at).to_vec();
+    let hits = Pointer(losses.0 + (batch * size_of::<f32>()) as u64);
+    let mut arguments = [logits, labels, to.gradient, losses, hits].map(at).to_vec();
     arguments.extend([count(batch)?, count(classes)?]);
-    let end = [at(losses), at(rights), count(batch)?, at(to.mean), at(to.right)];
-    // SAFETY: the caller's promise; what was reserved holds losses and right answers.
+    let end = [at(losses), at(hits), count(batch)?, at(to.mean), at(to.correct)];
+    // SAFETY: the caller's promise; what was reserved holds losses and correct answers.
     unsafe {
         launch_blocks(gpu, "cross_entropy_f32", [batch, 1], &arguments)?;
         launch_blocks(gpu, "end_cross_entropy_f32", [1, 1], &end)

@@ -5,7 +5,7 @@ use super::engine::engine;
 use super::gpu::{Element, Gpu, Pointer};
 use super::memory;
 use super::normalise::{self, Line};
-use super::places::{element, in_place, make, require, with_pointers};
+use super::pointers::{element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result;

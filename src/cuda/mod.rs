@@ -29,7 +29,7 @@ mod memory;
 pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
-mod places;
+mod pointers;
 pub(crate) mod samples;
 #[cfg(feature = "cuda")]
 mod tensors;

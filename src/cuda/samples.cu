@@ -102,14 +102,14 @@ __device__ inline void put(const unsigned char *rows, const unsigned *slots, uns
 // Normalised windows of images [channel, side, side]: first row, first column, and whether it is mirrored, of each. What
 // lies beyond the image is black.
 template <class T>
-__device__ inline void show(const unsigned char *images, const unsigned *slots, const int *places, const float *table, T *out,
+__device__ inline void show(const unsigned char *images, const unsigned *slots, const int *offsets, const float *table, T *out,
                             unsigned count, unsigned size, unsigned side, unsigned channels, unsigned last) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     unsigned channel = at % channels, x = at / channels % size, y = at / channels / size % size;
     unsigned sample = at / channels / size / size;
-    const int *place = places + 3 * sample;
-    int row = place[0] + (int)y, column = place[1] + (int)(place[2] ? size - 1 - x : x);
+    const int *offset = offsets + 3 * sample;
+    int row = offset[0] + (int)y, column = offset[1] + (int)(offset[2] ? size - 1 - x : x);
     unsigned byte = 0;
     if (row >= 0 && row < (int)side && column >= 0 && column < (int)side)
         byte = images[((Offset)min(slots[sample], last) * channels + channel) * side * side + row * side + column];
@@ -118,13 +118,13 @@ __device__ inline void show(const unsigned char *images, const unsigned *slots, 
 
 // Squares out of maps [sample, height, width, channel], from their own first row and column on. A thread has N channels.
 template <class T, int N>
-__device__ inline void cut(const T *x, const unsigned *places, T *out, unsigned count, unsigned size, unsigned height, unsigned width,
+__device__ inline void cut(const T *x, const unsigned *offsets, T *out, unsigned count, unsigned size, unsigned height, unsigned width,
                            unsigned channels) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
     unsigned parts = channels / N, column = at / parts % size, row = at / parts / size % size, sample = at / parts / size / size;
-    row += min(places[2 * sample], height - size);
-    column += min(places[2 * sample + 1], width - size);
+    row += min(offsets[2 * sample], height - size);
+    column += min(offsets[2 * sample + 1], width - size);
     const T *from = x + (((Offset)sample * height + row) * width + column) * channels + at % parts * N;
     *reinterpret_cast<Vector<T, N> *>(out + (Offset)at * N) = *reinterpret_cast<const Vector<T, N> *>(from);
 }
@@ -157,17 +157,17 @@ __device__ inline void cut(const T *x, const unsigned *places, T *out, unsigned 
     STORED(Bf16, bf16, T, type) \
     STORED(float, f32, T, type) \
     KERNEL(show_##type, \
-           (const unsigned char *images, const unsigned *slots, const int *places, const float *table, T *out, unsigned count, \
+           (const unsigned char *images, const unsigned *slots, const int *offsets, const float *table, T *out, unsigned count, \
             unsigned size, unsigned side, unsigned channels, unsigned last), \
-           (show<T>(images, slots, places, table, out, count, size, side, channels, last))) \
+           (show<T>(images, slots, offsets, table, out, count, size, side, channels, last))) \
     KERNEL(cut_##type##_1, \
-           (const T *x, const unsigned *places, T *out, unsigned count, unsigned size, unsigned height, unsigned width, \
+           (const T *x, const unsigned *offsets, T *out, unsigned count, unsigned size, unsigned height, unsigned width, \
             unsigned channels), \
-           (cut<T, 1>(x, places, out, count, size, height, width, channels))) \
+           (cut<T, 1>(x, offsets, out, count, size, height, width, channels))) \
     KERNEL(cut_##type##_##N, \
-           (const T *x, const unsigned *places, T *out, unsigned count, unsigned size, unsigned height, unsigned width, \
+           (const T *x, const unsigned *offsets, T *out, unsigned count, unsigned size, unsigned height, unsigned width, \
             unsigned channels), \
-           (cut<T, N>(x, places, out, count, size, height, width, channels)))
+           (cut<T, N>(x, offsets, out, count, size, height, width, channels)))
 
 SHOWN(float, f32, 4)
 SHOWN(Bf16, bf16, 8)

@@ -111,7 +111,7 @@ impl Form {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shown {
     /// First row, first column, whether it is mirrored: \[sample, 3\] (i32).
-    pub places: Pointer,
+    pub offsets: Pointer,
     /// The normalised value of each byte: \[channel, 256\] (f32).
     pub table: Pointer,
     /// Rows, and columns, of a window.
@@ -145,9 +145,9 @@ impl Samples {
     /// # Safety
     /// The pointers lead to as many values.
     pub unsafe fn show(self, gpu: &impl Gpu, shown: Shown, (to, element): (Pointer, Element)) -> Result<()> {
-        let Shown { places, table, size, side, channels } = shown;
+        let Shown { offsets, table, size, side, channels } = shown;
         let threads = self.batch * size * size * channels;
-        let mut arguments = [self.stored, self.chosen, places, table, to].map(at).to_vec();
+        let mut arguments = [self.stored, self.chosen, offsets, table, to].map(at).to_vec();
         arguments.extend([count(threads)?, count(size)?, count(side)?, count(channels)?, self.last()?]);
         // SAFETY: the caller's promise.
         unsafe { launch_each(gpu, &format!("show_{}", element.name()), threads, &arguments) }
@@ -161,13 +161,13 @@ impl Samples {
 /// The pointers lead to as many values, and the squares are no larger than the maps.
 pub(crate) unsafe fn cut(
     gpu: &impl Gpu,
-    ([x, places, to], element): ([Pointer; 3], Element),
+    ([x, offsets, to], element): ([Pointer; 3], Element),
     [batch, height, width, channels]: [usize; 4],
     size: usize,
 ) -> Result<()> {
     let vector = if channels.is_multiple_of(element.in_vector()) { element.in_vector() } else { 1 };
     let threads = batch * size * size * channels / vector;
-    let mut arguments = [x, places, to].map(at).to_vec();
+    let mut arguments = [x, offsets, to].map(at).to_vec();
     arguments.extend([count(threads)?, count(size)?, count(height)?, count(width)?, count(channels)?]);
     // SAFETY: the caller's promise.
     unsafe { launch_each(gpu, &format!("cut_{}_{vector}", element.name()), threads, &arguments) }

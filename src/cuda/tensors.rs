@@ -1,16 +1,16 @@
 //! The operations on candle's tensors: what `ops` calls where a tensor lies on a GPU.
 //!
-//! Shapes were checked there; types and places are checked here.
+//! Shapes were checked there; types and pointers are checked here.
 
 use super::convolution::{Pass, Shape};
 use super::dropout::Mask;
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
-use super::learning::{self, LossPlaces, Step, Weights};
+use super::learning::{self, LossPointers, Step, Weights};
 use super::mapped::cast;
 use super::normalise::{self, Line, NormGradients};
 use super::pixels::{self, Images, Windows};
-use super::places::{Unset, element, in_place, make, require, with_pointers};
+use super::pointers::{Unset, element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::{DType, Result, Shape as Dimensions, Tensor, Var};
 
@@ -328,22 +328,22 @@ pub(crate) fn exchange(x: &Tensor, sizes: [usize; 3], shape: impl Into<Dimension
     })
 }
 
-/// The mean loss, the number of right answers, and the gradient of the mean, as of [`ops::cross_entropy`].
+/// The mean loss, the number of correct answers, and the gradient of the mean, as of [`ops::cross_entropy`].
 pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<[Tensor; 3]> {
     let engine = engine(logits.device())?;
     require([logits], DType::F32)?;
     require([labels], DType::U32)?;
     let (batch, classes) = logits.dims2()?;
-    let [mean, right] = [0, 1].map(|_| Unset::new(&engine.device, (), Element::F32));
-    let (mean, right) = (mean?, right?);
+    let [mean, correct] = [0, 1].map(|_| Unset::new(&engine.device, (), Element::F32));
+    let (mean, correct) = (mean?, correct?);
     let gradient = make(&engine, (batch, classes), Element::F32, |gradient| {
-        let to = LossPlaces { mean: mean.pointer, right: right.pointer, gradient };
+        let to = LossPointers { mean: mean.pointer, correct: correct.pointer, gradient };
         with_pointers(&engine, [logits, labels], |from| {
             // SAFETY: as many logits and labels as the batch has.
             unsafe { learning::cross_entropy(&*engine, from.into(), (batch, classes), to) }
         })
     })?;
-    Ok([mean.written(), right.written(), gradient])
+    Ok([mean.written(), correct.written(), gradient])
 }
 
 /// As [`ops::descend`].

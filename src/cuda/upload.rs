@@ -2,7 +2,7 @@
 //! since copies on the stream that computes would wait for all that was asked of it before.
 
 use super::memory::lock;
-use super::places::in_place;
+use super::pointers::in_place;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 use candle_core::{DType, Device, Result, Tensor};

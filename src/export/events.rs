@@ -119,9 +119,9 @@ fn channels(folder: &StageFolder, record: &Record) -> Option<Picture> {
 
 /// `Summary.Image`
 fn image(picture: &Picture) -> Result<Message> {
-    const RGB: i64 = 3;
+    let channels = if picture.is_grey() { 1 } else { 3 };
     let size = Message::new().integer(1, picture.height as i64).integer(2, picture.width as i64);
-    Ok(size.integer(3, RGB).raw(4, &picture.png()?))
+    Ok(size.integer(3, channels).raw(4, &picture.png()?))
 }
 
 /// `HistogramProto`, with bins of one width between the smallest and the largest value.

@@ -110,7 +110,7 @@ fn sprite(folder: &StageFolder, record: &Record, samples: &[usize]) -> Result<(P
     };
     let thumbnails = samples.iter().map(thumbnail).collect::<Result<Vec<_>>>()?;
     let side = thumbnails.first().map_or(1, |picture| picture.height);
-    Ok((Picture::grid(&thumbnails, columns, 0), side))
+    Ok((Picture::grid(&thumbnails, columns, (0, [0; 3])), side))
 }
 
 /// The text by which the projector finds the files.

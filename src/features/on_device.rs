@@ -41,8 +41,8 @@ impl OnDevice {
     pub fn decode(&self, encoded: &Tensor, slots: &Tensor, crops: Option<&Tensor>, shape: Shape) -> Result<Tensor> {
         Ok(match (&self.what, crops) {
             (What::Features(form), _) => form.decode(encoded, slots, self.dtype)?,
-            (What::Images(table), Some(places)) => {
-                Crops { places, size: shape.size, table }.show(encoded, slots, self.dtype)?
+            (What::Images(table), Some(offsets)) => {
+                Crops { offsets, size: shape.size, table }.show(encoded, slots, self.dtype)?
             }
             (What::Images(_), None) => return Err(Error::failed("no crops of the images were drawn")),
         })

@@ -1,7 +1,7 @@
 //! The binary files of CIFAR-10 and CIFAR-100: records of label bytes and three planes of 32x32.
 
 use super::file::OpenFile;
-use super::{Content, Fault, Found, Store};
+use super::{Content, Fault, Found, Store, numbered};
 use crate::error::{Error, Result};
 use crate::text::shown;
 use image::{DynamicImage, RgbImage};
@@ -50,7 +50,11 @@ pub(super) const CIFAR100: Variant = Variant {
 pub(super) fn open(path: &Path, variant: &'static Variant) -> Result<Found> {
     let folder = folder(path, variant)?;
     let open = |files| Ok::<_, Error>(Box::new(Batches::open(&folder, files, variant)?));
-    Ok(Found::images(names(&folder, variant)?, open(variant.train)?, open(variant.val)?))
+    Ok(Found::images(
+        numbered::names(&folder.join(variant.names), variant.classes, 0)?,
+        open(variant.train)?,
+        open(variant.val)?,
+    ))
 }
 
 /// The files that a data set consists of.
@@ -67,20 +71,6 @@ fn folder(path: &Path, variant: &Variant) -> Result<PathBuf> {
         Error::failed(format!("`{}`: no `{first}` in it or in `{}`", shown(path), variant.folder))
             .hint(format!("unpack `{archive}` (the binary version) there"))
     })
-}
-
-/// The names of the classes, or their numbers where the file with the names is missing.
-fn names(folder: &Path, variant: &Variant) -> Result<Vec<String>> {
-    let path = folder.join(variant.names);
-    let Some(text) = crate::disk::read_text(&path)? else {
-        return Ok((0..variant.classes).map(|label| label.to_string()).collect());
-    };
-    let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect();
-    if names.len() != variant.classes {
-        let (path, found, classes) = (shown(&path), names.len(), variant.classes);
-        return Err(Error::failed(format!("`{path}` names {found} classes instead of {classes}")));
-    }
-    Ok(names)
 }
 
 struct Batch {

@@ -2,7 +2,7 @@
 
 use super::folder::{self, Outside, Survey};
 use super::memory::Memory;
-use super::{builtin, cifar, idx, imagenet, parquet, webdataset};
+use super::{builtin, cifar, idx, imagenet, parquet, stl10, webdataset};
 use crate::error::{Error, Result};
 use crate::pipeline::Source;
 use std::fs;
@@ -30,6 +30,7 @@ pub fn look(source: &Source) -> Result<Fingerprint> {
         Source::Tar(path) => look_at(vec![path.clone()])?,
         Source::Cifar10(path) => look_at(cifar::files(path, &cifar::CIFAR10)?)?,
         Source::Cifar100(path) => look_at(cifar::files(path, &cifar::CIFAR100)?)?,
+        Source::Stl10(path) => look_at(stl10::files(path)?)?,
         Source::Idx(path) => look_at(idx::files(path)?)?,
         Source::WebDataset(place) => look_at(webdataset::shards(place)?.all())?,
         Source::Parquet(place) => look_at(parquet::files(place)?.all())?,

@@ -26,6 +26,7 @@ mod placed;
 mod resample;
 mod scan;
 mod shapes;
+mod stl10;
 mod tar;
 mod webdataset;
 mod whole;
@@ -114,6 +115,7 @@ fn find(source: &Source) -> Result<Found> {
         Source::Parquet(place) => parquet::open(place)?,
         Source::Cifar10(path) => cifar::open(path, &cifar::CIFAR10)?,
         Source::Cifar100(path) => cifar::open(path, &cifar::CIFAR100)?,
+        Source::Stl10(path) => stl10::open(path)?,
         Source::Idx(path) => idx::open(path)?,
     })
 }

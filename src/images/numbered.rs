@@ -15,6 +15,22 @@ pub(super) fn label(number: i64) -> Option<u32> {
     (0..MOST_CLASSES).contains(&number).then_some(number as u32)
 }
 
+/// The names of classes in a file, one a line, or their numbers from the first where there is no such file.
+///
+/// # Errors
+/// When it names another number of classes.
+pub(super) fn names(path: &Path, classes: usize, first: usize) -> Result<Vec<String>> {
+    let Some(text) = crate::disk::read_text(path)? else {
+        return Ok((first..first + classes).map(|label| label.to_string()).collect());
+    };
+    let names: Vec<String> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_string).collect();
+    if names.len() != classes {
+        let (path, found) = (shown(path), names.len());
+        return Err(Error::failed(format!("`{path}` names {found} classes instead of {classes}")));
+    }
+    Ok(names)
+}
+
 /// The archives of each split.
 pub(super) struct Shards {
     pub train: Vec<PathBuf>,

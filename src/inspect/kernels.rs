@@ -1,6 +1,6 @@
 //! The kernels of a block's first convolution: in colour where they read pixels, else as grids of grey.
 
-use super::picture::{BACKGROUND, Picture, grey, level};
+use super::picture::{BACKGROUND, Picture, level};
 use crate::error::{Error, Result};
 use crate::pipeline::{Layer, Role};
 use crate::run::Part;
@@ -72,7 +72,7 @@ pub fn kernels(block: &Part) -> Result<Option<Picture>> {
     let pixels = |kernel: Kernel| before.iter().fold(kernel, |kernel, _| kernel.spread_out()).in_colour();
     let tiles: Vec<Picture> = kernels.take(MOST_KERNELS).map(|kernel| pixels(kernel).resized(KERNEL)).collect();
     let columns = (tiles.len() as f64).sqrt().ceil() as usize;
-    Ok(Some(Picture::grid(&tiles, columns, GAP).framed(BACKGROUND, 2 * GAP)))
+    Ok(Some(Picture::grid(&tiles, columns, (GAP, BACKGROUND)).framed(BACKGROUND, 2 * GAP)))
 }
 
 /// All outputs and inputs on one scale of grey.
@@ -81,12 +81,12 @@ fn matrix(kernels: &[Kernel]) -> Picture {
     let reach = kernels.iter().map(|kernel| largest(&kernel.values)).fold(0.0, f32::max);
     let tile = |kernel: &Kernel, input: usize| {
         let value = |x, y| kernel.at(input, x, y) / reach;
-        let tile = Picture::from_fn(kernel.side, kernel.side, |x, y| grey(0.5 + 0.5 * value(x, y)));
+        let tile = Picture::in_grey(kernel.side, |x, y| 0.5 + 0.5 * value(x, y));
         tile.resized(kernel.side.max(12))
     };
     let tiles: Vec<Picture> =
         kernels.iter().flat_map(|kernel| (0..inputs).map(move |input| tile(kernel, input))).collect();
-    Picture::grid(&tiles, inputs, GAP).framed(BACKGROUND, 2 * GAP)
+    Picture::grid(&tiles, inputs, (GAP, BACKGROUND)).framed(BACKGROUND, 2 * GAP)
 }
 
 /// The size of the largest value; never zero.

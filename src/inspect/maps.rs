@@ -30,7 +30,7 @@ pub fn channel_grid(sample: &[f32], shape: Shape, image: Option<&Picture>) -> Pi
         map.resized(room.min(side * MOST_SCALE))
     };
     let tiles: Vec<Picture> = sample.chunks_exact(side * side).map(tile).collect();
-    let grid = Picture::grid(&tiles, columns, GAP);
+    let grid = Picture::grid(&tiles, columns, (GAP, BACKGROUND));
     let whole = match image {
         Some(image) => image.resized(IMAGE).above(&grid, 4 * GAP),
         None => grid,

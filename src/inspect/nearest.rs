@@ -68,7 +68,7 @@ pub fn strip(query: (&Picture, Option<u32>), neighbours: &[(Picture, u32)]) -> P
     let tile = |image: &Picture, colour| image.resized(THUMBNAIL).framed(colour, FRAME);
     let first = tile(query.0, NEUTRAL);
     let tiles: Vec<Picture> = neighbours.iter().map(|(image, label)| tile(image, frame(*label))).collect();
-    let others = Picture::grid(&tiles, tiles.len(), GAP);
+    let others = Picture::grid(&tiles, tiles.len(), (GAP, BACKGROUND));
     let left = first.width + 4 * GAP;
     let mut all = Picture::new(left + others.width, first.height.max(others.height), BACKGROUND);
     all.draw(&first, (0, 0), 1);

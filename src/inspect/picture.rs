@@ -1,7 +1,8 @@
 //! Small pictures: pixels, grids of tiles, colours of values, and PNG files that say who wrote them.
 
 use crate::error::{Error, Result};
-use image::codecs::png::PngEncoder;
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
 
 /// Red, green, blue.
@@ -11,6 +12,8 @@ pub type Colour = [u8; 3];
 pub const BACKGROUND: Colour = [255, 255, 255];
 /// What a PNG file of this program says of itself, behind its header.
 const NOTE: &[u8] = b"Software\0greedy";
+/// The quality of JPEG files, of 100.
+const QUALITY: u8 = 80;
 /// Bytes of a PNG's signature and of its first chunk.
 const HEADER: usize = 8 + 4 + 4 + 13 + 4;
 
@@ -34,6 +37,11 @@ impl Picture {
     pub fn from_fn(width: usize, height: usize, colour: impl Fn(usize, usize) -> Colour) -> Self {
         let pixels = (0..width * height).map(|at| colour(at % width, at / width)).collect();
         Self { width, height, pixels }
+    }
+
+    /// A square picture in shades of grey, from values between 0 and 1 at column and row.
+    pub fn in_grey(side: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+        Self::from_fn(side, side, |x, y| grey(value(x, y)))
     }
 
     /// An image \[channel, y, x\] of one or three channels and `side` rows.
@@ -81,13 +89,13 @@ impl Picture {
         })
     }
 
-    /// Pictures of one size side by side, in rows of so many, with a gap between them.
-    pub fn grid(tiles: &[Self], columns: usize, gap: usize) -> Self {
-        let Some(first) = tiles.first() else { return Self::new(1, 1, BACKGROUND) };
+    /// Pictures of one size side by side, in rows of so many, with gaps between them, so many pixels wide and of a colour.
+    pub fn grid(tiles: &[Self], columns: usize, (gap, colour): (usize, Colour)) -> Self {
+        let Some(first) = tiles.first() else { return Self::new(1, 1, colour) };
         let (width, height) = (first.width + gap, first.height + gap);
         let rows = tiles.len().div_ceil(columns.max(1));
         let columns = columns.clamp(1, tiles.len());
-        let mut all = Self::new(columns * width - gap, rows * height - gap, BACKGROUND);
+        let mut all = Self::new(columns * width - gap, rows * height - gap, colour);
         for (at, tile) in tiles.iter().enumerate() {
             all.draw(tile, (at % columns * width, at / columns * height), 1);
         }
@@ -109,19 +117,41 @@ impl Picture {
         all
     }
 
-    /// A PNG file. The same picture gives the same bytes.
+    /// Whether all pixels are shades of grey.
+    pub fn is_grey(&self) -> bool {
+        self.pixels.iter().all(|[red, green, blue]| red == green && green == blue)
+    }
+
+    /// A PNG file, with one channel where all is grey. The same picture gives the same bytes.
     ///
     /// # Errors
     /// When it is larger than a PNG can be.
     pub fn png(&self) -> Result<Vec<u8>> {
         let mut file = Vec::new();
-        let (width, height) = (self.width as u32, self.height as u32);
-        let encoder = PngEncoder::new(&mut file);
-        encoder
-            .write_image(self.pixels.as_flattened(), width, height, ExtendedColorType::Rgb8)
-            .map_err(|e| Error::failed(format!("cannot encode a picture: {e}")))?;
+        self.encode(PngEncoder::new_with_quality(&mut file, CompressionType::Best, FilterType::Adaptive))?;
         file.splice(HEADER..HEADER, note());
         Ok(file)
+    }
+
+    /// A JPEG file, with one channel where all is grey. The same picture gives the same bytes.
+    ///
+    /// # Errors
+    /// When it is larger than a JPEG can be.
+    pub fn jpeg(&self) -> Result<Vec<u8>> {
+        let mut file = Vec::new();
+        self.encode(JpegEncoder::new_with_quality(&mut file, QUALITY))?;
+        Ok(file)
+    }
+
+    fn encode(&self, encoder: impl ImageEncoder) -> Result<()> {
+        let (width, height) = (self.width as u32, self.height as u32);
+        let written = if self.is_grey() {
+            let grey: Vec<u8> = self.pixels.iter().map(|pixel| pixel[0]).collect();
+            encoder.write_image(&grey, width, height, ExtendedColorType::L8)
+        } else {
+            encoder.write_image(self.pixels.as_flattened(), width, height, ExtendedColorType::Rgb8)
+        };
+        written.map_err(|e| Error::failed(format!("cannot encode a picture of {width} x {height} pixels: {e}")))
     }
 }
 
@@ -153,7 +183,7 @@ pub(super) fn signed(value: f32) -> Colour {
 }
 
 /// The grey of a value between 0 and 1.
-pub(super) fn grey(value: f32) -> Colour {
+fn grey(value: f32) -> Colour {
     [level(value); 3]
 }
 
@@ -185,6 +215,10 @@ mod tests {
         let read = image::load_from_memory(&file).unwrap().to_rgb8();
         assert_eq!(read.dimensions(), (5, 3));
         assert!((0..15).all(|at| read.get_pixel(at % 5, at / 5).0 == picture.at(at as usize % 5, at as usize / 5)));
+        let grey = Picture::in_grey(3, |x, y| (x + y) as f32 / 4.0);
+        assert!(grey.is_grey() && !picture.is_grey());
+        let read = image::load_from_memory(&grey.png().unwrap()).unwrap();
+        assert_eq!((read.color(), read.to_rgb8().get_pixel(2, 1).0), (image::ColorType::L8, [191; 3]));
         let others = std::fs::read("tests/fixtures/images/rgba.png").unwrap();
         assert!(!is_own_png(&others) && !is_own_png(&file[..20]));
     }
@@ -192,7 +226,7 @@ mod tests {
     #[test]
     fn tiles_stand_in_rows_with_gaps_between_them() {
         let tile = |value: u8| Picture::new(2, 2, [value; 3]);
-        let grid = Picture::grid(&[tile(1), tile(2), tile(3)], 2, 1);
+        let grid = Picture::grid(&[tile(1), tile(2), tile(3)], 2, (1, BACKGROUND));
         assert_eq!((grid.width, grid.height), (5, 5));
         assert_eq!([grid.at(0, 0), grid.at(2, 0), grid.at(3, 1)], [[1; 3], BACKGROUND, [2; 3]]);
         assert_eq!([grid.at(0, 3), grid.at(4, 4)], [[3; 3], BACKGROUND]);

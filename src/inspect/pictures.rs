@@ -55,24 +55,35 @@ impl Images {
     /// Those of the stage's images, where they are still there.
     ///
     /// # Errors
-    /// When a stage before is missing, or is no longer what this one was made of.
+    /// When a stage before is missing, is no longer what this one was made of, or holds no images.
     pub fn open(folder: &StageFolder, record: &Record) -> Result<Self> {
         let (mut folder, mut record) = (folder.clone(), record.clone());
         while let Some(parent) = folder.parent(&record)? {
             (folder, record) = parent;
         }
-        Ok(Self { reader: Reader::open(&Split::Val.array(folder.path(), "features"))? })
+        let reader = Reader::open(&Split::Val.array(folder.path(), "features"))?;
+        match reader.layout().holds_images() && matches!(reader.layout().shape.channels, 1 | 3) {
+            true => Ok(Self { reader }),
+            false => Err(Error::failed(format!("`{}` holds no images", folder.path().display()))),
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.reader.layout().samples
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// One of them, as it is stored.
     ///
     /// # Errors
-    /// When it is missing or damaged, or the array holds no images.
+    /// When it is missing or damaged.
     pub fn picture(&self, sample: usize) -> Result<Picture> {
         let layout = self.reader.layout();
-        if !layout.holds_images() || !matches!(layout.shape.channels, 1 | 3) {
-            return Err(Error::failed("stage 0 holds no images"));
-        }
         let mut bytes = Vec::new();
         self.reader.read(0, sample, &mut bytes)?;
         Ok(Picture::of_image(&centre_square(&bytes, layout.keep(), layout.shape)?, layout.shape.size))

@@ -9,7 +9,7 @@ use candle_core::{DType, Result, Tensor, bail};
 pub struct Crops<'a> {
     /// First row, first column, and whether it is mirrored (1): \[sample, 3\] (i32). Rows and columns beyond the image
     /// are black.
-    pub places: &'a Tensor,
+    pub offsets: &'a Tensor,
     /// Rows and columns of a crop.
     pub size: usize,
     /// The normalised value of each byte: \[channel, 256\] (f32).
@@ -26,19 +26,19 @@ impl Crops<'_> {
         let bytes = images.dim(1)?;
         let side = (bytes / channels.max(1)).isqrt();
         let count = require(images, channels * side * side, slots)?;
-        if self.table.dims() != [channels, 256] || self.places.dims() != [count, 3] {
-            bail!("places of {:?} and a table of {:?}", self.places.shape(), self.table.shape())
+        if self.table.dims() != [channels, 256] || self.offsets.dims() != [count, 3] {
+            bail!("offsets of {:?} and a table of {:?}", self.offsets.shape(), self.table.shape())
         }
-        on_gpu!(images, crate::cuda::show((images, slots), (self.places, self.table), (self.size, side), dtype));
+        on_gpu!(images, crate::cuda::show((images, slots), (self.offsets, self.table), (self.size, side), dtype));
         refuse_elsewhere(images, dtype)?;
         let slots = below(slots, images.dim(0)?)?;
-        let (places, table) = (self.places.to_vec2::<i32>()?, self.table.to_vec2::<f32>()?);
+        let (offsets, table) = (self.offsets.to_vec2::<i32>()?, self.table.to_vec2::<f32>()?);
         let values = with_bytes(images, |images| {
             build(count * self.size * self.size * channels, self.size * self.size * channels, |sample, out| {
                 let image = &images[slots[sample] * bytes..][..bytes];
                 for (at, out) in out.iter_mut().enumerate() {
                     let (y, x, channel) = (at / channels / self.size, at / channels % self.size, at % channels);
-                    let pixel = self.pixel(&places[sample], (y, x), side);
+                    let pixel = self.pixel(&offsets[sample], (y, x), side);
                     *out = table[channel][pixel.map_or(0, |pixel| image[channel * side * side + pixel] as usize)];
                 }
             })
@@ -47,9 +47,9 @@ impl Crops<'_> {
     }
 
     /// The pixel of an image that a crop shows at a row and column, where it is none beyond.
-    fn pixel(&self, place: &[i32], (y, x): (usize, usize), side: usize) -> Option<usize> {
-        let x = if place[2] == 0 { x } else { self.size - 1 - x };
-        let [y, x] = [(place[0], y), (place[1], x)].map(|(first, at)| i64::from(first) + at as i64);
+    fn pixel(&self, offset: &[i32], (y, x): (usize, usize), side: usize) -> Option<usize> {
+        let x = if offset[2] == 0 { x } else { self.size - 1 - x };
+        let [y, x] = [(offset[0], y), (offset[1], x)].map(|(first, at)| i64::from(first) + at as i64);
         let within = |at: i64| usize::try_from(at).ok().filter(|&at| at < side);
         Some(within(y)? * side + within(x)?)
     }
@@ -60,20 +60,20 @@ impl Crops<'_> {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn cut(x: &Tensor, places: &Tensor, size: usize) -> Result<Tensor> {
+pub fn cut(x: &Tensor, offsets: &Tensor, size: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    if places.dims() != [batch, 2] || size > height.min(width) {
-        bail!("squares of {size} x {size} at {:?} places in {:?}", places.shape(), x.shape())
+    if offsets.dims() != [batch, 2] || size > height.min(width) {
+        bail!("squares of {size} x {size} at {:?} offsets in {:?}", offsets.shape(), x.shape())
     }
-    on_gpu!(x, crate::cuda::cut(x, places, size));
+    on_gpu!(x, crate::cuda::cut(x, offsets, size));
     refuse_elsewhere(x, x.dtype())?;
-    let places = places.to_vec2::<u32>()?;
-    if places.iter().any(|place| place[0] as usize + size > height || place[1] as usize + size > width) {
+    let offsets = offsets.to_vec2::<u32>()?;
+    if offsets.iter().any(|offset| offset[0] as usize + size > height || offset[1] as usize + size > width) {
         bail!("a square of {size} x {size} begins beyond {height} x {width}")
     }
     let values = with_values([x], |[x]| {
         build(batch * size * size * channels, size * size * channels, |sample, out| {
-            let [top, left] = [places[sample][0], places[sample][1]].map(|place| place as usize);
+            let [top, left] = [offsets[sample][0], offsets[sample][1]].map(|offset| offset as usize);
             for (y, out) in out.chunks_exact_mut((size * channels).max(1)).enumerate() {
                 let first = ((sample * height + top + y) * width + left) * channels;
                 out.copy_from_slice(&x[first..first + size * channels]);

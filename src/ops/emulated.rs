@@ -12,7 +12,7 @@ use crate::cuda::dropout::Mask;
 use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
-use crate::cuda::learning::{self, LossPlaces, Step, Weights};
+use crate::cuda::learning::{self, LossPointers, Step, Weights};
 use crate::cuda::normalise::{self, Line, NormGradients};
 use crate::cuda::pixels::{self, Images, Windows};
 use crate::cuda::tiling::Maps;
@@ -350,20 +350,20 @@ fn the_loss_agrees() {
         let of = |labels: &[u32]| {
             run(
                 [(&[], Element::F32), (&[], Element::F32), (&[batch, classes], Element::F32)],
-                |gpu, [mean, right, gradient]| {
+                |gpu, [mean, correct, gradient]| {
                     let (_memory, [logits]) = put(gpu, [(&logits, Element::F32)]);
                     let labels =
                         gpu.put_bytes(&labels.iter().flat_map(|label| label.to_ne_bytes()).collect::<Vec<u8>>());
-                    let to = LossPlaces { mean, right, gradient };
+                    let to = LossPointers { mean, correct, gradient };
                     // SAFETY: memory of the sizes that are said.
                     unsafe { learning::cross_entropy(gpu, (logits, gpu.pointer(&labels)), (batch, classes), to) }
                 },
             )
         };
         let expected = cross_entropy(&logits, &Tensor::new(&labels[..], &Device::Cpu).unwrap()).unwrap();
-        let [mean, right, gradient] = of(&labels);
+        let [mean, correct, gradient] = of(&labels);
         assert_close(&mean, &expected.mean, Element::F32, 1e-5, "loss");
-        assert_close(&right, &expected.right, Element::F32, 0.0, "right answers");
+        assert_close(&correct, &expected.correct, Element::F32, 0.0, "correct answers");
         assert_close(&gradient, &expected.gradient, Element::F32, 1e-5, "gradient of the loss");
         let mut wrong = labels.clone();
         wrong[0] = classes as u32;

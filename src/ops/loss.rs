@@ -9,7 +9,7 @@ pub struct Loss {
     /// The mean over the batch, a scalar.
     pub mean: Tensor,
     /// How many labels have the largest logit (the first of equal ones), a scalar.
-    pub right: Tensor,
+    pub correct: Tensor,
     /// The gradient of the mean with respect to the logits \[batch, class\].
     pub gradient: Tensor,
 }
@@ -25,12 +25,12 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Loss> {
     }
     on_gpu!(logits, {
         // Looking at the labels would make the host wait; one that is no class makes the loss not a number.
-        let [mean, right, gradient] = crate::cuda::cross_entropy(logits, labels)?;
-        Ok(Loss { mean, right, gradient })
+        let [mean, correct, gradient] = crate::cuda::cross_entropy(logits, labels)?;
+        Ok(Loss { mean, correct, gradient })
     });
-    let right = logits.argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?.sum_all()?;
+    let correct = logits.argmax(D::Minus1)?.eq(labels)?.to_dtype(DType::F32)?.sum_all()?;
     if !is_ours(logits) {
-        return by_candle(logits, labels, right);
+        return by_candle(logits, labels, correct);
     }
     let labels: Vec<u32> = labels.to_vec1()?;
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
@@ -54,7 +54,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Loss> {
     let device = logits.device();
     Ok(Loss {
         mean: Tensor::new(mean, device)?,
-        right,
+        correct,
         gradient: Tensor::from_vec(gradient, (batch, classes), device)?,
     })
 }
@@ -72,12 +72,12 @@ fn powers(logits: &[f32]) -> Powers<impl Iterator<Item = f32>> {
     Powers { sum: values.clone().sum(), values, largest }
 }
 
-fn by_candle(logits: &Tensor, labels: &Tensor, right: Tensor) -> Result<Loss> {
+fn by_candle(logits: &Tensor, labels: &Tensor, correct: Tensor) -> Result<Loss> {
     let (batch, _) = logits.dims2()?;
     let logs = log_softmax(logits, D::Minus1)?;
     let chosen = logs.gather(&labels.unsqueeze(1)?, 1)?;
     let mean = (chosen.sum_all()? / -(batch as f64))?;
     let one = chosen.ones_like()?;
     let hits = logits.zeros_like()?.scatter_add(&labels.unsqueeze(1)?, &one, 1)?;
-    Ok(Loss { mean, right, gradient: ((logs.exp()? - hits)? / batch as f64)? })
+    Ok(Loss { mean, correct, gradient: ((logs.exp()? - hits)? / batch as f64)? })
 }

@@ -16,19 +16,19 @@ struct Problem<'a> {
     write: &'a dyn Fn(usize, usize) -> f64,
 }
 
-/// A choice among the first stages, the last chosen of which is known from where it is kept.
+/// A choice among the first stages, the last chosen of which is known from where it is cached.
 #[derive(Clone, Debug)]
 struct Partial {
     bytes: u64,
     seconds: f64,
-    kept: Vec<usize>,
+    cached: Vec<usize>,
 }
 
 /// The stages whose features are to be written so that the total time is least, in order. With `disk`, they take no more
 /// bytes than that together; the images of stage 0 are not counted.
 ///
 /// Exact: for each stage that may be the last one written, the choices before it that are not beaten in both bytes and
-/// seconds are kept (dynamic programming over the nearest written ancestor). Of choices that are equally fast, the smaller.
+/// seconds are cached (dynamic programming over the nearest written ancestor). Of choices that are equally fast, the smaller.
 pub fn choose(estimate: &Estimate<'_>, disk: Option<u64>) -> Vec<usize> {
     Problem {
         stages: estimate.pipeline.stages.len(),
@@ -47,7 +47,7 @@ pub fn choose(estimate: &Estimate<'_>, disk: Option<u64>) -> Vec<usize> {
 impl Problem<'_> {
     fn solve(&self) -> Vec<usize> {
         // fronts[last]: the choices that end with the features of `last`, with all stages up to it trained.
-        let mut fronts = vec![vec![Partial { bytes: 0, seconds: 0.0, kept: Vec::new() }]];
+        let mut fronts = vec![vec![Partial { bytes: 0, seconds: 0.0, cached: Vec::new() }]];
         for last in 1..=self.stages {
             let longer = fronts.iter().enumerate().flat_map(|(from, front)| {
                 let seconds = self.trained(from, last) + (self.write)(last, from);
@@ -60,7 +60,7 @@ impl Problem<'_> {
             let rest = self.trained(from, self.stages);
             front.into_iter().map(move |partial| Partial { seconds: partial.seconds + rest, ..partial })
         });
-        unbeaten(whole.collect()).pop().map_or_else(Vec::new, |best| best.kept)
+        unbeaten(whole.collect()).pop().map_or_else(Vec::new, |best| best.cached)
     }
 
     /// Seconds to train the stages after `from` as far as `last`.
@@ -71,15 +71,15 @@ impl Problem<'_> {
     /// The choice with one stage more, where there is room for it.
     fn keep(&self, before: &Partial, stage: usize, seconds: f64) -> Option<Partial> {
         let bytes = before.bytes.checked_add((self.bytes)(stage)).filter(|bytes| *bytes <= self.disk)?;
-        let kept = before.kept.iter().copied().chain([stage]).collect();
-        Some(Partial { bytes, seconds: before.seconds + seconds, kept })
+        let cached = before.cached.iter().copied().chain([stage]).collect();
+        Some(Partial { bytes, seconds: before.seconds + seconds, cached })
     }
 }
 
 /// Those that no other beats: more bytes take fewer seconds. The fastest is the last.
 fn unbeaten(mut all: Vec<Partial>) -> Vec<Partial> {
-    let order = |partial: &Partial| (partial.bytes, partial.kept.len());
-    all.sort_by(|a, b| order(a).cmp(&order(b)).then(a.seconds.total_cmp(&b.seconds)).then(a.kept.cmp(&b.kept)));
+    let order = |partial: &Partial| (partial.bytes, partial.cached.len());
+    all.sort_by(|a, b| order(a).cmp(&order(b)).then(a.seconds.total_cmp(&b.seconds)).then(a.cached.cmp(&b.cached)));
     let mut front: Vec<Partial> = Vec::new();
     for partial in all {
         if front.last().is_none_or(|fastest| partial.seconds < fastest.seconds) {
@@ -101,11 +101,11 @@ mod tests {
     }
 
     /// Seconds of a choice, stage by stage.
-    fn seconds(problem: &Problem<'_>, kept: &[usize]) -> f64 {
+    fn seconds(problem: &Problem<'_>, cached: &[usize]) -> f64 {
         let mut from = 0;
         let stage = |stage: usize| {
             let mut seconds = (problem.train)(stage, from);
-            if kept.contains(&stage) {
+            if cached.contains(&stage) {
                 seconds += (problem.write)(stage, from);
                 from = stage;
             }
@@ -134,9 +134,9 @@ mod tests {
                 train: &|stage, from| f64::from(train[at(stage, from)]),
                 write: &|stage, from| f64::from(write[at(stage, from)]),
             };
-            let size = |kept: &[usize]| kept.iter().map(|stage| bytes[stage - 1]).sum::<u64>();
-            let fitting = subsets(stages).filter(|kept| size(kept) <= disk);
-            let best = fitting.map(|kept| (seconds(&problem, &kept), size(&kept), kept.len()));
+            let size = |cached: &[usize]| cached.iter().map(|stage| bytes[stage - 1]).sum::<u64>();
+            let fitting = subsets(stages).filter(|cached| size(cached) <= disk);
+            let best = fitting.map(|cached| (seconds(&problem, &cached), size(&cached), cached.len()));
             let best = best.min_by(|a, b| a.partial_cmp(b).unwrap()).unwrap();
             let found = problem.solve();
             prop_assert!(found.is_sorted());
@@ -161,8 +161,8 @@ mod tests {
             let machine = machine(&pipeline, profile, rates, memory);
             let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [50_000, 10_000], compression: 1.0 };
             let disk = 10f64.powf(disk) as u64;
-            let fits = |kept: &[usize]| kept.iter().map(|&stage| estimate.bytes(stage)).sum::<u64>() <= disk;
-            let best = subsets(7).filter(|kept| fits(kept)).map(|kept| estimate.total(&kept)).min_by(f64::total_cmp);
+            let fits = |cached: &[usize]| cached.iter().map(|&stage| estimate.bytes(stage)).sum::<u64>() <= disk;
+            let best = subsets(7).filter(|cached| fits(cached)).map(|cached| estimate.total(&cached)).min_by(f64::total_cmp);
             let found = choose(&estimate, Some(disk));
             prop_assert!(fits(&found));
             prop_assert!(estimate.total(&found) <= best.unwrap() * (1.0 + 1e-9));
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn features_are_kept_where_reading_is_cheap_and_recomputed_where_it_is_not() {
+    fn features_are_cached_where_reading_is_cheap_and_recomputed_where_it_is_not() {
         let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 4\nwidth = 64\n";
         let pipeline = Recipe::parse("p", "p", text, &[]).unwrap();
         let estimate = |machine| Estimate { pipeline: &pipeline, machine, images: [50_000, 10_000], compression: 1.0 };

@@ -23,6 +23,8 @@ pub enum Source {
     Cifar10(PathBuf),
     /// A folder with the CIFAR-100 binary files.
     Cifar100(PathBuf),
+    /// A folder with the binary files of STL-10.
+    Stl10(PathBuf),
     /// A folder with MNIST-style IDX files, plain or `.gz`.
     Idx(PathBuf),
 }
@@ -39,6 +41,7 @@ impl Source {
             Self::Parquet(_) => "parquet",
             Self::Cifar10(_) => "cifar10",
             Self::Cifar100(_) => "cifar100",
+            Self::Stl10(_) => "stl10",
             Self::Idx(_) => "idx",
         }
     }
@@ -122,9 +125,14 @@ const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.
 impl Data {
     pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
         let source = read_source(section)?;
-        let small = matches!(source, Source::Builtin | Source::Cifar10(_) | Source::Cifar100(_) | Source::Idx(_));
-        let side = if source.word() == "idx" { 28 } else { 32 };
-        if !small && !section.has("size") {
+        // Where all images are of one size, that is the default.
+        let side = match source.word() {
+            "builtin" | "cifar10" | "cifar100" => Some(32),
+            "stl10" => Some(96),
+            "idx" => Some(28),
+            _ => None,
+        };
+        if side.is_none() && !section.has("size") {
             return Err(section.fault("size", "is missing: the side in pixels that images are scaled and cropped to"));
         }
         let gray = section.choice("color", source.word() == "idx", &[("rgb", false), ("gray", true)])?;
@@ -136,7 +144,7 @@ impl Data {
             _ => IMAGENET,
         };
         Ok(Self {
-            size: section.within("size", side, 4..=2048)?,
+            size: section.within("size", side.unwrap_or(32), 4..=2048)?,
             keep: section.choice("keep", Keep::Square, &[("square", Keep::Square), ("whole", Keep::Whole)])?,
             channels,
             train_images: read_limit(section, "train_images")?,
@@ -174,7 +182,7 @@ impl Data {
 
 fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
     type Make = fn(PathBuf) -> Source;
-    let kinds: [(&str, Option<Make>); 9] = [
+    let kinds: [(&str, Option<Make>); 10] = [
         ("builtin", None),
         ("folder", Some(Source::Folder)),
         ("tar", Some(Source::Tar)),
@@ -183,6 +191,7 @@ fn read_source(section: &mut Section<'_>) -> Result<Source, Fault> {
         ("parquet", Some(Source::Parquet)),
         ("cifar10", Some(Source::Cifar10)),
         ("cifar100", Some(Source::Cifar100)),
+        ("stl10", Some(Source::Stl10)),
         ("idx", Some(Source::Idx)),
     ];
     if !section.has("source") {

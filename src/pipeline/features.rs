@@ -1,4 +1,4 @@
-//! `[features]`: which features are kept between stages, in what form, and how a stage is fed with them.
+//! `[features]`: which features are cached between stages, in what form, and how a stage is fed with them.
 
 use super::Fault;
 use super::section::Section;
@@ -143,19 +143,19 @@ pub struct Features {
     pub codec: CodecChoice,
     /// The size of a shard that is aimed at, in MiB.
     pub shard_mib: usize,
-    /// The augmented views that are kept of each training image.
+    /// The augmented views that are cached of each training image.
     pub views: usize,
-    /// Whether the features of whole padded images are kept, and cropped afresh at every epoch.
+    /// Whether the features of whole padded images are cached, and cropped afresh at every epoch.
     pub late_crops: bool,
     /// The share of the training samples that get a new view, from their images, at every epoch.
     pub refresh: f64,
     /// The stages whose features are written, in order.
-    pub kept: Vec<usize>,
+    pub cached: Vec<usize>,
     /// Bytes that all features together may take, where that is limited.
     pub disk: Option<u64>,
     /// The order of the samples in an epoch.
     pub shuffle: Shuffle,
-    /// Bytes of memory that features of a stage's input may be kept in.
+    /// Bytes of memory that features of a stage's input may be cached in.
     pub memory: u64,
 }
 
@@ -188,7 +188,7 @@ impl Features {
             views: section.within("views", 1, 1..=1024)?,
             late_crops: section.choice("crop", false, &[("early", false), ("late", true)])?,
             refresh: if random { open.refresh.unwrap_or(REFRESH) } else { 0.0 },
-            kept: match &open.materialize {
+            cached: match &open.materialize {
                 Materialize::Only(stages) => stages.clone(),
                 Materialize::Auto => (1..=blocks).collect(),
             },
@@ -205,13 +205,13 @@ impl Features {
     }
 
     /// Whether the features of a stage are written.
-    pub fn keeps(&self, stage: usize) -> bool {
-        self.kept.contains(&stage)
+    pub fn caches(&self, stage: usize) -> bool {
+        self.cached.contains(&stage)
     }
 
     /// The nearest stage before another whose output is written; 0, the images, where there is none.
     pub fn nearest(&self, stage: usize) -> usize {
-        (1..stage).rev().find(|&before| self.keeps(before)).unwrap_or(0)
+        (1..stage).rev().find(|&before| self.caches(before)).unwrap_or(0)
     }
 }
 
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_reads_the_nearest_features_that_are_kept() {
+    fn a_stage_reads_the_nearest_features_that_are_cached() {
         let text = "[data]\nsource = \"builtin\"\n[features]\nmaterialize = [4, 2]\n[network]\nblocks = 6\n";
         let pipeline = super::super::Recipe::parse("p", "p", text, &[]).unwrap();
         let nearest: Vec<usize> = (1..=6).map(|stage| pipeline.features.nearest(stage)).collect();

@@ -97,7 +97,7 @@ fn learned(weights: usize) -> u64 {
 
 fn features_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2]) -> u64 {
     let features = &recipe.features;
-    if !features.keeps(stage.number) {
+    if !features.caches(stage.number) {
         return 0;
     }
     let crop = stage.block.output;

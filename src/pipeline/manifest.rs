@@ -299,8 +299,8 @@ impl Manifest {
     /// What is written of a stage.
     fn add_features(&mut self, pipeline: &Recipe, stage: usize) {
         let features = &pipeline.features;
-        if !features.keeps(stage) {
-            return self.add("features.kept", false);
+        if !features.caches(stage) {
+            return self.add("features.materialize", false);
         }
         self.add("features.dtype", features.dtype.word());
         self.add("features.shard_mib", features.shard_mib);

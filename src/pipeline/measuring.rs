@@ -75,9 +75,9 @@ impl Probed<'_> {
 }
 
 impl Estimate<'_> {
-    /// The features that a probe of a stage is fed from where those of these stages are kept, which are in order.
-    pub fn fed_from(stage: usize, kept: &[usize]) -> usize {
-        kept.iter().copied().take_while(|&kept| kept <= stage).last().unwrap_or(0)
+    /// The features that a probe of a stage is fed from where those of these stages are cached, which are in order.
+    pub fn fed_from(stage: usize, cached: &[usize]) -> usize {
+        cached.iter().copied().take_while(|&cached| cached <= stage).last().unwrap_or(0)
     }
 
     /// Seconds of a probe, by its place among all, that is fed from the features of a stage. `iterations` is how many a
@@ -201,7 +201,7 @@ mod tests {
         let longer = estimate.probe(1, 0, None) - found[1];
         assert!((longer - 1100.0 * (1e-3 + 8e-3 - 2e-3)).abs() < 1e-9, "{longer}");
         assert!((estimate.probe(1, 2, Some(10.0)) - (2.2 + 0.1 * 11.0)).abs() < 1e-9);
-        // What is not kept makes its probes slower, and the total knows.
+        // What is not cached makes its probes slower, and the total knows.
         assert!(estimate.total(&[1]) > estimate.total(&[1, 2]) - estimate.extraction(2, 1).seconds);
         assert_eq!(estimate.ensemble_bytes(10), 100 * 11 * 4);
     }

@@ -121,12 +121,12 @@ pub struct Stage {
 }
 
 impl Settings {
-    /// The recipe as far as the file tells: what it leaves to a plan counts as kept, and no memory is assumed.
+    /// The recipe as far as the file tells: what it leaves to a plan counts as cached, and no memory is assumed.
     pub fn as_written(&self) -> &Recipe {
         &self.recipe
     }
 
-    /// Whether it is left to a plan which features are kept (`features.materialize = "auto"`).
+    /// Whether it is left to a plan which features are cached (`features.materialize = "auto"`).
     pub fn leaves_plan_open(&self) -> bool {
         self.open.materialize == Materialize::Auto
     }
@@ -136,15 +136,15 @@ impl Settings {
         self.open.refresh.is_some()
     }
 
-    /// The recipe with nothing left open: the stages whose features are kept, where they were planned or are known
+    /// The recipe with nothing left open: the stages whose features are cached, where they were planned or are known
     /// otherwise, and the bytes of memory that features may take where the file does not say.
-    pub fn resolve(self, kept: Option<Vec<usize>>, memory: u64) -> Recipe {
+    pub fn resolve(self, cached: Option<Vec<usize>>, memory: u64) -> Recipe {
         let Self { mut recipe, open } = self;
         recipe.features.memory = open.memory.unwrap_or(memory);
-        if let Some(mut kept) = kept {
-            kept.sort_unstable();
-            kept.dedup();
-            recipe.features.kept = kept;
+        if let Some(mut cached) = cached {
+            cached.sort_unstable();
+            cached.dedup();
+            recipe.features.cached = cached;
         }
         recipe
     }
@@ -283,8 +283,8 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
     if !features.late_crops {
         return None;
     }
-    if network.blocks.len() > 1 && !features.keeps(1) {
-        return Some("is \"late\", but the features of stage 1 are not kept (`features.materialize`)".into());
+    if network.blocks.len() > 1 && !features.caches(1) {
+        return Some("is \"late\", but the features of stage 1 are not cached (`features.materialize`)".into());
     }
     if data.keep == Keep::Whole {
         return Some(

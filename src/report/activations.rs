@@ -1,6 +1,6 @@
 //! What the network saw: feature maps of a few validation images at each depth, and channels that are never active.
 
-use super::answers::Pictures;
+use super::answers::{image, images};
 use super::html::{Table, escape, note};
 use super::picture::grid;
 use super::subject::{NodeView, Subject, class_word};
@@ -27,10 +27,10 @@ fn measured(reader: &Reader) -> usize {
 
 /// Feature maps of some validation images at each depth.
 pub(super) fn feature_maps(subject: &Subject) -> Result<String> {
-    let pictures = Pictures::open(subject);
+    let images = images(subject);
     let stages: Vec<(&NodeView, &Record)> = subject.stages().collect();
-    let count = match (&pictures, stages.iter().find_map(|(_, record)| record.arrays.get("val/features"))) {
-        (Ok(pictures), _) => pictures.len(),
+    let count = match (&images, stages.iter().find_map(|(_, record)| record.arrays.get("val/features"))) {
+        (Ok(images), _) => images.len(),
         (Err(_), Some(array)) => array.shape[1],
         (Err(_), None) => 0,
     };
@@ -41,21 +41,21 @@ pub(super) fn feature_maps(subject: &Subject) -> Result<String> {
     }
     let names = names(subject, &samples);
     let mut html = String::new();
-    if let Ok(pictures) = &pictures {
-        let images = samples.iter().zip(&names).map(|(&sample, name)| {
+    if let Ok(images) = &images {
+        let cards = samples.iter().zip(&names).map(|(&sample, name)| {
             format!(
                 "<figure class=\"card\">{}<figcaption>{}</figcaption></figure>\n",
-                pictures.html(sample, name),
+                image(images, sample, name),
                 escape(name)
             )
         });
-        html += &format!("<h4>Images</h4>\n<div class=\"maps\">\n{}</div>\n", images.collect::<String>());
+        html += &format!("<h4>Images</h4>\n<div class=\"maps\">\n{}</div>\n", cards.collect::<String>());
     }
     let step = stages.len().div_ceil(DEPTHS).max(1);
-    let mut unkept = Vec::new();
+    let mut uncached = Vec::new();
     for (node, record) in stages.iter().skip((stages.len().max(1) - 1) % step).step_by(step) {
         if !record.arrays.contains_key("val/features") {
-            unkept.push(node.title.as_str());
+            uncached.push(node.title.as_str());
             continue;
         }
         html += &match grids(node, &samples, &names) {
@@ -63,8 +63,9 @@ pub(super) fn feature_maps(subject: &Subject) -> Result<String> {
             Err(fault) => note(&subject.without_places(&format!("{}: {fault}", node.title))),
         };
     }
-    if !unkept.is_empty() {
-        html += &note(&format!("Without features, as these are not kept or not written yet: {}.", unkept.join(", ")));
+    if !uncached.is_empty() {
+        html +=
+            &note(&format!("Without features, as these are not cached or not written yet: {}.", uncached.join(", ")));
     }
     Ok(html)
 }
@@ -104,16 +105,8 @@ fn grids(node: &NodeView, samples: &[usize], names: &[String]) -> Result<String>
     }
     let mut html = format!("<h4>{}: {shape}</h4>\n<div class=\"maps\">\n", escape(&node.title));
     for ((maps, name), sample) in grids.iter().zip(names).zip(samples) {
-        let made = grid(maps, shape.size)?;
         let alt = format!("{} feature maps of {} for validation image {sample}, {name}", maps.len(), node.title);
-        let _ = writeln!(
-            html,
-            "<img src=\"{}\" alt=\"{}\" width=\"{}\" height=\"{}\"/>",
-            made.uri,
-            escape(&alt),
-            made.width,
-            made.height
-        );
+        html += &(grid(maps, shape.size, &alt)? + "\n");
     }
     let chosen: Vec<String> = chosen.iter().map(ToString::to_string).collect();
     Ok(format!("{html}</div>\n<p class=\"about\">Channels {}, from left to right and down.</p>\n", chosen.join(", ")))
@@ -134,7 +127,7 @@ pub(super) fn dead_channels(subject: &Subject) -> Result<String> {
     let mut missing = String::new();
     for (node, record) in subject.stages() {
         if !record.arrays.contains_key("train/features") {
-            missing += &note(&format!("{} keeps no features, or has not written them yet.", node.title));
+            missing += &note(&format!("{} caches no features, or has not written them yet.", node.title));
             continue;
         }
         let found = Reader::open(&Split::Train.array(node.folder.path(), "features"))

@@ -1,10 +1,10 @@
 //! Validation images that the classifier is surest about, rightly and wrongly.
 
 use super::html::{escape, note};
-use super::picture::{Picture, thumbnail};
+use super::picture::thumbnail;
 use super::subject::{Subject, class_word, favourite};
-use crate::error::{Error, Result};
-use crate::features::{Layout, Order, Reader, Split, centre_square, decode_sample};
+use crate::error::Result;
+use crate::inspect::Images;
 use crate::run::{Record, softmax};
 use std::collections::BTreeMap;
 
@@ -33,21 +33,21 @@ pub(super) fn answers(subject: &Subject) -> Result<String> {
         (certainty.is_finite() && own.is_finite()).then_some(Answer { sample, label, named, certainty, own })
     };
     let judged: Vec<Answer> = answers.rows().filter_map(judge).collect();
-    let (mut right, mut wrong): (Vec<Answer>, Vec<Answer>) =
+    let (mut correct, mut wrong): (Vec<Answer>, Vec<Answer>) =
         judged.into_iter().partition(|answer| answer.label == answer.named);
     wrong.sort_by(|a, b| {
         a.own.total_cmp(&b.own).then(b.certainty.total_cmp(&a.certainty)).then(a.sample.cmp(&b.sample))
     });
-    right.sort_by(|a, b| b.certainty.total_cmp(&a.certainty).then(a.sample.cmp(&b.sample)));
-    let pictures = Pictures::open(subject);
+    correct.sort_by(|a, b| b.certainty.total_cmp(&a.certainty).then(a.sample.cmp(&b.sample)));
+    let images = images(subject);
     let show = |title: &str, answers: &[Answer]| {
-        let cards: String = spread(answers).map(|answer| card(answer, record, pictures.as_ref().ok())).collect();
+        let cards: String = spread(answers).map(|answer| card(answer, record, images.as_ref().ok())).collect();
         match answers {
             [] => note(&format!("{title}: there are none.")),
             _ => format!("<h4>{}</h4>\n<div class=\"cards\">\n{cards}</div>\n", escape(title)),
         }
     };
-    let missing = match &pictures {
+    let missing = match &images {
         Err(fault) => note(&subject.without_places(&format!("The images cannot be shown: {fault}"))),
         Ok(_) => String::new(),
     };
@@ -55,7 +55,7 @@ pub(super) fn answers(subject: &Subject) -> Result<String> {
         "<p>By the classifier of {}.</p>\n{missing}{}{}",
         escape(&node.title),
         show("Most wrong: the label is thought least likely", &wrong),
-        show("Most certain, and right", &right)
+        show("Most certain, and correct", &correct)
     ))
 }
 
@@ -70,11 +70,11 @@ fn spread(answers: &[Answer]) -> impl Iterator<Item = &Answer> {
     answers.iter().filter(fits).take(SHOWN)
 }
 
-fn card(answer: &Answer, record: &Record, pictures: Option<&Pictures>) -> String {
+fn card(answer: &Answer, record: &Record, images: Option<&Images>) -> String {
     let (label, named) = (class_word(record, answer.label), class_word(record, answer.named));
-    let is_right = answer.label == answer.named;
-    let picture = pictures.map_or(String::new(), |pictures| pictures.html(answer.sample, &label));
-    let text = match is_right {
+    let is_correct = answer.label == answer.named;
+    let picture = images.map_or(String::new(), |images| image(images, answer.sample, &label));
+    let text = match is_correct {
         true => format!("<b>{}</b> {:.1} %", escape(&label), 100.0 * answer.certainty),
         false => format!(
             "<b>{}</b>, named {} {:.1} % <span class=\"faint\">(own class {:.2} %)</span>",
@@ -90,54 +90,20 @@ fn card(answer: &Answer, record: &Record, pictures: Option<&Pictures>) -> String
     )
 }
 
-/// The decoded validation images.
-pub(super) struct Pictures {
-    reader: Reader,
+/// The images that a subject's nodes were made of.
+///
+/// # Errors
+/// When they are not there.
+pub(super) fn images(subject: &Subject) -> Result<Images> {
+    let (folder, record) = subject.images()?;
+    Images::open(&folder, &record)
 }
 
-impl Pictures {
-    /// Those that a subject's nodes were made of.
-    ///
-    /// # Errors
-    /// When they are not there.
-    pub fn open(subject: &Subject) -> Result<Self> {
-        let (folder, _) = subject.images()?;
-        let reader = Reader::open(&Split::Val.array(folder.path(), "features"))?;
-        if !reader.layout().holds_images() {
-            return Err(Error::failed("they are features, not images"));
-        }
-        Ok(Self { reader })
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.reader.layout().samples
-    }
-
-    /// One of them, with what it shows; a line where it cannot be read.
-    pub fn html(&self, sample: usize, label: &str) -> String {
-        match self.thumbnail(sample) {
-            Ok(made) => {
-                let alt = escape(&format!("validation image {sample}, {label}"));
-                let (width, height) = (made.width, made.height);
-                format!("<img src=\"{}\" alt=\"{alt}\" width=\"{width}\" height=\"{height}\"/>", made.uri)
-            }
-            Err(_) => note(&format!("image {sample} cannot be read")),
-        }
-    }
-
-    fn thumbnail(&self, sample: usize) -> Result<Picture> {
-        let layout = self.reader.layout();
-        let mut bytes = Vec::new();
-        self.reader.read(0, sample, &mut bytes)?;
-        let mut pixels = vec![0.0; layout.shape.values()];
-        let square = centre_square(&bytes, layout.keep(), layout.shape)?;
-        decode_sample(&square, &Layout { order: Order::Planes, ..*layout }, &mut pixels);
-        match layout.shape.channels {
-            channels @ (1 | 3) => thumbnail(&pixels, layout.shape.size, channels),
-            other => Err(Error::failed(format!("an image has {other} channels"))),
-        }
-    }
+/// A validation image with what it shows; a line where it cannot be read.
+pub(super) fn image(images: &Images, sample: usize, label: &str) -> String {
+    let alt = format!("validation image {sample}, {label}");
+    let made = images.picture(sample).and_then(|picture| thumbnail(&picture, &alt));
+    made.unwrap_or_else(|_| note(&format!("image {sample} cannot be read")))
 }
 
 #[cfg(test)]

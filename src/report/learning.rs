@@ -104,14 +104,13 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
         };
         let own = by_depth(&|record| Some(record.figures.as_ref()?.accuracy), "accuracy");
         let together = by_depth(&|record| record.figures.as_ref()?.ensemble_accuracy, "ensemble");
+        // The last depth of a network that was trained as a whole answers as the network does.
+        let own = if own.is_empty() { whole_network(subject) } else { own };
         series.push(Series { name: subject.name.clone(), colour, dashed: false, pieces: vec![own] });
-        series.push(Series {
-            name: format!("{}, ensemble", subject.name),
-            colour,
-            dashed: true,
-            pieces: vec![together],
-        });
-        series.extend(whole_network(subject, colour));
+        if together.len() > 1 {
+            let name = format!("{}, ensemble", subject.name);
+            series.push(Series { name, colour, dashed: true, pieces: vec![together] });
+        }
         for (node, record) in subject.recorded() {
             let Some(figures) = &record.figures else { continue };
             let cells = [Some(figures.accuracy), Some(figures.top5), figures.ensemble_accuracy].map(percent);
@@ -126,11 +125,10 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
 }
 
 /// A network that was trained as a whole has one accuracy, behind its last block.
-fn whole_network(subject: &Subject, colour: usize) -> Option<Series> {
-    let (_, record) = subject.recorded().find(|(_, record)| record.kind == Kind::EndToEnd)?;
-    let y = record.figures.as_ref()?.accuracy;
+fn whole_network(subject: &Subject) -> Vec<Point> {
+    let found = subject.recorded().find(|(_, record)| record.kind == Kind::EndToEnd);
+    let accuracy = found.and_then(|(_, record)| Some(record.figures.as_ref()?.accuracy));
     let depth = subject.stages().map(|(_, record)| record.stage).max().unwrap_or(1);
-    let name = format!("{}, trained as a whole", subject.name);
-    let point = Point { x: depth as f64, y, text: format!("{name}: accuracy {y:.2} %") };
-    Some(Series { name, colour, dashed: false, pieces: vec![vec![point]] })
+    let point = |y| Point { x: depth as f64, y, text: format!("{}, end to end: accuracy {y:.2} %", subject.name) };
+    accuracy.map(point).into_iter().collect()
 }

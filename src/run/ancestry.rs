@@ -103,7 +103,7 @@ impl Ancestry {
             .hint("settings of earlier stages cannot be changed here; `greedy run` makes those anew"));
         }
         let (found, wanted) = (train.layout().views, pipeline.features.views);
-        if nearest > 0 && pipeline.features.keeps(stage.number) && found < wanted {
+        if nearest > 0 && pipeline.features.caches(stage.number) && found < wanted {
             let folder = folder.path().display();
             return Err(Error::usage(format!("`{folder}` holds {found} views, too few to make {wanted} of them"))
                 .hint(format!("`--set features.views={found}`, or `greedy run` writes those as well")));
@@ -190,7 +190,7 @@ impl Ancestry {
 }
 
 impl Inputs {
-    /// Lets the training samples get new views and be kept in memory as the pipeline says, and says where they come
+    /// Lets the training samples get new views and be cached in memory as the pipeline says, and says where they come
     /// from: to the stage of a title and a number, in batches of a size, whose folder is given.
     ///
     /// # Errors

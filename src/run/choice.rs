@@ -1,4 +1,4 @@
-//! Which features are written where a pipeline leaves that to the plan: it is planned once, and kept to from then on.
+//! Which features are written where a pipeline leaves that to the plan: it is planned once, and adhered to from then on.
 
 use super::contents::CHOICE;
 use crate::disk;
@@ -56,9 +56,9 @@ fn subject(pipeline: &Recipe) -> String {
     };
     let stages: Vec<String> = pipeline.stages.iter().map(shape).collect();
     let features = &pipeline.features;
-    let kept = (features.dtype.word(), features.codec.word(), features.views, features.late_crops, features.disk);
+    let form = (features.dtype.word(), features.codec.word(), features.views, features.late_crops, features.disk);
     let data = (&pipeline.data.source, pipeline.data.size, pipeline.data.train_images, pipeline.data.val_images);
-    format!("{}: {data:?}; {}; {kept:?}; refresh {}", pipeline.name, stages.join(", "), pipeline.features.refresh)
+    format!("{}: {data:?}; {}; {form:?}; refresh {}", pipeline.name, stages.join(", "), pipeline.features.refresh)
 }
 
 #[cfg(test)]

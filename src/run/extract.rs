@@ -72,7 +72,7 @@ impl Work<'_> {
         features::write_files(self.folder.path(), &files)
     }
 
-    /// Runs a block over the data set and writes labels and, where they are kept, its features.
+    /// Runs a block over the data set and writes labels and, where they are cached, its features.
     pub(super) fn write_features(
         &self,
         record: &mut Record,
@@ -84,7 +84,7 @@ impl Work<'_> {
         for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
             features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
-        if !self.pipeline.features.keeps(stage.number) {
+        if !self.pipeline.features.caches(stage.number) {
             return Ok(());
         }
         let extraction = features::Extraction {

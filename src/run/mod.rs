@@ -92,6 +92,6 @@ pub fn new_pipeline(name: &str, overrides: &[String]) -> Result<Settings> {
 /// The recipe of a pipeline's settings for a cache, with what was planned for it and with half of the memory that is free
 /// now.
 pub fn resolve(settings: Settings, cache: &Path) -> Recipe {
-    let kept = recall_choice(cache, &settings);
-    settings.resolve(kept, room::free_memory() / 2)
+    let cached = recall_choice(cache, &settings);
+    settings.resolve(cached, room::free_memory() / 2)
 }

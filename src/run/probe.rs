@@ -16,7 +16,7 @@ use std::time::Instant;
 type Measures = BTreeMap<String, f64>;
 
 impl Work<'_> {
-    /// Measures what the settings of the node say. The features are read where they are kept, and computed where not.
+    /// Measures what the settings of the node say. The features are read where they are cached, and computed where not.
     pub(super) fn probe(&self, verdict: &Verdict) -> Result<()> {
         let probe = self.probe.ok_or_else(|| Error::failed(format!("the pipeline has no probe {}", self.node.id)))?;
         let _reading = self.ancestry.share()?;
@@ -117,7 +117,7 @@ impl Work<'_> {
 
     /// What is learned from, and what it is tried on, standardised alike.
     fn tables(&self, probe: &Probe, inputs: &Inputs) -> Result<(Table, Table)> {
-        // What the features are written of: so it makes no difference whether they are kept.
+        // What the features are written of: so it makes no difference whether they are cached.
         let mut train = self.table(probe, &inputs.train, probe.train_images, View::Cached(0))?;
         let mut val = self.table(probe, &inputs.val, None, View::CentreCanvas)?;
         if probe.standardise {

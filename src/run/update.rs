@@ -128,9 +128,9 @@ impl Project {
         let last = last_before(number, from)?;
         refuse_another_stage(number, &to)?;
         let most = from.record()?.stage;
-        pipeline.features.kept = kept_before(&pipeline, (number, most), &last)?;
+        pipeline.features.cached = cached_before(&pipeline, (number, most), &last)?;
         if number > 1 && pipeline.features.late_crops && pipeline.features.nearest(number) == 0 {
-            return Err(Error::usage("features can be cropped late only where some are kept")
+            return Err(Error::usage("features can be cropped late only where some are cached")
                 .hint("`--set features.crop=early` draws fresh crops of the images instead"));
         }
         let mut ancestry = Ancestry::follow(&last, pipeline.reads(number).start);
@@ -437,16 +437,16 @@ fn last_before(number: usize, from: &StageFolder) -> Result<StageFolder> {
 
 /// The stages whose features are to be read by a stage, none of them above `most`, as the pipeline says and the folders
 /// have them; and the stage itself, where its features are to be written.
-fn kept_before(pipeline: &Recipe, (number, most): (usize, usize), last: &StageFolder) -> Result<Vec<usize>> {
-    let mut kept = Vec::from_iter(pipeline.features.keeps(number).then_some(number));
+fn cached_before(pipeline: &Recipe, (number, most): (usize, usize), last: &StageFolder) -> Result<Vec<usize>> {
+    let mut cached = Vec::from_iter(pipeline.features.caches(number).then_some(number));
     let (mut folder, mut record) = (last.clone(), last.record()?);
     loop {
-        if record.stage <= most && pipeline.features.keeps(record.stage) && !record.arrays.is_empty() {
-            kept.push(record.stage);
+        if record.stage <= most && pipeline.features.caches(record.stage) && !record.arrays.is_empty() {
+            cached.push(record.stage);
         }
         match folder.parent_if_there(&record)? {
             Some(parent) => (folder, record) = parent,
-            None => return Ok(kept),
+            None => return Ok(cached),
         }
     }
 }

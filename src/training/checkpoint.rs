@@ -23,7 +23,7 @@ pub struct Epoch {
     pub learning_rate: f64,
     /// Mean cross entropy over the training samples, as they were met.
     pub loss: f64,
-    /// Percentage of training samples that were right, as they were met.
+    /// Percentage of training samples that were correct, as they were met.
     pub train_accuracy: f64,
     /// Top-1 accuracy on the validation samples, in epochs that looked at them.
     pub accuracy: Option<f64>,

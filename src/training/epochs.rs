@@ -170,8 +170,8 @@ impl<'a> Learner<'a> {
             let count = batch.len();
             let noise = Noise::new(job.seed, (stage, epoch), &batch.samples);
             let samples = (&batch.x, &batch.labels, &noise);
-            let step::Outcome { right, loss } = step::step(&self.network, &mut self.sgd, samples, rate)?;
-            self.sums.add(&loss, &right, count)?;
+            let step::Outcome { correct, loss } = step::step(&self.network, &mut self.sgd, samples, rate)?;
+            self.sums.add(&loss, &correct, count)?;
             self.position.step += 1;
             self.position.seconds = spent + started.elapsed().as_secs_f64();
             task.advance(count as u64);

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 /// What a batch came to before the weights moved.
 pub struct Outcome {
     /// How many labels had the largest logit, a scalar.
-    pub right: Tensor,
+    pub correct: Tensor,
     /// The mean over the batch, a scalar.
     pub loss: Tensor,
 }
@@ -27,6 +27,6 @@ pub fn step(
         let (logits, pass) = network.train(x, noise)?;
         let loss = cross_entropy(&logits, labels)?;
         sgd.step(&network.gradients(pass, &loss.gradient)?, rate)?;
-        Ok(Outcome { right: loss.right, loss: loss.mean })
+        Ok(Outcome { correct: loss.correct, loss: loss.mean })
     })
 }

@@ -129,7 +129,7 @@ fn what_is_not_there_yet_is_said_in_a_line() {
             "{epochs}"
         );
         assert!(section(&text, "p0-confusion").contains("By the classifier of stage 1"));
-        assert!(section(&text, "p0-maps").contains("not kept or not written yet: stage 2"));
+        assert!(section(&text, "p0-maps").contains("not cached or not written yet: stage 2"));
     }
 }
 
@@ -138,7 +138,7 @@ fn stages_without_features_or_images_and_damaged_ones_do_not_stop_it() {
     let space = Space::new();
     space.run("run small.toml --set features.materialize=[2]").ok();
     let text = page(&space, "cache");
-    assert!(section(&text, "p0-dead").contains("stage 1 keeps no features"));
+    assert!(section(&text, "p0-dead").contains("stage 1 caches no features"));
     assert!(section(&text, "p0-maps").contains("stage 2: 6 x 16 x 16"), "{}", section(&text, "p0-maps"));
     std::fs::remove_dir_all(space.path("cache/stage0")).unwrap();
     let text = page(&space, "cache");
@@ -166,12 +166,14 @@ fn several_pipelines_of_any_kind_stand_side_by_side() {
         assert!(section(&text, id).contains(title), "{title}");
     }
     let depth = section(&text, "depth");
-    assert!(
-        depth.contains("small (other), stage 2: accuracy") && depth.contains("whole, trained as a whole"),
-        "{depth}"
-    );
+    let shown = |text: &str| depth.matches(text).count();
+    assert_eq!([shown("small (other), stage 2: accuracy"), shown("whole, stage 2: accuracy")], [1, 1], "{depth}");
+    assert!(depth.contains("small (other), ensemble") && !depth.contains("whole, ensemble"), "{depth}");
     assert!(section(&text, "p1-nodes").contains("network"));
     assert!(section(&text, "p1-confusion").contains("By the classifier of "));
+    // Before its depths are made, the network stands for itself.
+    space.run("run small.toml network --cache begun --set training.method=end_to_end --set name=begun").ok();
+    assert!(section(&page(&space, "begun"), "depth").contains("begun, end to end: accuracy"));
 }
 
 #[test]

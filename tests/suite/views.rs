@@ -139,7 +139,7 @@ fn stages_without_features_lead_on() {
     // Features that are wanted after all are written without training anything again, and others are removed.
     let wanted = space.run("run small.toml --set features.materialize=[1,3]").ok();
     assert!(
-        wanted.stderr.contains("stage 3 (restore: features.kept: false -> nothing")
+        wanted.stderr.contains("stage 3 (restore: features.materialize: false -> nothing")
             || wanted.stderr.contains("re-extract"),
         "{}",
         wanted.stderr
@@ -242,7 +242,7 @@ fn settings_that_do_not_go_together_are_refused() {
         ("--set features.crop=late --set augmentation.padding=3 --set network.space_to_depth=[1,2]", "no multiple"),
         ("--set features.mode=recompute --set features.materialize=[1]", "no meaning"),
         ("--set features.materialize=[3]", "stages are 1 to 2"),
-        ("--set features.crop=late --set features.mode=recompute", "features of stage 1 are not kept"),
+        ("--set features.crop=late --set features.mode=recompute", "features of stage 1 are not cached"),
         ("--set features.materialize=some", "\"auto\", \"all\" or a list"),
         ("--set features.shuffle=shards:0", "shards:8"),
         ("--set features.codec=zstd:99", "zstd:22"),

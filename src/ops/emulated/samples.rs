@@ -150,17 +150,17 @@ fn crops_of_images_agree() {
     for (channels, side, size) in [(1, 1, 1), (3, 8, 8), (3, 9, 5), (4, 6, 11)] {
         let images = bytes(SLOTS * channels * side * side, 1);
         let (edge, centre) = (side as i64 - 1, (side as i64 - size as i64) / 2);
-        let places = [[0, 0, 0], [centre, centre, 1], [-4, edge, 0], [edge, -2, 1]];
+        let offsets = [[0, 0, 0], [centre, centre, 1], [-4, edge, 0], [edge, -2, 1]];
         let table = noise(&[channels, 256], 3, Element::F32);
-        let own = Tensor::new(&places.map(|place| place.map(|number| number as i32)), &Device::Cpu).unwrap();
+        let own = Tensor::new(&offsets.map(|place| place.map(|number| number as i32)), &Device::Cpu).unwrap();
         let here = Tensor::from_vec(images.clone(), (SLOTS, channels * side * side), &Device::Cpu).unwrap();
-        let expected = Crops { places: &own, size, table: &table }.show(&here, &chosen(), DType::F32).unwrap();
+        let expected = Crops { offsets: &own, size, table: &table }.show(&here, &chosen(), DType::F32).unwrap();
         for element in super::ELEMENTS {
             let [found] = run([(expected.dims(), element)], |gpu, [to]| {
-                let (there, places) = (gpu.put_bytes(&images), put_numbers(gpu, places.into_iter().flatten()));
+                let (there, offsets) = (gpu.put_bytes(&images), put_numbers(gpu, offsets.into_iter().flatten()));
                 let table = gpu.put(&table, Element::F32);
-                let [places, table] = [&places, &table].map(|memory| gpu.pointer(memory));
-                let shown = Shown { places, table, size, side, channels };
+                let [offsets, table] = [&offsets, &table].map(|memory| gpu.pointer(memory));
+                let shown = Shown { offsets, table, size, side, channels };
                 // SAFETY: memory of the sizes that are said.
                 with_batch(gpu, &there, |batch| unsafe { batch.show(gpu, shown, (to, element)) })
             });
@@ -173,12 +173,12 @@ fn crops_of_images_agree() {
 fn squares_of_maps_agree() {
     for (channels, element) in [1, 5, 8, 24].into_iter().flat_map(|c| super::ELEMENTS.map(|element| (c, element))) {
         let shape = [3, 5, 7, channels];
-        let places = [[0u32, 0], [1, 3], [2, 4]];
+        let offsets = [[0u32, 0], [1, 3], [2, 4]];
         let x = noise(&shape, 1, element);
-        let expected = cut(&x, &Tensor::new(&places, &Device::Cpu).unwrap(), 3).unwrap();
+        let expected = cut(&x, &Tensor::new(&offsets, &Device::Cpu).unwrap(), 3).unwrap();
         let [found] = run([(expected.dims(), element)], |gpu, [to]| {
-            let (x, places) = (gpu.put(&x, element), put_numbers(gpu, places.into_iter().flatten().map(i64::from)));
-            let pointers: [Pointer; 3] = [gpu.pointer(&x), gpu.pointer(&places), to];
+            let (x, offsets) = (gpu.put(&x, element), put_numbers(gpu, offsets.into_iter().flatten().map(i64::from)));
+            let pointers: [Pointer; 3] = [gpu.pointer(&x), gpu.pointer(&offsets), to];
             // SAFETY: memory of the sizes that are said.
             unsafe { samples::cut(gpu, (pointers, element), shape, 3) }
         });

@@ -48,7 +48,7 @@ pub(super) fn with_pointers<const N: usize, T>(
     f(pointers)
 }
 
-/// The same tensor with its values side by side, beginning where vectors may. Numbers of slots and places are never read as
+/// The same tensor with its values side by side, beginning where vectors may. Numbers of slots and offsets are never read as
 /// vectors.
 fn in_order(tensor: &Tensor) -> Result<Tensor> {
     let first = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
