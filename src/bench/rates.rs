@@ -12,9 +12,7 @@ use crate::features::{Batch, Loader, Split, View, decode, label_files, processor
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
-use crate::pipeline::{
-    self, Cost, Estimate, Features, Kind, Layers, Machine, Parts, Recipe, Source, Stage, Training, Whole,
-};
+use crate::pipeline::{self, Cost, Estimate, Features, Layers, Machine, Parts, Recipe, Source, Stage, Training, Whole};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -261,9 +259,9 @@ impl<'a, 'b> Sample<'a, 'b> {
         let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &bench.device)?;
         let noise = Noise::new(0, (0, 0), &samples);
-        let train = match whole.kind {
-            Kind::Imported => 0.0,
-            _ => {
+        let train = match whole.imported {
+            true => 0.0,
+            false => {
                 let Training { momentum, weight_decay, .. } = pipeline.training;
                 let sgd = &mut Sgd::new(&network.variables(), momentum, weight_decay)?;
                 bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-9).map(drop)?))?

@@ -73,6 +73,7 @@ pub(super) fn bring(
             "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
             "network": update.records.iter().find(|record| record.kind.is_network()).map(stage_json),
             "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
+            "not_pruned": of(&|record| record.kind == Kind::Wide),
             "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
             "probes": of(&|record| record.kind == Kind::Probe),
         }));

@@ -47,7 +47,7 @@ pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
 /// # Errors
 /// When weights are damaged or the file cannot be written. Features that are out of reach are left out.
 pub fn write_events(folder: &StageFolder, record: &Record, to: &Path) -> Result<Option<PathBuf>> {
-    if matches!(record.kind, Kind::Images | Kind::Ensemble | Kind::Probe) {
+    if matches!(record.kind, Kind::Images | Kind::Wide | Kind::Ensemble | Kind::Probe) {
         return Ok(None);
     }
     let mut file = EventFile::new();

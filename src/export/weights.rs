@@ -3,7 +3,7 @@
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::network::save_bytes;
-use crate::pipeline::{Layer, Layers, Role, Shape};
+use crate::pipeline::{Layer, Layers, Role};
 use crate::run::{Parts, StageFolder};
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
@@ -99,7 +99,8 @@ fn describe(parts: &Parts) -> Value {
 
 /// Name, class of `torch.nn` and arguments of each layer.
 fn modules_of(layers: &Layers, role: Role, classes: usize) -> Value {
-    let module = |(at, ((layer, input, output), name)): (usize, ((Layer, Shape, Shape), Option<String>))| {
+    let mut all = Vec::new();
+    for (at, ((layer, input, output), name)) in layers.shapes(classes).zip(layers.names(role)).enumerate() {
         let flat = layers.iter().take(at).any(|layer| layer == Layer::Flatten);
         let (class, arguments) = match layer {
             Layer::SpaceToDepth => ("PixelUnshuffle", json!([2])),
@@ -116,9 +117,9 @@ fn modules_of(layers: &Layers, role: Role, classes: usize) -> Value {
             Layer::Flatten => ("Flatten", json!([])),
             Layer::Linear { .. } => ("Linear", json!([input.values(), output.values()])),
         };
-        json!([name.unwrap_or_else(|| at.to_string()), class, arguments])
-    };
-    layers.shapes(classes).zip(layers.names(role)).enumerate().map(module).collect()
+        all.push(json!([name.unwrap_or_else(|| at.to_string()), class, arguments]));
+    }
+    Value::Array(all)
 }
 
 /// The architecture and torchvision's names of its layers, where all of it is here: with fewer blocks, or with a

@@ -40,14 +40,16 @@ impl Foreign {
         let way_out = |error: Error| error.hint(hint_by(&names));
 
         let (mut tensors, mut missing, mut wrong) = (Vec::with_capacity(wanted.len()), Vec::new(), None);
-        for weight in wanted {
+        for (at, weight) in wanted.iter().enumerate() {
             let Some(known) = weight.known_as.iter().find(|known| views.contains_key(*known)) else {
                 missing.push(weight.known_as.join(" or "));
                 continue;
             };
             let Some(view) = views.remove(known) else { continue };
             if !fits(view.shape(), &weight.shape) {
-                let fault = || misshapen(known, view.shape(), (&weight.shape, &names), origin);
+                // Weight and bias of the layer that gives a logit for each class come last.
+                let logits = all && at + 2 >= wanted.len();
+                let fault = || misshapen((known, logits), view.shape(), (&weight.shape, &names), origin);
                 wrong = wrong.or_else(|| Some(fault()));
                 continue;
             }
@@ -102,13 +104,20 @@ fn fits(found: &[usize], wanted: &[usize]) -> bool {
     }
 }
 
-fn misshapen(name: &str, found: &[usize], (wanted, names): (&[usize], &[String]), origin: &str) -> Error {
-    let hint = match (name.contains("classifier") || name.contains("fc") || name.contains("linear"), wanted) {
+fn misshapen(
+    (name, logits): (&str, bool),
+    found: &[usize],
+    (wanted, names): (&[usize], &[String]),
+    origin: &str,
+) -> Error {
+    let hint = match (logits, wanted) {
         (true, [classes, ..]) if found.get(1..) == wanted.get(1..) => format!(
             "the images are of {classes} classes; `network.imported = N`, with all blocks, leaves the classifier out"
         ),
-        (true, _) => "`network.hidden` and `network.pooled` give the sizes of the classifier; `network.imported = N` leaves it out".into(),
-        (false, _) => format!("`network.width` gives the channels; {}", hint_by(names)),
+        _ if ["classifier", "fc", "linear"].iter().any(|part| name.contains(part)) => {
+            "`network.hidden` and `network.pooled` give the sizes of the classifier; `network.imported = N` leaves it out".into()
+        }
+        _ => format!("`network.width` gives the channels; {}", hint_by(names)),
     };
     Error::usage(format!("`{name}` in `{origin}` is {found:?}, but the network has {wanted:?}")).hint(hint)
 }
@@ -183,7 +192,8 @@ mod tests {
         refused(&[conv], true, "lacks 1 of 2 tensors", "names may be those of torchvision");
         refused(&[conv, ("classifier.0.weight", &[7, 8])], true, "is [7, 8], but the network has [5, 8]", "5 classes");
         refused(&[conv, ("classifier.0.weight", &[5, 9])], true, "is [5, 9]", "network.pooled");
-        refused(&[("features.0.weight", &[2, 3, 5, 5])], true, "is [2, 3, 5, 5]", "network.width");
+        let whole: (&str, &[usize]) = ("classifier.0.weight", &[5, 8]);
+        refused(&[("features.0.weight", &[2, 3, 5, 5]), whole], true, "is [2, 3, 5, 5]", "network.width");
         refused(&[conv, ("classifier.0.weight", &[5, 8]), ("head", &[1])], true, "no place for: `head`", "imported");
     }
 

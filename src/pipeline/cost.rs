@@ -51,7 +51,10 @@ impl Costs {
 impl Cost {
     /// The costs of a stage that tells so many classes apart.
     pub fn of(stage: &Stage, classes: usize) -> Self {
-        Self::of_network(&[&stage.block], stage.head.as_ref(), classes)
+        let own = Self::of_network(&[&stage.block], stage.head.as_ref(), classes);
+        // Before it is pruned it takes more memory.
+        let wide = stage.pruning.as_ref().map(|wide| Self::of_network(&[&wide.block], Some(&wide.head), classes));
+        Self { step_values: wide.map_or(own.step_values, |wide| wide.step_values.max(own.step_values)), ..own }
     }
 
     /// The costs of blocks that are trained together with a classifier of the last.

@@ -6,7 +6,7 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Cost, Kind, Machine, Memory, Recipe, Stage, footprint};
+use super::{Cost, Machine, Memory, Recipe, Stage, Training, footprint};
 use std::ops::{Add, Mul, Range};
 
 /// What the time of some work is spent on.
@@ -163,7 +163,12 @@ impl Estimate<'_> {
         if !self.pipeline.trains_alone(self.stage(stage)) {
             return 0.0;
         }
-        self.stage(stage).training.epochs as f64 * self.epoch(stage, from).seconds
+        let (own, epoch) = (self.stage(stage), self.epoch(stage, from).seconds);
+        let Some(wide) = own.wide() else { return own.training.epochs as f64 * epoch };
+        // A step before it is pruned takes longer, as it has more operations; how many classes there are is of no weight.
+        let times = Cost::of(&wide, 1).training / Cost::of_network(&[&own.block], own.head.as_ref(), 1).training;
+        let more = (times - 1.0) * self.machine.stages[stage].train * self.images[0] as f64;
+        wide.training.epochs as f64 * (epoch + more) + own.last_training().epochs as f64 * epoch
     }
 
     /// Seconds until a stage is trained: its epochs, and the looks at the validation images between; 0 where it is not
@@ -172,8 +177,10 @@ impl Estimate<'_> {
         if !self.pipeline.trains_alone(self.stage(stage)) {
             return 0.0;
         }
-        let training = &self.stage(stage).training;
-        let looks = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
+        let own = self.stage(stage);
+        let all = [Some(&own.training), own.pruning.as_ref().map(|pruning| &pruning.training)].into_iter().flatten();
+        let looks = |training: &Training| (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
+        let looks: usize = all.map(looks).sum();
         self.epochs(stage, from) + looks as f64 * self.evaluation(stage, from).seconds
     }
 
@@ -195,7 +202,7 @@ impl Estimate<'_> {
         let training = &self.pipeline.training;
         let classify = Load { decode: self.machine.stages[0].load, compute: self.machine.network.classify, disk: 0.0 };
         let evaluation = self.time(classify * self.images[1] as f64).seconds;
-        if whole.kind == Kind::Imported {
+        if whole.imported {
             return if whole.head.is_some() { evaluation } else { 0.0 };
         }
         let evaluated = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();

@@ -3,7 +3,7 @@
 //! The planner predicts by it, the check for room refuses by it, and extraction and the frozen chain take batches by it, so
 //! that none of them can disagree.
 
-use super::{Codec, CodecChoice, Cost, Data, Kind, Recipe, Shape, Stage};
+use super::{Codec, CodecChoice, Cost, Data, Recipe, Shape, Stage};
 
 /// Bytes of an f32.
 pub const VALUE: usize = 4;
@@ -87,7 +87,7 @@ pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
     let Some(whole) = recipe.whole() else { return 0 };
     let blocks: usize = whole.stages.iter().map(|stage| stage.block.weights(classes)).sum();
     let weights = blocks + whole.head.map_or(0, |head| head.weights(classes));
-    let weights = if whole.kind == Kind::Imported { (weights * VALUE) as u64 } else { learned(weights) };
+    let weights = if whole.imported { (weights * VALUE) as u64 } else { learned(weights) };
     weights + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
 }
 

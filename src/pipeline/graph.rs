@@ -10,6 +10,10 @@ pub enum Kind {
     Images,
     /// Trains a block with a classifier on frozen features, and writes its own.
     Block,
+    /// Trains a block with a classifier as it is before it is pruned.
+    Wide,
+    /// Prunes a block that is trained, fine-tunes what is left, and writes its features.
+    Pruned,
     /// Trains all blocks together on the images.
     EndToEnd,
     /// Takes the weights of a network from a file.
@@ -26,9 +30,11 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Images,
         Self::Block,
+        Self::Wide,
+        Self::Pruned,
         Self::EndToEnd,
         Self::Imported,
         Self::Depth,
@@ -39,7 +45,11 @@ impl Kind {
 
     /// What makes a stage that is not taken from a whole network.
     pub fn of(stage: &Stage) -> Self {
-        if stage.head.is_some() { Self::Block } else { Self::Scattering }
+        match (&stage.head, &stage.pruning) {
+            (None, _) => Self::Scattering,
+            (Some(_), None) => Self::Block,
+            (Some(_), Some(_)) => Self::Pruned,
+        }
     }
 
     /// Its name in records.
@@ -47,6 +57,8 @@ impl Kind {
         match self {
             Self::Images => "images",
             Self::Block => "block",
+            Self::Wide => "wide",
+            Self::Pruned => "pruned",
             Self::EndToEnd => "end_to_end",
             Self::Imported => "imported",
             Self::Depth => "depth",
@@ -58,7 +70,7 @@ impl Kind {
 
     /// Whether it is one of the images or of a stage: what stages are made of and can be made from.
     pub fn is_stage(self) -> bool {
-        matches!(self, Self::Images | Self::Block | Self::Depth | Self::Scattering)
+        matches!(self, Self::Images | Self::Block | Self::Pruned | Self::Depth | Self::Scattering)
     }
 
     /// Whether it is a network of which stages are taken.
@@ -75,7 +87,8 @@ impl Kind {
     pub fn title(self, stage: usize, manifest: &Manifest) -> String {
         match self {
             Self::Images => "images".into(),
-            Self::Block | Self::Depth | Self::Scattering => format!("stage {stage}"),
+            Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
+            Self::Wide => format!("stage {stage}, not pruned"),
             Self::EndToEnd | Self::Imported => Node::NETWORK.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
@@ -123,6 +136,11 @@ impl Node {
         format!("stage{stage}")
     }
 
+    /// The name of the node of a stage before it is pruned.
+    pub fn wide_id(stage: usize) -> String {
+        format!("stage{stage}.wide")
+    }
+
     /// What people call it: `images`, `stage 3`, `network`.
     pub fn title(&self) -> String {
         self.kind.title(self.stage, &self.manifest)
@@ -145,7 +163,8 @@ impl Graph {
         let depths = whole.as_ref().map_or(0, |whole| whole.stages.len());
         if let Some(whole) = &whole {
             let manifest = Manifest::of_network(pipeline, whole);
-            let network = Node { id: Node::NETWORK.into(), kind: whole.kind, stage: 0, inputs: at.clone(), manifest };
+            let kind = if whole.imported { Kind::Imported } else { Kind::EndToEnd };
+            let network = Node { id: Node::NETWORK.into(), kind, stage: 0, inputs: at.clone(), manifest };
             let network = graph.add(network);
             for number in 1..=depths {
                 let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
@@ -156,7 +175,18 @@ impl Graph {
             }
         }
         for stage in &pipeline.stages[depths..] {
-            let inputs = at[pipeline.reads(stage.number)].to_vec();
+            let mut inputs = at[pipeline.reads(stage.number)].to_vec();
+            if let Some(wide) = stage.wide() {
+                let manifest = Manifest::of_wide(pipeline, &wide);
+                let node = Node {
+                    id: Node::wide_id(stage.number),
+                    kind: Kind::Wide,
+                    stage: stage.number,
+                    inputs: inputs.clone(),
+                    manifest,
+                };
+                inputs.push(graph.add(node));
+            }
             let manifest = Manifest::of_stage(pipeline, stage);
             at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
         }

@@ -116,9 +116,16 @@ impl Manifest {
         manifest
     }
 
-    /// What a trained stage depends on, but for the features it reads.
+    /// What a trained stage depends on, but for the features it reads and what it is pruned from.
     pub fn of_stage(pipeline: &Recipe, stage: &Stage) -> Self {
-        let Stage { number, block, head, keys, training } = stage;
+        let mut manifest = Self::of_wide(pipeline, stage);
+        manifest.add_features(pipeline, stage.number);
+        manifest
+    }
+
+    /// The same of one that writes no features.
+    pub fn of_wide(pipeline: &Recipe, stage: &Stage) -> Self {
+        let Stage { number, block, head, keys, training, pruning } = stage;
         let mut manifest = Self::default();
         manifest.add("training", TRAINING);
         manifest.add("seed", pipeline.seed);
@@ -128,11 +135,18 @@ impl Manifest {
         }
         manifest.add_input(pipeline, *number);
         manifest.add_network(Some(pipeline.init), &[(block, keys)], head.as_ref());
-        match head {
-            Some(_) => manifest.add_training(training),
-            None => manifest.add_precision(training),
+        match (head, pruning) {
+            (Some(_), Some(pruning)) => {
+                let mut own = Self::default();
+                own.add_training(&pruning.training);
+                manifest.add("compression.width", pruning.width);
+                for (name, value) in own.entries() {
+                    manifest.add(&name.replacen("training", "compression", 1), value);
+                }
+            }
+            (Some(_), None) => manifest.add_training(training),
+            (None, _) => manifest.add_precision(training),
         }
-        manifest.add_features(pipeline, *number);
         manifest
     }
 

@@ -1,8 +1,8 @@
 //! What probes and the ensemble of all stages take: operations, values in memory, seconds on a machine.
 
 use super::estimate::Load;
-use super::footprint::{BATCHES, Memory, Processor, VALUE};
-use super::{Cost, Estimate, Probe, ProbeKind, Recipe, Shape};
+use super::footprint::{BATCHES, Memory, Processor, VALUE, chain_batch};
+use super::{Cost, Estimate, ProbeKind, Probed, Recipe};
 
 /// Iterations that a logistic regression needs, as they were counted on features of CIFAR-10 (130 to 301 of them); they are
 /// not known before.
@@ -14,46 +14,12 @@ const GATHERED: usize = 256;
 const PAIRS: usize = 512 * 4096;
 /// Vectors of the size of the weights that L-BFGS works with, in double precision.
 const VECTORS: usize = 28;
+/// Bytes of the checksum that each file of them ends with.
+const CHECKSUM: usize = 4;
 /// Seconds of a logit that is read and averaged.
 const LOGIT: f64 = 2e-8;
 
-/// One probe of one stage.
-#[derive(Clone, Copy, Debug)]
-pub struct Probed<'a> {
-    /// What is measured.
-    pub probe: &'a Probe,
-    /// The stage; 0 are the images.
-    pub stage: usize,
-    /// The shape of its features.
-    pub features: Shape,
-}
-
-impl Recipe {
-    /// All probes, each with its stage, in the order of the graph.
-    pub fn probed(&self) -> impl Iterator<Item = Probed<'_>> {
-        let all = self.probes.iter().flat_map(|probe| probe.stages.iter().map(move |&stage| (probe, stage)));
-        all.map(|(probe, stage)| {
-            let features = stage.checked_sub(1).map_or(self.image(), |at| self.stages[at].block.output);
-            Probed { probe, stage, features }
-        })
-    }
-}
-
 impl Probed<'_> {
-    /// Values of a sample that it works with.
-    pub fn width(&self) -> usize {
-        let side = self.probe.pool.map_or(self.features.size, |side| side.min(self.features.size).max(1));
-        self.features.channels * side * side
-    }
-
-    /// Training samples that it learns from.
-    pub fn learns_from(&self, train: usize) -> usize {
-        match self.probe.kind {
-            ProbeKind::Contraction => 0,
-            _ => self.probe.train_images.map_or(train, |most| most.min(train)),
-        }
-    }
-
     /// What a CNN costs.
     pub fn cost(&self, classes: usize) -> Option<Cost> {
         let (hidden, head) = self.probe.layers(self.features)?;
@@ -120,7 +86,11 @@ impl Estimate<'_> {
 
     /// Bytes of the logits and labels that it leaves.
     pub fn ensemble_bytes(&self, classes: usize) -> u64 {
-        if self.pipeline.ensemble.is_some() { (self.images[1] * (classes + 1) * VALUE) as u64 } else { 0 }
+        if self.pipeline.ensemble.is_some() {
+            (self.images[1] * (classes + 1) * VALUE + 2 * CHECKSUM) as u64
+        } else {
+            0
+        }
     }
 }
 
@@ -136,18 +106,21 @@ impl Memory {
         let first = recipe.stages.get(from).map_or(probed.features, |stage| stage.block.input);
         let between = recipe.stages[from..probed.stage].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
+        // Frozen blocks between take fewer samples at once than are gathered.
+        let frozen = chain_batch(widest, processor.is_cpu()).min(GATHERED) * widest;
+        let gathering = frozen + GATHERED * probed.features.values();
         let (train, width) = (probed.learns_from(train), probed.width());
         match (&probed.probe.kind, probed.cost(classes)) {
             (ProbeKind::Cnn { training, .. }, Some(cost)) => {
-                let step = training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
+                let step = training.batch * cost.step_values + frozen + 3 * cost.parameters();
                 Self::of(processor, BATCHES * first.values() * training.batch, step)
             }
             (ProbeKind::Linear { .. }, _) => {
                 let vectors = 2 * VECTORS * (width + 1) * classes;
-                Self::of(processor, (train + val) * width + vectors, (train * width).max(GATHERED * widest))
+                Self::of(processor, (train + val) * width + vectors, (train * width).max(gathering))
             }
             _ => {
-                let (tables, gathering) = ((train + val) * width, GATHERED * widest.max(first.values()));
+                let tables = (train + val) * width;
                 Self::of(processor, tables + BATCHES * GATHERED * first.values(), (tables + PAIRS).max(gathering))
             }
         }
@@ -203,7 +176,7 @@ mod tests {
         assert!((estimate.probe(1, 2, Some(10.0)) - (2.2 + 0.1 * 11.0)).abs() < 1e-9);
         // What is not cached makes its probes slower, and the total knows.
         assert!(estimate.total(&[1]) > estimate.total(&[1, 2]) - estimate.extraction(2, 1).seconds);
-        assert_eq!(estimate.ensemble_bytes(10), 100 * 11 * 4);
+        assert_eq!(estimate.ensemble_bytes(10), 100 * 11 * 4 + 8);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod alexnet;
 mod architecture;
 mod auxiliary;
 mod choice;
+mod compression;
 mod cost;
 mod custom;
 mod data;
@@ -34,6 +35,7 @@ mod tree;
 mod vgg;
 
 pub use choice::choose;
+pub use compression::Pruning;
 pub use cost::{Cost, Costs};
 pub use data::{Augmentation, BadImage, Crop, Data, Keep, LONGEST, Orientation, Source};
 pub use ensemble::Average;
@@ -46,15 +48,15 @@ pub use layer::{Layer, Outputs, Shape, scattered};
 pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
-pub use measuring::Probed;
 pub use network::{Init, Keys, Network};
 pub use plan::{Reason, Seen, Verdict, plan};
 pub use pretrained::{Pretrained, Weight, Whole};
-pub use probes::{Probe, ProbeKind};
+pub use probes::{Probe, ProbeKind, Probed};
 pub use torchvision::torchvision_network;
 pub use training::{Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
+use compression::{Compression, Pruned};
 use features::{Materialize, Open};
 use section::Section;
 use std::ops::Range;
@@ -118,6 +120,9 @@ pub struct Stage {
     pub keys: Keys,
     /// How it is trained.
     pub training: Training,
+    /// What block and classifier are before some of the block's channels are pruned, where they are: those above are what is
+    /// left.
+    pub pruning: Option<Pruning>,
 }
 
 impl Settings {
@@ -172,6 +177,7 @@ impl Settings {
         let mut auxiliary_section = root.section("auxiliary")?;
         let mut training_section = root.section("training")?;
         let mut features_section = root.section("features")?;
+        let mut compression_section = root.section("compression")?;
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
         let ensemble = Average::read(&mut root, method)?;
@@ -190,9 +196,27 @@ impl Settings {
         network_section.finish()?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
+        let compression = Compression::read(&mut compression_section, training)?;
+        if compression.is_some() && (method != Method::Layerwise || pretrained.is_some()) {
+            let fault = "has no meaning where blocks are not trained one after the other";
+            return Err(Section::root(&table).fault("compression", fault));
+        }
+        let (network, pruned) = match compression {
+            Some(compression) => {
+                let pruned = compression.prune(&compression_section, network, image)?;
+                (pruned.network.clone(), Some(pruned))
+            }
+            None => (network, None),
+        };
+        compression_section.finish()?;
         let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
-        let stages = read_stages(stage_section, &network, (auxiliary, training), (method, pretrained.as_ref()))?;
+        let stages = read_stages(
+            stage_section,
+            (&network, pruned.as_ref()),
+            (auxiliary, training),
+            (method, pretrained.as_ref()),
+        )?;
         if ensemble.is_some()
             && pretrained.as_ref().is_some_and(|own| own.blocks.is_none_or(|blocks| blocks == stages.len()))
         {
@@ -308,7 +332,7 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
 /// Fits the classifier and the training to each block; `[stage.3.training]` and `[stage.3.auxiliary]` override both.
 fn read_stages(
     mut all: Section<'_>,
-    network: &Network,
+    (network, pruned): (&Network, Option<&Pruned>),
     (auxiliary, training): (AuxiliarySettings, Training),
     (method, pretrained): (Method, Option<&Pretrained>),
 ) -> Result<Vec<Stage>, Fault> {
@@ -321,15 +345,21 @@ fn read_stages(
         let mut section = own.section("auxiliary")?;
         let auxiliary = AuxiliarySettings::read(&mut section, &auxiliary)?;
         let mut keys = network.keys[number - 1].clone();
+        let mut pruning = None;
         let head = match method {
             _ if number <= imported => None,
             Method::EndToEnd if number < count => None,
             Method::Layerwise if block.is_handcrafted() => None,
             Method::Layerwise | Method::EndToEnd => {
-                let (head, more) = auxiliary.fit(network, number).map_err(|misfit| {
+                let fitted = match pruned {
+                    Some(pruned) => pruned.fit(&auxiliary, number),
+                    None => auxiliary.fit(network, number).map(|(head, keys)| (head, keys, None)),
+                };
+                let (head, more, before) = fitted.map_err(|misfit| {
                     section.fault("layers", format!("do not fit block {number}: {}", misfit.message))
                 })?;
                 keys.extend(more);
+                pruning = before;
                 Some(head)
             }
         };
@@ -346,7 +376,7 @@ fn read_stages(
         let training = Training::read(&mut section, training)?;
         section.finish()?;
         own.finish()?;
-        stages.push(Stage { number, block: block.clone(), head, keys, training });
+        stages.push(Stage { number, block: block.clone(), head, keys, training, pruning });
     }
     if let Some(key) = all.keys().find(|key| !(1..=stages.len()).any(|number| number.to_string() == *key)) {
         return Err(all.fault(key, format!("is no stage; stages are 1 to {}", stages.len())));

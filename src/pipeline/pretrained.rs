@@ -2,7 +2,7 @@
 //! that holds a network of which stages are taken.
 
 use super::section::Section;
-use super::{Fault, Kind, Layers, Method, Recipe, Role, Stage, data};
+use super::{Fault, Layers, Method, Recipe, Role, Stage, data};
 use std::path::PathBuf;
 
 /// Weights that come from a file.
@@ -58,8 +58,8 @@ fn read_imported(section: &mut Section<'_>, blocks: usize) -> Result<Option<usiz
 
 /// A network that lies in one node, of which stages are taken: the first blocks of the pipeline's, or all.
 pub struct Whole<'a> {
-    /// What makes the node.
-    pub kind: Kind,
+    /// Whether its weights come from a file; otherwise its blocks are trained together.
+    pub imported: bool,
     /// The stages whose blocks it has.
     pub stages: &'a [Stage],
     /// The classifier of the last, where it has one.
@@ -80,14 +80,14 @@ pub struct Weight {
 impl Recipe {
     /// The network of which stages are taken, where it is trained as a whole or comes from a file.
     pub fn whole(&self) -> Option<Whole<'_>> {
-        let (kind, blocks) = match (&self.pretrained, self.method) {
-            (Some(pretrained), _) => (Kind::Imported, pretrained.blocks),
-            (None, Method::EndToEnd) => (Kind::EndToEnd, None),
+        let (imported, blocks) = match (&self.pretrained, self.method) {
+            (Some(pretrained), _) => (true, pretrained.blocks),
+            (None, Method::EndToEnd) => (false, None),
             (None, Method::Layerwise) => return None,
         };
         let stages = &self.stages[..blocks.unwrap_or(self.stages.len())];
         let head = stages.last().and_then(|stage| stage.head.as_ref());
-        Some(Whole { kind, stages, head })
+        Some(Whole { imported, stages, head })
     }
 
     /// Whether a stage is trained by itself, on frozen features.
@@ -140,7 +140,7 @@ mod tests {
         let heads: Vec<bool> = recipe.stages.iter().map(|stage| stage.head.is_some()).collect();
         assert_eq!(heads, [false, false, false, true, true, true, true, true]);
         let whole = recipe.whole().unwrap();
-        assert_eq!((whole.kind, whole.stages.len(), whole.head), (Kind::Imported, 3, None));
+        assert_eq!((whole.imported, whole.stages.len(), whole.head), (true, 3, None));
         let all = parse("weights = \"w\"", "").unwrap();
         assert_eq!(all.stages.iter().filter(|stage| stage.head.is_some()).count(), 1);
         assert!(all.whole().unwrap().head.is_some() && !all.trains_alone(&all.stages[7]));

@@ -53,12 +53,22 @@ struct Entry {
 }
 
 const ALL: &[Kind] = &Kind::ALL;
-const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering];
-const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth, Kind::Scattering];
+const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Pruned, Kind::Depth, Kind::Scattering];
+const BLOCKS: &[Kind] = &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::Scattering];
 const NETWORKS: &[Kind] = &[Kind::EndToEnd, Kind::Imported];
-const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Imported, Kind::Ensemble];
-const LABELLED: &[Kind] =
-    &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering, Kind::EndToEnd, Kind::Imported, Kind::Ensemble];
+const CLASSIFYING: &[Kind] =
+    &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::EndToEnd, Kind::Imported, Kind::Ensemble];
+const LABELLED: &[Kind] = &[
+    Kind::Images,
+    Kind::Block,
+    Kind::Wide,
+    Kind::Pruned,
+    Kind::Depth,
+    Kind::Scattering,
+    Kind::EndToEnd,
+    Kind::Imported,
+    Kind::Ensemble,
+];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
     Entry { pattern, class, kinds }
@@ -71,7 +81,7 @@ const TABLE: [Entry; 19] = [
     entry(LOCK, Class::Lock, ALL),
     entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
-    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Depth]),
+    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth]),
     entry(NETWORK, Class::Weights, NETWORKS),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
@@ -108,7 +118,7 @@ pub(super) const TOP: [&str; 10] =
 /// The splits whose labels a kind of node has.
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
-        Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => &Split::BOTH,
+        Kind::Images | Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => &Split::BOTH,
         Kind::EndToEnd | Kind::Imported | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }

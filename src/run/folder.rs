@@ -103,7 +103,7 @@ impl StageFolder {
         let needed: &[&str] = match record.kind {
             Kind::Images => return true,
             Kind::Ensemble | Kind::Probe => &[],
-            Kind::Block => &[BLOCK, HEAD],
+            Kind::Block | Kind::Wide | Kind::Pruned => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
             Kind::EndToEnd | Kind::Imported => &[NETWORK],
         };

@@ -89,7 +89,8 @@ impl TrainedNetwork {
             Kind::Imported => "a network that was imported",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
-            Kind::Block | Kind::Depth | Kind::Scattering => "",
+            Kind::Wide => "a block before it was pruned",
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
             return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
@@ -317,8 +318,9 @@ fn read_stage(
 }
 
 /// The settings of a stage in those of its pipeline.
-fn stage_of<'a>(folder: &StageFolder, record: &Record, pipeline: &'a Recipe) -> Result<&'a pipeline::Stage> {
+fn stage_of(folder: &StageFolder, record: &Record, pipeline: &Recipe) -> Result<pipeline::Stage> {
     let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+    let stage = if record.kind == Kind::Wide { stage.and_then(pipeline::Stage::wide) } else { stage.cloned() };
     stage.ok_or_else(|| {
         Error::failed(format!("the record in `{}` has no settings of its stage", folder.path().display()))
     })
@@ -342,7 +344,7 @@ pub(super) fn load_block(
 pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recipe, device: &Device) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
     let stage = stage_of(folder, record, pipeline)?;
-    let network = Network::of_stage(stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    let network = Network::of_stage(&stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
     for block in &network.blocks {
         read_weights(folder, record, BLOCK, &block.variables(), device)?;
     }

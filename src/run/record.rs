@@ -271,7 +271,7 @@ impl Record {
         let before = match self.kind {
             Kind::Images => return None,
             Kind::EndToEnd | Kind::Imported => 0,
-            Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);

@@ -141,7 +141,9 @@ impl Repair<'_> {
         let pipeline = recipe(folder, record, self.overrides)?;
         match record.kind {
             Kind::Images => self.images(folder, record, &pipeline, &broken, faults),
-            Kind::Block | Kind::Depth | Kind::Scattering => self.trained(folder, record, &pipeline, &broken, faults),
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                self.trained(folder, record, &pipeline, &broken, faults)
+            }
             Kind::EndToEnd | Kind::Imported => self.network(folder, record, pipeline, &broken),
             Kind::Ensemble if broken.keys().any(|name| name.starts_with("val/")) => {
                 let (of, stages) = members(folder, record)?;

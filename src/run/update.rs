@@ -119,6 +119,10 @@ impl Project {
                 _ => format!("add blocks with `--set network.blocks={number}`"),
             }));
         };
+        if stage.pruning.is_some() {
+            return Err(Error::usage("a single stage is not pruned: that takes the stage as it is before as well")
+                .hint("`greedy run` trains and prunes it, with another `--cache DIR` beside what is there"));
+        }
         let found = from.record()?;
         if found.kind.is_leaf() {
             let (folder, title) = (from.path().display(), found.title());
@@ -317,10 +321,13 @@ impl Project {
                     _ => continue,
                 },
                 Kind::EndToEnd | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
-                Kind::Block | Kind::Scattering => match self.pipeline.stages.get(look.node.stage - 1) {
-                    Some(stage) => stage.training.precision,
-                    None => continue,
-                },
+                Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
+                    match self.pipeline.stages.get(look.node.stage - 1) {
+                        Some(stage) if look.node.kind == Kind::Pruned => stage.last_training().precision,
+                        Some(stage) => stage.training.precision,
+                        None => continue,
+                    }
+                }
             };
             map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
         }
@@ -364,8 +371,10 @@ impl Project {
             let id = self.graph.nodes()[input].id.clone();
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
-                Kind::EndToEnd | Kind::Imported => network = Some((read.clone(), record)),
-                Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => stages.push((read.clone(), record)),
+                Kind::EndToEnd | Kind::Imported | Kind::Wide => network = Some((read.clone(), record)),
+                Kind::Images | Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                    stages.push((read.clone(), record))
+                }
                 Kind::Ensemble | Kind::Probe => {}
             }
         }

@@ -1,6 +1,7 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod compression;
 mod docs;
 mod exports;
 mod faults;
