@@ -6,7 +6,7 @@ use super::progress::Terminal;
 use super::wording;
 use crate::error::{Error, Result};
 use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
-use crate::pipeline::{Kind, Node};
+use crate::pipeline::Node;
 use crate::run::{Record, StageFolder, State};
 use crate::text::shown;
 use std::path::Path;
@@ -88,8 +88,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     let mut nodes = Vec::new();
     for folder in folders {
         let record = folder.record()?;
-        if record.state != State::Begun && (record.kind == Kind::EndToEnd || record.stage > 0 && record.kind.is_stage())
-        {
+        if record.state != State::Begun && (record.kind.is_network() || record.stage > 0 && record.kind.is_stage()) {
             nodes.push((folder, record));
         }
     }

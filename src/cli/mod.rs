@@ -8,11 +8,13 @@ mod compare;
 mod evaluate;
 mod export;
 mod figures;
+mod import;
 mod inspect;
 mod interruption;
 mod output;
 mod pictures;
 mod plan;
+mod plan_leaves;
 mod plan_table;
 mod predict;
 mod progress;
@@ -81,6 +83,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Report(args) => report::report(args),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
+        Command::Import(args) => import::import(args, &terminal, &mut output),
         Command::Export(args) => export::export(args, &terminal, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {

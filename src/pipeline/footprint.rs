@@ -81,12 +81,14 @@ pub fn stage_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2], c
     features_on_disk(recipe, stage, [train, val]) + labels + logits + learned(weights)
 }
 
-/// Bytes on the disk of a network that is trained as a whole, before its depths are taken from it: weights, checkpoints,
-/// labels and logits of the validation samples.
+/// Bytes on the disk of a network of which stages are taken, without these: weights, checkpoints where it is trained, labels
+/// and logits of the validation samples.
 pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
-    let blocks: usize = recipe.stages.iter().map(|stage| stage.block.weights(classes)).sum();
-    let head = recipe.stages.last().and_then(|stage| stage.head.as_ref()).map_or(0, |head| head.weights(classes));
-    learned(blocks + head) + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+    let Some(whole) = recipe.whole() else { return 0 };
+    let blocks: usize = whole.stages.iter().map(|stage| stage.block.weights(classes)).sum();
+    let weights = blocks + whole.head.map_or(0, |head| head.weights(classes));
+    let weights = if whole.imported { (weights * VALUE) as u64 } else { learned(weights) };
+    weights + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
 }
 
 fn learned(weights: usize) -> u64 {
@@ -116,7 +118,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn of(processor: Processor, host: usize, device: usize) -> Self {
+    pub(super) fn of(processor: Processor, host: usize, device: usize) -> Self {
         let [host, device] = [PROGRAM + host * VALUE, device * VALUE].map(|bytes| bytes as f64);
         if processor.is_cpu() { Self { host: host + device, device: 0.0 } } else { Self { host, device } }
     }
@@ -133,10 +135,11 @@ impl Memory {
         let first = recipe.stages[from].block.input;
         let between = recipe.stages[from..stage - 1].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
-        let step = own.training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
+        let trained = if recipe.trains_alone(own) { own.training.batch } else { 0 };
+        let step = trained * cost.step_values.max(widest) + 3 * cost.parameters();
         let at_once = processor.extraction_batch(first, own.block.output);
         let extraction = at_once * widest.max(own.block.input.values() + own.block.output.values());
-        let loaded = BATCHES * first.values() * own.training.batch.max(at_once);
+        let loaded = BATCHES * first.values() * trained.max(at_once);
         let index = samples * recipe.features.views * BESIDE_SAMPLE as usize / VALUE;
         Self::of(processor, loaded + index, step.max(extraction))
     }

@@ -42,7 +42,7 @@ impl Reason {
             }
             Self::Input(at) => {
                 let input = &graph.nodes()[*at];
-                let what = if input.kind == Kind::EndToEnd { "weights" } else { "features" };
+                let what = if input.kind.is_network() || input.kind == Kind::Wide { "weights" } else { "features" };
                 format!("the {what} of {} are not those it was made of", input.title())
             }
         }

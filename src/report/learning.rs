@@ -18,7 +18,9 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::EndToEnd) => (node.folder.unfinished_history(), true),
+            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd) => {
+                (node.folder.unfinished_history(), true)
+            }
             (None, _) => continue,
         };
         if history.is_empty() && unfinished {

@@ -84,7 +84,7 @@ impl Work<'_> {
         for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
             features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
-        if !self.pipeline.features.caches(stage.number) {
+        if self.node.kind == Kind::Wide || !self.pipeline.features.caches(stage.number) {
             return Ok(());
         }
         let extraction = features::Extraction {

@@ -8,10 +8,12 @@ use super::network::load_stage;
 use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
-use crate::network::save_bytes;
-use crate::pipeline::{Average, Kind, Layers, Stage, Training, Verdict, footprint};
+use crate::network::{prune, save_bytes};
+use crate::pipeline::{Average, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::training::{self, Job, Outcome, ensemble, score};
+use candle_core::Tensor;
+use std::collections::HashMap;
 
 /// Blocks that are trained together with a head, and how.
 struct Subject<'a> {
@@ -20,12 +22,14 @@ struct Subject<'a> {
     training: &'a Training,
     /// The number of the stage, 0 for a whole network.
     stage: usize,
+    /// What weights begin as, where they were trained before.
+    start: Option<HashMap<String, Tensor>>,
 }
 
 impl Work<'_> {
     /// Trains a block and writes its features.
     pub(super) fn train_block(&self, verdict: &Verdict) -> Result<()> {
-        let stage = self.stage()?;
+        let stage = &self.own_stage()?;
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
@@ -41,6 +45,7 @@ impl Work<'_> {
             head: head_of(stage)?,
             training: &stage.training,
             stage: stage.number,
+            start: self.pruned(&record, stage)?,
         };
         let inputs =
             self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
@@ -69,6 +74,7 @@ impl Work<'_> {
             head: head_of(last)?,
             training: &self.pipeline.training,
             stage: 0,
+            start: None,
         };
         let inputs = self.train(&mut record, &subject, (inputs, None), |outcome, record| {
             let variables = outcome.network.variables();
@@ -78,6 +84,33 @@ impl Work<'_> {
         self.complete_logits(&network, self.pipeline.training.batch, &inputs)?;
         features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         self.finish(&mut record)
+    }
+
+    /// The settings of the node's stage as this node trains it: before it is pruned, or what is left then.
+    fn own_stage(&self) -> Result<Stage> {
+        let stage = self.stage()?;
+        Ok(match self.node.kind {
+            Kind::Wide => stage.wide().ok_or_else(|| Error::failed(format!("stage {} is not pruned", stage.number)))?,
+            _ => Stage { training: *stage.last_training(), ..stage.clone() },
+        })
+    }
+
+    /// What is left of the block that is pruned, and of its classifier: what training begins with. Nothing where nothing is
+    /// pruned, or it is trained already.
+    fn pruned(&self, record: &Record, stage: &Stage) -> Result<Option<HashMap<String, Tensor>>> {
+        let (Kind::Pruned, Some(Pruning { block, head, .. })) = (self.node.kind, &stage.pruning) else {
+            return Ok(None);
+        };
+        if record.state == State::Trained && record.figures.is_some() {
+            return Ok(None);
+        }
+        let (folder, wide) = self.network.as_ref().ok_or_else(|| Error::failed("the block to be pruned is missing"))?;
+        let whole = load_stage(folder, wide, self.pipeline, self.device)?;
+        let weights = whole.variables().tensors().into_iter().collect();
+        let (left, kept) = prune(&weights, (block, head), (&stage.block, head_of(stage)?))?;
+        let title = self.node.title();
+        self.progress.say(&format!("{title}: {} of {} channels stay", kept.len(), block.output.channels));
+        Ok(Some(left))
     }
 
     /// The settings of the node's stage.
@@ -111,6 +144,7 @@ impl Work<'_> {
             blocks: subject.blocks.clone(),
             head: subject.head,
             init: self.pipeline.init,
+            start: subject.start.as_ref(),
             training: subject.training,
             stage: subject.stage,
             seed: self.pipeline.seed,
@@ -177,8 +211,8 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        // A scattering transform has no classifier.
-        if record.kind != Kind::Scattering {
+        // A scattering transform has no classifier, nor has a block that comes from a whole network.
+        if record.weights.contains_key(HEAD) {
             if !features::has_logits(folder.path(), Split::Val) {
                 return Ok(None);
             }

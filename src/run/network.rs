@@ -86,9 +86,11 @@ impl TrainedNetwork {
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd => "a network that was trained as a whole",
+            Kind::Imported => "a network that was imported",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
-            Kind::Block | Kind::Depth | Kind::Scattering => "",
+            Kind::Wide => "a block before it was pruned",
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
             return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
@@ -316,8 +318,9 @@ fn read_stage(
 }
 
 /// The settings of a stage in those of its pipeline.
-fn stage_of<'a>(folder: &StageFolder, record: &Record, pipeline: &'a Recipe) -> Result<&'a pipeline::Stage> {
+fn stage_of(folder: &StageFolder, record: &Record, pipeline: &Recipe) -> Result<pipeline::Stage> {
     let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+    let stage = if record.kind == Kind::Wide { stage.and_then(pipeline::Stage::wide) } else { stage.cloned() };
     stage.ok_or_else(|| {
         Error::failed(format!("the record in `{}` has no settings of its stage", folder.path().display()))
     })
@@ -341,7 +344,7 @@ pub(super) fn load_block(
 pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recipe, device: &Device) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
     let stage = stage_of(folder, record, pipeline)?;
-    let network = Network::of_stage(stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    let network = Network::of_stage(&stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
     for block in &network.blocks {
         read_weights(folder, record, BLOCK, &block.variables(), device)?;
     }
@@ -349,7 +352,7 @@ pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recip
     Ok(network)
 }
 
-/// A network that was trained as a whole, with the weights in its folder.
+/// A network of which stages are taken, with the weights in its folder.
 pub(super) fn load_network(
     folder: &StageFolder,
     record: &Record,
@@ -357,9 +360,12 @@ pub(super) fn load_network(
     device: &Device,
 ) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
-    let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
-    let head = head.ok_or_else(|| Error::failed("the settings have no classifier for the last block"))?;
+    let unknown = || Error::failed("the settings have no network of which stages are taken");
+    let whole = pipeline.whole().ok_or_else(unknown)?;
+    let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
+    // Blocks that come without a classifier have an empty one.
+    let none = blocks.last().and_then(|last| Layers::new(last.output, Vec::new()).ok());
+    let head = whole.head.or(none.as_ref()).ok_or_else(unknown)?;
     let network = Network::new(&blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?;
     read_weights(folder, record, NETWORK, &network.variables(), device)?;
     Ok(network)

@@ -74,13 +74,13 @@ impl Parts {
     pub fn read(folder: &StageFolder) -> Result<Self> {
         let record = folder.record()?;
         match record.kind {
-            Kind::Images | Kind::Ensemble | Kind::Probe => {
+            Kind::Images | Kind::Wide | Kind::Ensemble | Kind::Probe => {
                 let held = if record.kind == Kind::Images { "decoded images".into() } else { record.title() };
                 let what = format!("`{}` holds {held}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
-            Kind::EndToEnd => Self::of_network(folder, record),
-            Kind::Block | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
+            Kind::EndToEnd | Kind::Imported => Self::of_network(folder, record),
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
         }
     }
 
@@ -90,8 +90,10 @@ impl Parts {
         let network = load_network(folder, &record, &recipe, &Device::Cpu)?;
         let part = |(layers, variables): (&Layers, Variables)| Part { layers: layers.clone(), variables };
         let variables = network.blocks.iter().map(|block| block.variables());
-        let blocks = recipe.stages.iter().map(|stage| &stage.block).zip(variables).map(part).collect();
-        let layers = recipe.stages.last().and_then(|stage| stage.head.as_ref());
+        let whole = recipe.whole();
+        let stages = whole.as_ref().map_or(&[][..], |whole| whole.stages);
+        let blocks = stages.iter().map(|stage| &stage.block).zip(variables).map(part).collect();
+        let layers = whole.as_ref().and_then(|whole| whole.head);
         let head = layers.map(|layers| part((layers, network.head.variables())));
         Ok(Self { blocks, head, recipe, alike: true, record })
     }

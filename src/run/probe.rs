@@ -75,6 +75,7 @@ impl Work<'_> {
                 blocks: vec![&layers.0],
                 head: &layers.1,
                 init: Init::Uniform,
+                start: None,
                 training,
                 stage: self.node.stage,
                 seed: self.pipeline.seed,

@@ -270,8 +270,8 @@ impl Record {
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
-            Kind::EndToEnd => 0,
-            Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
+            Kind::EndToEnd | Kind::Imported => 0,
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);

@@ -12,7 +12,8 @@ use crate::ops::{compute, concat};
 use crate::pipeline::{Init, Layers, Manifest, Training};
 use crate::progress::{Progress, Standing, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,8 @@ pub struct Job<'a> {
     pub head: &'a Layers,
     /// How weights begin.
     pub init: Init,
+    /// What they begin as instead, by name, where they were trained before.
+    pub start: Option<&'a HashMap<String, Tensor>>,
     /// How they are trained.
     pub training: &'a Training,
     /// The number of the stage, which all that is random is drawn by; 0 for a network that is trained as a whole.
@@ -111,6 +114,9 @@ impl<'a> Learner<'a> {
         let mut rng = Stream::new(Purpose::Weights, job.seed, (job.stage as u64, 0));
         let network = Network::new(&job.blocks, job.head, job.classes, (job.init, &mut rng, job.device))?;
         let variables = network.variables();
+        if let Some(start) = job.start {
+            variables.set(start, "what it begins with")?;
+        }
         let mut learner = Self {
             sgd: Sgd::new(&variables, training.momentum, training.weight_decay)?,
             sums: Sums::new(job.device)?,

@@ -1,12 +1,14 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod compression;
 mod docs;
 mod exports;
 mod faults;
 mod finite_differences;
 mod flips;
 mod images;
+mod importing;
 mod imports;
 mod interruption;
 mod kills;
