@@ -251,6 +251,8 @@ impl<'a, 'b> Sample<'a, 'b> {
         let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
         let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = Network::new(&blocks, head, self.classes, (pipeline.init, &mut rng, &bench.device))?;
+        let start = (pipeline.init, &mut rng, &bench.device);
+        let network = network.with_feedback(pipeline.feedback, self.classes, start)?;
         let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
         let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;

@@ -283,6 +283,7 @@ impl Plan<'_> {
         let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
         json!({
             "parameters": cost.parameters(),
+            "feedback_values": cost.feedback_values,
             "forward_flops": cost.classify,
             "step_flops": cost.training,
             "epoch_seconds": estimate.epoch_of_network().seconds,

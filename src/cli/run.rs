@@ -9,7 +9,7 @@ use crate::bench;
 use crate::error::{Error, Result};
 use crate::export::write_events;
 use crate::images::ImageSet;
-use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
+use crate::pipeline::{Graph, Kind, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
 use crate::text::shown;
@@ -117,18 +117,10 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         Some(file) => open_pipeline(file, &args.work.set)?,
         None => {
             // A stage by itself is trained by itself, also on features of a network that was trained as a whole.
-            let layerwise = format!("training.method={}", Method::Layerwise.word());
-            let overrides: Vec<String> = std::iter::once(layerwise).chain(args.work.set.iter().cloned()).collect();
-            let settings = run::settings(&from, &from.record()?, &overrides)?;
-            match settings.as_written().pretrained {
-                // Blocks before it may come from a file; it does not.
-                Some(_) => {
-                    let imported = format!("network.imported={}", args.number.saturating_sub(1));
-                    let overrides: Vec<String> = std::iter::once(imported).chain(overrides).collect();
-                    run::settings(&from, &from.record()?, &overrides)?
-                }
-                None => settings,
-            }
+            let record = from.record()?;
+            let alone = run::settings(&from, &record, &[])?.as_written().alone(args.number);
+            let overrides: Vec<String> = alone.into_iter().chain(args.work.set.iter().cloned()).collect();
+            run::settings(&from, &record, &overrides)?
         }
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;

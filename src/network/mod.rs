@@ -3,6 +3,7 @@
 mod batch_norm;
 mod chain;
 mod convolution;
+mod direct;
 mod foreign;
 mod frozen;
 mod gradients;

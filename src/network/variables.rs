@@ -13,6 +13,8 @@ pub enum Role {
     Parameter,
     /// Gathered from the batches: running mean and variance.
     Statistic,
+    /// Drawn once, and never changed: what carries gradients back.
+    Feedback,
 }
 
 /// Variables of a network with their names, in a fixed order.

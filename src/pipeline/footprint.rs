@@ -147,7 +147,7 @@ impl Memory {
     /// What a network takes that is trained as a whole.
     pub fn of_network(recipe: &Recipe, cost: &Cost, (samples, processor): (usize, Processor)) -> Self {
         let batch = recipe.training.batch;
-        let step = batch * cost.step_values + 3 * cost.parameters();
+        let step = batch * cost.step_values + 3 * cost.parameters() + cost.feedback_values;
         let loaded = BATCHES * recipe.image().values() * batch;
         Self::of(processor, loaded + samples * BESIDE_SAMPLE as usize / VALUE, step)
     }

@@ -85,6 +85,27 @@ impl Layers {
         matches!(self.layers[..], [Layer::Scattering { .. }])
     }
 
+    /// The layers whose results get the gradient of the logits by direct feedback: the last of a block that learns; of a
+    /// head each convolution and linear layer but the one that gives the logits, or rather what follows right behind it and
+    /// is computed with it, a batch norm and a ReLU.
+    pub fn fed_directly(&self, role: Role) -> Vec<usize> {
+        if role == Role::Block {
+            let learns =
+                self.layers.iter().any(|layer| is_conv(layer) || is_linear(layer) || *layer == Layer::BatchNorm);
+            return Vec::from_iter(self.layers.len().checked_sub(1).filter(|_| learns));
+        }
+        let follows = |at: usize, layer: Layer| usize::from(self.layers.get(at + 1) == Some(&layer));
+        let weighted = self.layers.iter().enumerate().filter(|(_, layer)| is_conv(layer) || is_linear(layer));
+        let mut last: Vec<usize> = weighted
+            .map(|(at, layer)| {
+                let at = if is_conv(layer) { at + follows(at, Layer::BatchNorm) } else { at };
+                at + follows(at, Layer::Relu)
+            })
+            .collect();
+        last.pop();
+        last
+    }
+
     /// Operations of a sample's forward pass.
     pub fn operations(&self, classes: usize) -> f64 {
         self.shapes(classes).map(|(layer, input, output)| layer.operations(input, output)).sum()

@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Init, Keep, Keys, Layers, Orientation, Precision,
-    Probe, ProbeKind, Recipe, Shuffle, Stage, Training, Whole,
+    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Feedback, Init, Keep, Keys, Layers, Orientation,
+    Precision, Probe, ProbeKind, Recipe, Shuffle, Stage, Training, Whole,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -168,6 +168,9 @@ impl Manifest {
         manifest.add("training", TRAINING);
         manifest.add("seed", pipeline.seed);
         manifest.add("training.method", pipeline.method.word());
+        if pipeline.feedback != Feedback::Exact {
+            manifest.add("training.feedback", pipeline.feedback.word());
+        }
         manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         if pipeline.features.shuffle != Shuffle::Global {
             manifest.add("input.shuffle", pipeline.features.shuffle.word());

@@ -53,7 +53,7 @@ pub use plan::{Reason, Seen, Verdict, plan};
 pub use pretrained::{Pretrained, Weight, Whole};
 pub use probes::{Probe, ProbeKind, Probed};
 pub use torchvision::torchvision_network;
-pub use training::{Method, Precision, Training};
+pub use training::{Feedback, Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
 use compression::{Compression, Pruned};
@@ -92,6 +92,8 @@ pub struct Recipe {
     pub pretrained: Option<Pretrained>,
     /// Whether blocks are trained one after the other or together.
     pub method: Method,
+    /// What carries gradients back where blocks are trained together.
+    pub feedback: Feedback,
     /// How the whole network is trained where blocks are trained together.
     pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
@@ -180,6 +182,7 @@ impl Settings {
         let mut compression_section = root.section("compression")?;
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
+        let feedback = Feedback::read(&mut training_section, method)?;
         let ensemble = Average::read(&mut root, method)?;
         let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
@@ -243,6 +246,7 @@ impl Settings {
             torchvision_linears: network.torchvision_linears,
             pretrained,
             method,
+            feedback,
             training,
             stages,
             features,
@@ -273,6 +277,19 @@ impl Recipe {
     pub fn reads(&self, stage: usize) -> Range<usize> {
         let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
         first..stage
+    }
+
+    /// What has to be overridden of the settings for a stage that is trained by itself; blocks before it may come from a
+    /// file.
+    pub fn alone(&self, number: usize) -> Vec<String> {
+        let mut overrides = vec![format!("training.method={}", Method::Layerwise.word())];
+        if self.feedback != Feedback::Exact {
+            overrides.push(format!("training.feedback={}", Feedback::Exact.word()));
+        }
+        if self.pretrained.is_some() {
+            overrides.push(format!("network.imported={}", number.saturating_sub(1)));
+        }
+        overrides
     }
 
     /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.

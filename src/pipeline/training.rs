@@ -47,6 +47,40 @@ impl Method {
     }
 }
 
+/// What carries the gradient of the loss back through blocks that are trained together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    /// The weights of each layer: backpropagation.
+    Exact,
+    /// Fixed random weights in the place of each layer's own (Lillicrap et al. 2016).
+    Aligned,
+    /// Fixed random matrices, from the logits straight to each block and hidden layer (Nøkland 2016).
+    Direct,
+}
+
+impl Feedback {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Aligned => "aligned",
+            Self::Direct => "direct",
+        }
+    }
+
+    pub(super) fn read(section: &mut Section<'_>, method: Method) -> Result<Self, Fault> {
+        let words = [Self::Exact, Self::Aligned, Self::Direct].map(|feedback| (feedback.word(), feedback));
+        let feedback = section.choice("feedback", Self::Exact, &words)?;
+        if feedback == Self::Exact || method == Method::EndToEnd {
+            return Ok(feedback);
+        }
+        let (word, method, whole) = (feedback.word(), method.word(), Method::EndToEnd.word());
+        let fault =
+            format!("is \"{word}\", but `training.method` is \"{method}\": no gradient goes from block to block");
+        Err(section.fault("feedback", fault).hint(format!("write `method = \"{whole}\"` beside it, or leave it out")))
+    }
+}
+
 /// How one stage is trained.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Training {

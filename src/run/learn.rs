@@ -145,6 +145,7 @@ impl Work<'_> {
             head: subject.head,
             init: self.pipeline.init,
             start: subject.start.as_ref(),
+            feedback: self.pipeline.feedback,
             training: subject.training,
             stage: subject.stage,
             seed: self.pipeline.seed,

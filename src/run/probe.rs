@@ -5,7 +5,7 @@ use super::execute::Work;
 use super::record::State;
 use crate::error::{Error, Result};
 use crate::features::{Loader, View};
-use crate::pipeline::{Init, Precision, Probe, ProbeKind, Shape, Training, Verdict};
+use crate::pipeline::{Feedback, Init, Precision, Probe, ProbeKind, Shape, Training, Verdict};
 use crate::probes::{Fit, Linear, Scaling, Table, contraction, neighbours};
 use crate::random::{Purpose, Stream};
 use crate::training::{self, Job, score};
@@ -76,6 +76,7 @@ impl Work<'_> {
                 head: &layers.1,
                 init: Init::Uniform,
                 start: None,
+                feedback: Feedback::Exact,
                 training,
                 stage: self.node.stage,
                 seed: self.pipeline.seed,

@@ -9,7 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::features::{Loader, View};
 use crate::network::{Network, Noise, Sequence, Variables};
 use crate::ops::{compute, concat};
-use crate::pipeline::{Init, Layers, Manifest, Training};
+use crate::pipeline::{Feedback, Init, Layers, Manifest, Training};
 use crate::progress::{Progress, Standing, Task};
 use crate::random::{Purpose, Stream};
 use candle_core::{Device, Tensor};
@@ -27,6 +27,8 @@ pub struct Job<'a> {
     pub init: Init,
     /// What they begin as instead, by name, where they were trained before.
     pub start: Option<&'a HashMap<String, Tensor>>,
+    /// What carries gradients back.
+    pub feedback: Feedback,
     /// How they are trained.
     pub training: &'a Training,
     /// The number of the stage, which all that is random is drawn by; 0 for a network that is trained as a whole.
@@ -113,6 +115,8 @@ impl<'a> Learner<'a> {
         let training = job.training;
         let mut rng = Stream::new(Purpose::Weights, job.seed, (job.stage as u64, 0));
         let network = Network::new(&job.blocks, job.head, job.classes, (job.init, &mut rng, job.device))?;
+        let mut rng = Stream::new(Purpose::Feedback, job.seed, (job.stage as u64, 0));
+        let network = network.with_feedback(job.feedback, job.classes, (job.init, &mut rng, job.device))?;
         let variables = network.variables();
         if let Some(start) = job.start {
             variables.set(start, "what it begins with")?;

@@ -5,13 +5,14 @@
   ~/torch/bin/python tests/bench/networks_torch.py pipelines/vgg11-quick.toml --data ../shared/data/cifar10-jpeg.tar
 
 It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer or end to end, from plain torch.nn
-modules. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are run again at every
+modules, with gradients that go back by the weights or by fixed random ones. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are run again at every
 step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the learning rate, as in the published
 code. One line of JSON for each stage, or for the whole network. Settings that change none of this are passed over; for others
 it stops rather than train something else.
 """
 
 import argparse
+import copy
 import io
 import json
 import math
@@ -53,6 +54,7 @@ def main():
         frozen = nn.Sequential(*blocks[:at]) if layerwise else nn.Sequential()
         own = blocks[at] if layerwise else nn.Sequential(*blocks)
         network = nn.Sequential(own, heads(at)).to(memory_format=torch.channels_last)
+        FEEDBACK[training.get("feedback", "exact")](network)
         train(frozen.eval(), network, data, training)
         top1, top5 = evaluate(frozen, network, data)
         row = {"stage": at + 1 if layerwise else "network", "accuracy": round(top1, 2), "top5": round(top5, 2)}
@@ -173,6 +175,91 @@ def from_tar(path):
 def from_folder(path):
     for file in sorted(path.glob("*/*/*")):
         yield file.parts[-3], file.parts[-2], file.read_bytes
+
+
+# Feedback -----------------------------------------------------------------------------------------------------------
+# Gradients that go back otherwise than by the weights: by fixed ones that are drawn like them, or straight from the logits.
+
+
+def aligned(network):
+    """Each convolution and linear layer has fixed weights in the place of its own on the way back."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            fixed = copy.deepcopy(module)
+            fixed.reset_parameters()
+            weight = fixed.weight.detach()
+            module.forward = lambda x, own=module, back=weight: AlignedLayer.apply(x, own.weight, own.bias, back, own)
+
+
+class AlignedLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, back, layer):
+        ctx.save_for_backward(x, weight, back)
+        ctx.layer = layer
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, back = ctx.saved_tensors
+        biased = ctx.layer.bias is not None
+        if isinstance(ctx.layer, nn.Linear):
+            return grad @ back, grad.t() @ x, grad.sum(0) if biased else None, None, None
+        window = dict(stride=ctx.layer.stride, padding=ctx.layer.padding)
+        grad_x = nn.grad.conv2d_input(x.shape, back, grad, **window) if ctx.needs_input_grad[0] else None
+        grad_weight = nn.grad.conv2d_weight(x, weight.shape, grad, **window)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if biased else None, None, None
+
+
+def direct(network):
+    """Blocks, and hidden layers of the head with their batch norm and ReLU, have their gradient from the logits."""
+    memory = {}
+    blocks, head = network
+    results = list(blocks)
+    layers = list(head)
+    weighted = [at for at, layer in enumerate(layers) if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for at in weighted[:-1]:
+        while isinstance(layers[at + 1], (nn.BatchNorm2d, nn.ReLU)):
+            at += 1
+        results.append(layers[at])
+    for module in results:
+        module.register_forward_hook(lambda module, _, y: Received.apply(y, memory, module) if module.training else y)
+    layers[-1].register_forward_hook(lambda module, _, y: Sent.apply(y, memory) if module.training else y)
+
+
+class Sent(torch.autograd.Function):
+    """Passes the logits on, and remembers their gradient."""
+
+    @staticmethod
+    def forward(ctx, x, memory):
+        ctx.memory = memory
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.memory["grad"] = grad
+        return grad, None
+
+
+class Received(torch.autograd.Function):
+    """Passes a result on; its gradient is that of the logits times a fixed matrix, which is drawn at the first step."""
+
+    @staticmethod
+    def forward(ctx, x, memory, module):
+        ctx.memory, ctx.module = memory, module
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        error, module = ctx.memory["grad"], ctx.module
+        if not hasattr(module, "fixed"):
+            values = grad[0].numel()
+            module.fixed = torch.empty(error.shape[1], values).uniform_(-(values**-0.5), values**-0.5)
+        return (error @ module.fixed).view(grad.shape), None, None
+
+
+FEEDBACK = {"exact": lambda network: None, "aligned": aligned, "direct": direct}
 
 
 # Networks -----------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ mod compression;
 mod docs;
 mod exports;
 mod faults;
+mod feedback;
 mod finite_differences;
 mod flips;
 mod images;
