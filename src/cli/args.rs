@@ -74,6 +74,11 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
+    /// Take a trained network from a file: each of its depths becomes a stage, to be cached, probed and trained on from
+    #[command(
+        after_help = "Examples:\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11 --blocks 8\n  greedy import net.safetensors --pipeline birds.toml --to cache/net\n\nThe file holds tensors under the names of torchvision, timm or `greedy export`. Where it classifies other classes than\nthose of the images, `--blocks N` leaves its classifier out. Images are taken as published networks want them: the\ncentre 224 x 224 of a short side of 256, unless a pipeline or `--set` says otherwise. What was done is written down as\n`pipeline.toml` in the folder of the stages; `network.weights` in a pipeline file of your own does the same.\n\nThen: `greedy stage 5 --from cache/vgg11/stage4` trains a block on what the first four give."
+    )]
+    Import(ImportArgs),
     /// Hand a network or its features on: weights, ONNX, TensorBoard, embedding projector
     #[command(
         after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
@@ -420,6 +425,29 @@ pub(super) struct ExportArgs {
     /// Say what would be written, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The safetensors file
+    pub weights: PathBuf,
+    /// The folder of the stages that are made
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// The network in it: alexnet, vgg11, vgg11_bn and so on to vgg19_bn, or another word of `network.architecture`
+    #[arg(long, value_name = "NAME", required_unless_present = "pipeline")]
+    pub architecture: Option<String>,
+    /// A folder of images whose features are wanted: train/CLASS/… and val/CLASS/…
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// A pipeline's file, for images in other forms, other networks, probes and all else
+    #[arg(long, value_name = "FILE")]
+    pub pipeline: Option<PathBuf>,
+    /// Take only the first blocks, without the classifier; those after them are trained
+    #[arg(long, value_name = "N")]
+    pub blocks: Option<u32>,
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// What `greedy bench` measures.

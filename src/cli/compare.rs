@@ -1,6 +1,7 @@
 //! `greedy inspect A B`.
 
 use super::output::Output;
+use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
@@ -16,9 +17,10 @@ const SHOWN_CHANNELS: usize = 16;
 pub(super) fn compare(
     stages: [(&StageFolder, &Record); 2],
     (samples, json): (usize, bool),
+    terminal: &Terminal,
     output: &mut Output,
 ) -> Result<()> {
-    let found = measure(stages, samples)?;
+    let found = measure(stages, samples, terminal)?;
     let names = stages.map(|(folder, record)| format!("{} ({})", shown(folder.path()), record.title()));
     if json {
         return output.json(&comparison_json(&names, &found));

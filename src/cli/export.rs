@@ -2,6 +2,7 @@
 
 use super::args::{ExportArgs, ExportForm};
 use super::output::Output;
+use super::progress::Terminal;
 use super::wording;
 use crate::error::{Error, Result};
 use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
@@ -14,7 +15,7 @@ use std::path::Path;
 const SAMPLES: u32 = 10_000;
 
 /// `greedy export STAGE --to PLACE`
-pub(super) fn export(args: &ExportArgs, output: &mut Output) -> Result<()> {
+pub(super) fn export(args: &ExportArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     if args.samples.is_some() && args.format != ExportForm::Projector {
         return Err(Error::usage("`--samples` goes with `--format projector` only"));
     }
@@ -22,7 +23,7 @@ pub(super) fn export(args: &ExportArgs, output: &mut Output) -> Result<()> {
         ExportForm::Weights => weights(args, output),
         ExportForm::Onnx => onnx(args, output),
         ExportForm::Tensorboard => tensorboard(args, output),
-        ExportForm::Projector => projector(args, output),
+        ExportForm::Projector => projector(args, terminal, output),
     }
 }
 
@@ -87,7 +88,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     let mut nodes = Vec::new();
     for folder in folders {
         let record = folder.record()?;
-        if record.state != State::Begun && (record.kind.is_whole() || record.stage > 0 && record.kind.is_stage()) {
+        if record.state != State::Begun && (record.kind.is_network() || record.stage > 0 && record.kind.is_stage()) {
             nodes.push((folder, record));
         }
     }
@@ -98,7 +99,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     Ok(nodes)
 }
 
-fn projector(args: &ExportArgs, output: &mut Output) -> Result<()> {
+fn projector(args: &ExportArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let folder = StageFolder::new(&args.stage);
     let record = folder.record()?;
     if record.state != State::Finished {
@@ -111,7 +112,7 @@ fn projector(args: &ExportArgs, output: &mut Output) -> Result<()> {
         return projector_files(&args.to)
             .try_for_each(|path| output.line(&format!("would write {}: {what}", shown(&path))));
     }
-    let done = write_projector(&folder, &record, most, &args.to)?;
+    let done = write_projector((&folder, &record), most, &args.to, terminal)?;
     done.files.iter().try_for_each(|path| output.line(&shown(path)))?;
     if let Some(why) = &done.without_images {
         output.line(&format!("without thumbnails: {why}"))?;

@@ -4,6 +4,7 @@ use super::args::InspectArgs;
 use super::compare;
 use super::output::Output;
 use super::pictures;
+use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
@@ -21,15 +22,15 @@ const SHOWN_CHANNELS: usize = 16;
 const SHOWN_VALUES: usize = 8;
 
 /// `greedy inspect STAGE`
-pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
+pub(super) fn inspect(args: &InspectArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let (folder, record) = finished(&args.stage)?;
     let samples = args.samples.unwrap_or(SAMPLES);
     if let Some(other) = &args.other {
         let (other, its_record) = finished(other)?;
-        return compare::compare([(&folder, &record), (&other, &its_record)], (samples, args.json), output);
+        return compare::compare([(&folder, &record), (&other, &its_record)], (samples, args.json), terminal, output);
     }
     if let Some(to) = &args.pictures {
-        return pictures::write((&folder, &record), args, to, output);
+        return pictures::write((&folder, &record), args, to, terminal, output);
     }
     let arrays = arrays(folder.path())?;
     let mut measured = Measured { channels: Vec::new(), bins: Vec::new(), samples: 0 };

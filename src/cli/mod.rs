@@ -8,11 +8,13 @@ mod compare;
 mod evaluate;
 mod export;
 mod figures;
+mod import;
 mod inspect;
 mod interruption;
 mod output;
 mod pictures;
 mod plan;
+mod plan_leaves;
 mod plan_table;
 mod predict;
 mod progress;
@@ -75,13 +77,14 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Plan(args) => plan::plan(args, &terminal, &mut output),
-        Command::Inspect(args) => inspect::inspect(args, &mut output),
+        Command::Inspect(args) => inspect::inspect(args, &terminal, &mut output),
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Clean(args) => clean::clean(args, &mut output),
         Command::Report(args) => report::report(args),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
-        Command::Export(args) => export::export(args, &mut output),
+        Command::Import(args) => import::import(args, &terminal, &mut output),
+        Command::Export(args) => export::export(args, &terminal, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -8,7 +8,7 @@ use super::run::{Opened, project};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{self, Costs, Estimate, Figures, Machine, Recipe, Verdict, footprint};
+use crate::pipeline::{self, Costs, Estimate, Figures, Machine, Node, Recipe, Verdict, footprint};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
 use candle_core::DType;
@@ -22,7 +22,7 @@ const CLASSES: usize = 1000;
 
 /// `greedy plan PIPELINE`
 pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let Opened { project, cache, unplanned } = project(&args.pipeline, &args.set)?;
+    let Opened { project, cache, unplanned, .. } = project(&args.pipeline, &args.set)?;
     let pipeline = project.pipeline();
     let data = DataSet::find(args, &project)?;
     let costs = Costs::of(pipeline, data.classes);
@@ -50,9 +50,16 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
     let cached = if follows { chosen.clone() } else { pipeline.features.cached.clone() };
-    let network = project.nodes().find(|look| look.node.kind.is_whole() && *look.verdict == Verdict::Current);
+    let network = project.nodes().find(|look| look.node.kind.is_network() && *look.verdict == Verdict::Current);
     let network = network.and_then(|look| look.found).map(|found| &found.record);
-    let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, cached };
+    let leaf = |id: &str| {
+        let look = project.nodes().find(|look| look.node.id == id && *look.verdict == Verdict::Current)?;
+        look.found.map(|found| &found.record)
+    };
+    let probes = pipeline.probed().map(|probed| leaf(&probed.probe.id(probed.stage))).collect();
+    let (ensemble, classes) = (leaf(Node::ENSEMBLE), data.classes);
+    let plan =
+        Plan { ensemble, probes, classes, estimate, costs: &costs, records: &records, network, disk, chosen, cached };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 

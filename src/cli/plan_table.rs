@@ -13,8 +13,14 @@ pub(super) struct Plan<'a> {
     pub costs: &'a Costs,
     /// Of the stages that are there as the pipeline would make them; the images first.
     pub records: &'a [Option<&'a Record>],
-    /// Of the network that was trained as a whole, if it is there.
+    /// Of the network of which stages are taken, if it is there.
     pub network: Option<&'a Record>,
+    /// Of the ensemble, if it is there.
+    pub ensemble: Option<&'a Record>,
+    /// Of each probe, in the order of the graph.
+    pub probes: Vec<Option<&'a Record>>,
+    /// Classes that are told apart.
+    pub classes: usize,
     /// Bytes that features may take.
     pub disk: Option<u64>,
     /// The stages whose features make it fastest.
@@ -85,7 +91,9 @@ impl Plan<'_> {
         let (name, machine) = (&pipeline.name, &machine.name);
         let heading = format!("{name}, predicted for {machine}\n{train} training and {val} validation images\n\n");
         let choice = format!("features.materialize = {:?}\n", self.chosen);
-        [heading, self.stages(), "\n".into(), self.totals(), "\n".into(), self.decisions(), "\n".into(), choice]
+        let leaves = self.leaves();
+        let leaves = if leaves.is_empty() { leaves } else { format!("\n{leaves}") };
+        [heading, self.stages(), leaves, "\n".into(), self.totals(), "\n".into(), self.decisions(), "\n".into(), choice]
             .concat()
     }
 
@@ -133,31 +141,29 @@ impl Plan<'_> {
         for row in self.rows() {
             let number = row.number;
             let (size, cached) = (self.estimate.bytes(number), self.cached.contains(&number));
+            let pipeline = self.estimate.pipeline;
+            let alone = pipeline.trains_alone(&pipeline.stages[number - 1]);
             let mut cells = vec![
                 number.to_string(),
                 say(row.output),
                 magnitude(row.cost.parameters() as f64),
                 magnitude(row.cost.forward),
-                if self.costs.network.is_some() { "-".into() } else { magnitude(row.cost.training) },
+                if alone { magnitude(row.cost.training) } else { "-".into() },
                 bytes(self.estimate.sample_bytes(number) as u64),
                 if cached { bytes(size) } else { format!("({})", bytes(size)) },
             ];
             let fed = if row.from == 0 { "images".into() } else { row.from.to_string() };
-            if self.costs.network.is_some() {
-                cells.extend(["-".into(), "-".into(), fed, "-".into(), seconds(row.features)]);
-            } else {
+            if alone {
                 cells.extend([seconds(row.read.seconds), seconds(row.recomputed.seconds), fed]);
                 cells.push(word(row.epoch.limit).into());
                 cells.push(seconds(row.train + row.evaluation + row.features));
+            } else {
+                cells.extend(["-".into(), "-".into(), fed, "-".into(), seconds(row.features)]);
             }
             cells.extend(said(row.memory));
             if done {
                 let [train, features] = self.as_done(number);
-                let trained = self.costs.network.is_none();
-                cells.extend(beside(
-                    if trained { train } else { 0.0 },
-                    self.actual(number, "train").filter(|_| trained),
-                ));
+                cells.extend(beside(train, self.actual(number, "train").filter(|_| alone)));
                 cells.extend(beside(features, self.actual(number, "features")));
             }
             table.row(cells);
@@ -168,16 +174,19 @@ impl Plan<'_> {
     /// The row of a network that is trained as a whole.
     fn network_cells(&self, cost: &Cost, done: bool) -> Vec<String> {
         let estimate = &self.estimate;
-        let (epoch, all) = (estimate.epoch_of_network(), estimate.training_of_network());
+        let (epoch, all) = (estimate.epoch_of_network(), estimate.network());
         let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
+        let trained = estimate.pipeline.pretrained.is_none();
+        let said_if = |text: String| if trained { text } else { "-".into() };
         let mut cells = vec!["network".into(), "-".into(), magnitude(cost.parameters() as f64)];
-        cells.extend([magnitude(cost.classify), magnitude(cost.training), "-".into(), "-".into()]);
-        cells.extend([seconds(epoch.seconds), "-".into(), "images".into(), word(epoch.limit).into(), seconds(all)]);
+        cells.extend([magnitude(cost.classify), said_if(magnitude(cost.training)), "-".into(), "-".into()]);
+        cells.extend([said_if(seconds(epoch.seconds)), "-".into(), "images".into()]);
+        cells.extend([said_if(word(epoch.limit).into()), seconds(all)]);
         cells.extend(said(memory));
         if done {
             let epochs = epoch.seconds * estimate.pipeline.training.epochs as f64;
             let took = self.network.and_then(|record| record.seconds.get("train").copied());
-            cells.extend([seconds(epochs), took.map_or("-".into(), seconds), "-".into(), "-".into()]);
+            cells.extend([said_if(seconds(epochs)), took.map_or("-".into(), seconds), "-".into(), "-".into()]);
         }
         cells
     }
@@ -261,6 +270,7 @@ impl Plan<'_> {
             },
             "network": self.costs.network.map(|cost| self.network_json(&cost)),
             "stages": self.rows().map(|row| self.row_json(&row)).collect::<Vec<_>>(),
+            "measured": self.leaf_rows().iter().map(|row| row.json()).collect::<Vec<_>>(),
             "choices": choices.collect::<Vec<_>>(),
             "decisions": decisions.collect::<Vec<_>>(),
             "disk": self.disk,
@@ -277,7 +287,7 @@ impl Plan<'_> {
             "forward_flops": cost.classify,
             "step_flops": cost.training,
             "epoch_seconds": estimate.epoch_of_network().seconds,
-            "seconds": estimate.training_of_network(),
+            "seconds": estimate.network(),
             "actual_seconds": self.network.map(|record| &record.seconds),
             "host_bytes": memory.host,
             "device_bytes": memory.device,
@@ -319,7 +329,7 @@ fn say(shape: Shape) -> String {
 }
 
 /// Memory of the host, and of the device where it has its own.
-fn said(memory: Memory) -> [String; 2] {
+pub(super) fn said(memory: Memory) -> [String; 2] {
     let device = if memory.device > 0.0 { bytes(memory.device as u64) } else { "-".into() };
     [bytes(memory.host as u64), device]
 }

@@ -1,6 +1,6 @@
 //! `greedy run` and `greedy stage`.
 
-use super::args::{PipelineArgs, RunArgs, StageArgs};
+use super::args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;
@@ -24,6 +24,8 @@ pub(super) struct Opened {
     pub cache: PathBuf,
     /// Whether it has still to be planned which features are cached.
     pub unplanned: bool,
+    /// Whether every image file is looked at.
+    pub look_again: bool,
 }
 
 /// Reads the pipeline and looks at its nodes.
@@ -32,25 +34,33 @@ pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<Opene
     let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&settings.as_written().cache));
     let unplanned = settings.leaves_plan_open() && run::recall_choice(&cache, &settings).is_none();
     let project = Project::open(run::resolve(settings, &cache), &cache, args.look_again);
-    Ok(Opened { project, cache, unplanned })
+    Ok(Opened { project, cache, unplanned, look_again: args.look_again })
 }
 
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let Opened { mut project, cache, unplanned } = project(&args.pipeline, &args.work.set)?;
-    if args.work.dry_run {
-        return dry_run(&project, &args.nodes, args.work.json, output);
+    bring(project(&args.pipeline, &args.work.set)?, &args.nodes, &args.work, terminal, output)
+}
+
+/// Brings an opened pipeline up to date, or what some of its nodes need, and prints its table.
+pub(super) fn bring(
+    opened: Opened,
+    nodes: &[String],
+    work: &WorkArgs,
+    terminal: &Terminal,
+    output: &mut Output,
+) -> Result<()> {
+    if work.dry_run {
+        return dry_run(&opened.project, nodes, work.json, output);
     }
-    if unplanned {
-        project = planned(&project, &cache, args, terminal)?;
-    }
+    let mut project = if opened.unplanned { planned(&opened, work, terminal)? } else { opened.project };
+    let cache = opened.cache;
     // Where nothing is to be computed, no device has to be woken.
-    let device =
-        run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
-    let wanted = project.find(&args.nodes)?;
-    let update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
+    let device = run::device(if project.is_current() { "cpu" } else { &work.device.device }, work.fast, terminal)?;
+    let wanted = project.find(nodes)?;
+    let update = bring_up_to_date(&mut project, (&wanted, &device), work.events.as_deref(), terminal)?;
     let pipeline = project.pipeline();
-    if args.work.json {
+    if work.json {
         list_odd(&update, terminal);
         let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
             update.records.iter().filter(wanted).map(stage_json).collect()
@@ -61,8 +71,9 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
             "done": done_json(&update),
             "elapsed_seconds": terminal.elapsed().as_secs_f64(),
             "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
-            "network": update.records.iter().find(|record| record.kind.is_whole()).map(stage_json),
+            "network": update.records.iter().find(|record| record.kind.is_network()).map(stage_json),
             "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
+            "not_pruned": of(&|record| record.kind == Kind::Wide),
             "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
             "probes": of(&|record| record.kind == Kind::Probe),
         }));
@@ -81,12 +92,13 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
 }
 
 /// The same with what this machine is measured to do best with: which features are written is decided once for a cache.
-fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal) -> Result<Project> {
-    project.check()?;
-    let mut pipeline = project.pipeline().clone();
+fn planned(opened: &Opened, work: &WorkArgs, terminal: &Terminal) -> Result<Project> {
+    let cache = &opened.cache;
+    opened.project.check()?;
+    let mut pipeline = opened.project.pipeline().clone();
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let size = ([images.train.len(), images.val.len()], images.classes.len());
-    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
+    let device = run::device(&work.device.device, work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
     let cached = run::remember_choice(cache, &pipeline, stages)?;
@@ -95,7 +107,7 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
         "features of stages {cached:?} are cached (`{}` remembers it)",
         cache.join("plan.json").display()
     ));
-    Ok(Project::open(pipeline, cache, args.pipeline.look_again))
+    Ok(Project::open(pipeline, cache, opened.look_again))
 }
 
 /// `greedy stage N --from DIR`
@@ -106,7 +118,7 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
         None => {
             // A stage by itself is trained by itself, also on features of a network that was trained as a whole.
             let record = from.record()?;
-            let alone = run::settings(&from, &record, &[])?.as_written().alone();
+            let alone = run::settings(&from, &record, &[])?.as_written().alone(args.number);
             let overrides: Vec<String> = alone.into_iter().chain(args.work.set.iter().cloned()).collect();
             run::settings(&from, &record, &overrides)?
         }

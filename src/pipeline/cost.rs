@@ -4,7 +4,7 @@
 //! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
 use super::layer::Layer;
-use super::{Feedback, Group, Layers, Recipe, Role, Stage};
+use super::{Feedback, Layers, Recipe, Role, Stage};
 use std::iter::Sum;
 
 /// The costs of one stage, or of a network that is trained as a whole.
@@ -32,27 +32,35 @@ pub struct Cost {
 pub struct Costs {
     /// Of each stage, first to last.
     pub stages: Vec<Cost>,
-    /// Of the whole network, where it is trained as a whole.
+    /// Of the whole network, where stages are taken of one.
     pub network: Option<Cost>,
+    /// Operations of each probe, as [`Probed::operations`](super::Probed::operations) has them.
+    pub probes: Vec<[f64; 2]>,
 }
 
 impl Costs {
     /// The costs of a pipeline that tells so many classes apart.
     pub fn of(recipe: &Recipe, classes: usize) -> Self {
         let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
-        let of_group = |group: &Group<'_>| {
-            let (blocks, head) = (&group.blocks[..], Some(group.head));
+        let of_network = |blocks: &[&Layers], head| {
             Cost::of_network(blocks, head, classes).fed_back(recipe.feedback, (blocks, head), classes)
         };
-        let network = recipe.method.is_whole().then(|| recipe.groups().iter().map(of_group).sum());
-        Self { stages, network }
+        let network = recipe.whole().map(|whole| match whole.head {
+            None => of_network(&whole.stages.iter().map(|stage| &stage.block).collect::<Vec<_>>(), None),
+            Some(_) => whole.groups().iter().map(|group| of_network(&group.blocks, Some(group.head))).sum(),
+        });
+        let probes = recipe.probed().map(|probed| probed.operations(classes)).collect();
+        Self { stages, network, probes }
     }
 }
 
 impl Cost {
     /// The costs of a stage that tells so many classes apart.
     pub fn of(stage: &Stage, classes: usize) -> Self {
-        Self::of_network(&[&stage.block], stage.head.as_ref(), classes)
+        let own = Self::of_network(&[&stage.block], stage.head.as_ref(), classes);
+        // Before it is pruned it takes more memory.
+        let wide = stage.pruning.as_ref().map(|wide| Self::of_network(&[&wide.block], Some(&wide.head), classes));
+        Self { step_values: wide.map_or(own.step_values, |wide| wide.step_values.max(own.step_values)), ..own }
     }
 
     /// The costs of blocks that are trained together with a classifier of the last.

@@ -81,19 +81,23 @@ pub fn stage_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2], c
     features_on_disk(recipe, stage, [train, val]) + labels + logits + learned(weights)
 }
 
-/// Bytes on the disk of a network that is trained as a whole, before its depths are taken from it: weights, checkpoints
-/// with the batches that wait between blocks, labels and logits of the validation samples.
+/// Bytes on the disk of a network of which stages are taken, without these: weights, checkpoints where it is trained, with
+/// the batches that wait between blocks, labels and logits of the validation samples.
 pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
-    let layers = recipe.stages.iter().flat_map(|stage| [Some(&stage.block), stage.head.as_ref()]).flatten();
+    let Some(whole) = recipe.whole() else { return 0 };
+    let layers = whole.stages.iter().flat_map(|stage| [Some(&stage.block), stage.head.as_ref()]).flatten();
     let weights = layers.map(|layers| layers.weights(classes)).sum();
-    let waiting = CHECKPOINTS * (waiting_values(recipe) * VALUE) as u64;
-    learned(weights) + waiting + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+    let weights = if whole.is_imported() { (weights * VALUE) as u64 } else { learned(weights) };
+    weights
+        + CHECKPOINTS * (waiting_values(recipe) * VALUE) as u64
+        + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
 }
 
 /// Values of the batches that wait between blocks that are trained at once.
 fn waiting_values(recipe: &Recipe) -> usize {
-    let between = recipe.groups().into_iter().skip(1).map(|group| group.blocks[0].input.values());
-    between.sum::<usize>().saturating_mul(recipe.replay).saturating_mul(recipe.training.batch)
+    let groups = recipe.whole().map_or_else(Vec::new, |whole| whole.groups());
+    let inputs = groups.iter().skip(1).filter_map(|group| Some(group.blocks.first()?.input.values()));
+    inputs.sum::<usize>().saturating_mul(recipe.replay).saturating_mul(recipe.training.batch)
 }
 
 fn learned(weights: usize) -> u64 {
@@ -123,7 +127,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn of(processor: Processor, host: usize, device: usize) -> Self {
+    pub(super) fn of(processor: Processor, host: usize, device: usize) -> Self {
         let [host, device] = [PROGRAM + host * VALUE, device * VALUE].map(|bytes| bytes as f64);
         if processor.is_cpu() { Self { host: host + device, device: 0.0 } } else { Self { host, device } }
     }
@@ -140,10 +144,11 @@ impl Memory {
         let first = recipe.stages[from].block.input;
         let between = recipe.stages[from..stage - 1].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
-        let step = own.training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
+        let trained = if recipe.trains_alone(own) { own.training.batch } else { 0 };
+        let step = trained * cost.step_values.max(widest) + 3 * cost.parameters();
         let at_once = processor.extraction_batch(first, own.block.output);
         let extraction = at_once * widest.max(own.block.input.values() + own.block.output.values());
-        let loaded = BATCHES * first.values() * own.training.batch.max(at_once);
+        let loaded = BATCHES * first.values() * trained.max(at_once);
         let index = samples * recipe.features.views * BESIDE_SAMPLE as usize / VALUE;
         Self::of(processor, loaded + index, step.max(extraction))
     }

@@ -1,6 +1,6 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, Method, Recipe, Stage};
+use super::{Manifest, Probed, Recipe, Stage};
 use std::fmt::Write;
 
 /// What a node does; what it leaves in its folder follows from this.
@@ -10,11 +10,17 @@ pub enum Kind {
     Images,
     /// Trains a block with a classifier on frozen features, and writes its own.
     Block,
+    /// Trains a block with a classifier as it is before it is pruned.
+    Wide,
+    /// Prunes a block that is trained, fine-tunes what is left, and writes its features.
+    Pruned,
     /// Trains all blocks together on the images.
     EndToEnd,
     /// Trains all blocks at once on the images, each with a classifier.
     Decoupled,
-    /// Takes a block from a network that was trained as a whole, and writes its features.
+    /// Takes the weights of a network from a file.
+    Imported,
+    /// Takes a block from a network that was trained as a whole or imported, and writes its features.
     Depth,
     /// Writes features that are handcrafted: the scattering transform of the images.
     Scattering,
@@ -26,11 +32,14 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Images,
         Self::Block,
+        Self::Wide,
+        Self::Pruned,
         Self::EndToEnd,
         Self::Decoupled,
+        Self::Imported,
         Self::Depth,
         Self::Scattering,
         Self::Ensemble,
@@ -39,7 +48,11 @@ impl Kind {
 
     /// What makes a stage that is not taken from a whole network.
     pub fn of(stage: &Stage) -> Self {
-        if stage.head.is_some() { Self::Block } else { Self::Scattering }
+        match (&stage.head, &stage.pruning) {
+            (None, _) => Self::Scattering,
+            (Some(_), None) => Self::Block,
+            (Some(_), Some(_)) => Self::Pruned,
+        }
     }
 
     /// Its name in records.
@@ -47,8 +60,11 @@ impl Kind {
         match self {
             Self::Images => "images",
             Self::Block => "block",
+            Self::Wide => "wide",
+            Self::Pruned => "pruned",
             Self::EndToEnd => "end_to_end",
             Self::Decoupled => "decoupled",
+            Self::Imported => "imported",
             Self::Depth => "depth",
             Self::Scattering => "scattering",
             Self::Ensemble => "ensemble",
@@ -58,12 +74,12 @@ impl Kind {
 
     /// Whether it is one of the images or of a stage: what stages are made of and can be made from.
     pub fn is_stage(self) -> bool {
-        matches!(self, Self::Images | Self::Block | Self::Depth | Self::Scattering)
+        matches!(self, Self::Images | Self::Block | Self::Pruned | Self::Depth | Self::Scattering)
     }
 
-    /// Whether it trains all blocks of a network, of which stages are taken afterwards.
-    pub fn is_whole(self) -> bool {
-        matches!(self, Self::EndToEnd | Self::Decoupled)
+    /// Whether it is a network of which stages are taken.
+    pub fn is_network(self) -> bool {
+        matches!(self, Self::EndToEnd | Self::Decoupled | Self::Imported)
     }
 
     /// Whether nothing is ever made of it: it says something about stages.
@@ -75,8 +91,9 @@ impl Kind {
     pub fn title(self, stage: usize, manifest: &Manifest) -> String {
         match self {
             Self::Images => "images".into(),
-            Self::Block | Self::Depth | Self::Scattering => format!("stage {stage}"),
-            Self::EndToEnd | Self::Decoupled => Node::NETWORK.into(),
+            Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
+            Self::Wide => format!("stage {stage}, not pruned"),
+            Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -103,7 +120,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The name of the node that trains a whole network.
+    /// The name of the node of a whole network.
     pub const NETWORK: &str = "network";
     /// The name of the node that asks all stages together.
     pub const ENSEMBLE: &str = "ensemble";
@@ -121,6 +138,11 @@ impl Node {
     /// The name of the node of a stage.
     pub fn stage_id(stage: usize) -> String {
         format!("stage{stage}")
+    }
+
+    /// The name of the node of a stage before it is pruned.
+    pub fn wide_id(stage: usize) -> String {
+        format!("stage{stage}.wide")
     }
 
     /// What people call it: `images`, `stage 3`, `network`.
@@ -141,32 +163,38 @@ impl Graph {
         let mut graph = Self::default();
         // The index of the node of each stage.
         let mut at = vec![graph.add(Node::images(Manifest::of_images(pipeline, files)))];
-        match pipeline.method {
-            Method::Layerwise => {
-                for stage in &pipeline.stages {
-                    let inputs = at[pipeline.reads(stage.number)].to_vec();
-                    let manifest = Manifest::of_stage(pipeline, stage);
-                    at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
-                }
-            }
-            Method::EndToEnd | Method::Decoupled => {
-                let kind = if pipeline.method == Method::EndToEnd { Kind::EndToEnd } else { Kind::Decoupled };
-                let manifest = Manifest::of_network(pipeline);
-                let network = Node { id: Node::NETWORK.into(), kind, stage: 0, inputs: at.clone(), manifest };
-                let network = graph.add(network);
-                for number in 1..=pipeline.stages.len() {
-                    let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
-                    inputs.push(network);
-                    inputs.sort_unstable();
-                    let manifest = Manifest::of_depth(pipeline, number);
-                    at.push(graph.add(Node::stage(Kind::Depth, number, inputs, manifest)));
-                }
+        let whole = pipeline.whole();
+        let depths = whole.as_ref().map_or(0, |whole| whole.stages.len());
+        if let Some(whole) = &whole {
+            let manifest = Manifest::of_network(pipeline, whole);
+            let network = Node { id: Node::NETWORK.into(), kind: whole.kind, stage: 0, inputs: at.clone(), manifest };
+            let network = graph.add(network);
+            for number in 1..=depths {
+                let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
+                inputs.push(network);
+                inputs.sort_unstable();
+                let manifest = Manifest::of_depth(pipeline, number);
+                at.push(graph.add(Node::stage(Kind::Depth, number, inputs, manifest)));
             }
         }
+        for stage in &pipeline.stages[depths..] {
+            let mut inputs = at[pipeline.reads(stage.number)].to_vec();
+            if let Some(wide) = stage.wide() {
+                let manifest = Manifest::of_wide(pipeline, &wide);
+                let node = Node {
+                    id: Node::wide_id(stage.number),
+                    kind: Kind::Wide,
+                    stage: stage.number,
+                    inputs: inputs.clone(),
+                    manifest,
+                };
+                inputs.push(graph.add(node));
+            }
+            let manifest = Manifest::of_stage(pipeline, stage);
+            at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
+        }
         graph.add_ensemble(pipeline, &at);
-        for (probe, &stage) in
-            pipeline.probes.iter().flat_map(|probe| probe.stages.iter().map(move |stage| (probe, stage)))
-        {
+        for Probed { probe, stage, .. } in pipeline.probed() {
             let inputs = at[pipeline.features.nearest(stage + 1)..=stage].to_vec();
             let manifest = Manifest::of_probe(pipeline, probe, stage);
             graph.add(Node { id: probe.id(stage), kind: Kind::Probe, stage, inputs, manifest });
@@ -262,6 +290,16 @@ mod tests {
             [Some(1), Some(3), Some(0), None]
         );
         assert_eq!(graph.needed(&[2]), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn blocks_from_a_file_are_depths_of_it_and_the_next_is_trained_on_them() {
+        let graph = graph("weights = \"w\"\nimported = 2\n[features]\nrefresh = 0.0\n");
+        let kinds: Vec<Kind> = graph.nodes().iter().map(|node| node.kind).collect();
+        assert_eq!(kinds, [Kind::Images, Kind::Imported, Kind::Depth, Kind::Depth, Kind::Block]);
+        let inputs: Vec<_> = graph.nodes().iter().map(|node| ids(&graph, &node.inputs)).collect();
+        let expected: [&[&str]; 5] = [&[], &["stage0"], &["stage0", "network"], &["network", "stage1"], &["stage2"]];
+        assert_eq!(inputs, expected);
     }
 
     #[test]

@@ -121,6 +121,32 @@ impl Layers {
         self.layers.iter().fold(input, |shape, layer| layer.output(shape, 1).unwrap_or(shape))
     }
 
+    /// The tensors of weights and running statistics: the name of the layer, what the tensor is to it, and its dimensions as
+    /// PyTorch has them.
+    pub fn tensors(&self, role: Role, classes: usize) -> Vec<(String, &'static str, Vec<usize>)> {
+        let mut all = Vec::new();
+        for ((layer, input, output), name) in self.shapes(classes).zip(self.names(role)) {
+            let Some(name) = name else { continue };
+            let own = match layer {
+                Layer::Conv { channels, kernel, bias, .. } => {
+                    let weight = ("weight", vec![channels, input.channels, kernel, kernel]);
+                    vec![Some(weight), bias.then(|| ("bias", vec![channels]))]
+                }
+                Layer::BatchNorm => {
+                    let kinds = ["weight", "bias", "running_mean", "running_var"];
+                    kinds.map(|kind| Some((kind, vec![input.channels]))).into()
+                }
+                Layer::Linear { .. } => {
+                    let (inputs, outputs) = (input.values(), output.values());
+                    vec![Some(("weight", vec![outputs, inputs])), Some(("bias", vec![outputs]))]
+                }
+                _ => Vec::new(),
+            };
+            all.extend(own.into_iter().flatten().map(|(kind, shape)| (name.clone(), kind, shape)));
+        }
+        all
+    }
+
     /// What the weights of each layer are called; nothing for layers without.
     ///
     /// Convolutions are `conv1`, `conv2` and so on, a batch norm right behind one has its number; where a block has one

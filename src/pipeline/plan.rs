@@ -1,6 +1,6 @@
 //! The plan: from what was seen on the disk to a verdict for each node. It is total, and touches nothing.
 
-use super::{Graph, Manifest, Node};
+use super::{Graph, Kind, Manifest, Node};
 
 /// What was seen of a node on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Reason {
             }
             Self::Input(at) => {
                 let input = &graph.nodes()[*at];
-                let what = if input.kind.is_whole() { "weights" } else { "features" };
+                let what = if input.kind.is_network() || input.kind == Kind::Wide { "weights" } else { "features" };
                 format!("the {what} of {} are not those it was made of", input.title())
             }
         }
@@ -107,7 +107,6 @@ fn judge(node: &Node, own: Option<&Seen>, seen: &[Option<Seen>], earlier: &[Verd
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
     use super::*;
     use proptest::prelude::*;
 

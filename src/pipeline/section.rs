@@ -137,6 +137,11 @@ impl<'a> Section<'a> {
         Fault::new(self.place(key), format!("`{}` {message}", self.full(key)))
     }
 
+    /// Whether the table itself is written.
+    pub fn is_there(&self) -> bool {
+        self.table.is_some()
+    }
+
     /// Whether the key is written.
     pub fn has(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.get(key).is_some())

@@ -18,7 +18,9 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::EndToEnd | Kind::Decoupled) => (node.folder.unfinished_history(), true),
+            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd | Kind::Decoupled) => {
+                (node.folder.unfinished_history(), true)
+            }
             (None, _) => continue,
         };
         if history.is_empty() && unfinished {
@@ -126,7 +128,7 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
 
 /// A network that was trained as a whole has one accuracy, behind its last block.
 fn whole_network(subject: &Subject) -> Vec<Point> {
-    let found = subject.recorded().find(|(_, record)| record.kind.is_whole());
+    let found = subject.recorded().find(|(_, record)| record.kind.is_network());
     let accuracy = found.and_then(|(_, record)| Some((record.kind, record.figures.as_ref()?.accuracy)));
     let depth = subject.stages().map(|(_, record)| record.stage).max().unwrap_or(1);
     let point = |(kind, y): (Kind, f64)| {

@@ -6,12 +6,15 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{INDEX, is_litter};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file that marks a folder as a cache, so that backups leave it out (bford.info/cachedir).
 const TAG: &str = "CACHEDIR.TAG";
 const TAG_TEXT: &str =
     "Signature: 8a477f597d28d172789f06886806bc55\n# Stages of greedy; `greedy run` can make them again.\n";
+
+/// The pipeline that was made for a cache, where it was not the user's own file.
+const PIPELINE: &str = "pipeline.toml";
 
 /// The file that remembers what the images looked like.
 pub(super) const SEEN: &str = "images.seen";
@@ -27,13 +30,24 @@ pub(super) fn tag(cache: &Path) -> Result<()> {
     disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
 }
 
+/// Writes the text of a pipeline into its cache, and gives the file.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn keep_pipeline(cache: &Path, text: &str) -> Result<PathBuf> {
+    tag(cache)?;
+    let path = cache.join(PIPELINE);
+    disk::write(&path, text.as_bytes())?;
+    Ok(path)
+}
+
 /// Whether it is something that this program puts into a cache.
 fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
     let stage = StageFolder::new(path);
     let litter = path.file_name().is_some_and(is_litter);
-    litter || [TAG, SEEN, INDEX, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
+    litter || [TAG, SEEN, INDEX, CHOICE, PIPELINE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

@@ -48,7 +48,7 @@ impl Work<'_> {
             if self.write_weights(&mut record, BLOCK, &save_bytes(&weights, None)?)? {
                 self.clear_features(&mut record)?;
             }
-            if let Some((_, Some(head))) = part {
+            if let (Some((_, Some(head))), true) = (part, stage.head.is_some()) {
                 self.write_weights(&mut record, HEAD, &save_bytes(&head.variables().tensors(), None)?)?;
             }
             record.state = State::Trained;
@@ -72,7 +72,7 @@ impl Work<'_> {
         stage: &Stage,
         inputs: &Inputs,
     ) -> Result<()> {
-        if whole.kind == Kind::EndToEnd {
+        if whole.kind != Kind::Decoupled {
             record.figures = whole.figures.clone();
             let (logits, _) = features::read_logits(source.path(), Split::Val)?;
             let files = features::logit_files(Split::Val, &logits, record.classes.len())?;
@@ -81,10 +81,10 @@ impl Work<'_> {
         let network = load_stage(self.folder, record, self.pipeline, self.device)?;
         self.complete_logits(&[&network], self.pipeline.training.batch, inputs)?;
         let (logits, _) = features::read_logits(self.folder.path(), Split::Val)?;
-        let groups = self.pipeline.groups();
+        let groups = self.pipeline.whole().map_or_else(Vec::new, |whole| whole.groups());
         let history = groups.iter().zip(&whole.histories).find(|(group, _)| group.number == stage.number);
         let history = history.map_or_else(Vec::new, |(_, history)| history.clone());
-        record.figures = Some(self.figures(vec![&network], vec![logits], history, inputs)?);
+        record.figures = Some(self.figures(&[&network], vec![logits], history, inputs)?);
         Ok(())
     }
 
@@ -110,7 +110,7 @@ impl Work<'_> {
         for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
             features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
-        if !self.pipeline.features.caches(stage.number) {
+        if self.node.kind == Kind::Wide || !self.pipeline.features.caches(stage.number) {
             return Ok(());
         }
         let extraction = features::Extraction {

@@ -103,9 +103,9 @@ impl StageFolder {
         let needed: &[&str] = match record.kind {
             Kind::Images => return true,
             Kind::Ensemble | Kind::Probe => &[],
-            Kind::Block => &[BLOCK, HEAD],
+            Kind::Block | Kind::Wide | Kind::Pruned => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
-            Kind::EndToEnd | Kind::Decoupled => &[NETWORK],
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => &[NETWORK],
         };
         record.state != State::Begun
             && needed.iter().all(|name| record.weights.contains_key(*name))
@@ -123,7 +123,12 @@ impl StageFolder {
                 all.push(skipped);
             }
         }
-        if record.weights.contains_key(HEAD) || record.kind.is_whole() || record.kind == Kind::Ensemble {
+        let classifies = match record.kind {
+            Kind::EndToEnd | Kind::Decoupled | Kind::Ensemble => true,
+            Kind::Imported => record.figures.is_some(),
+            _ => record.weights.contains_key(HEAD),
+        };
+        if classifies {
             all.extend(["val/logits/zarr.json", LOGITS].map(str::to_string));
         }
         all

@@ -8,10 +8,12 @@ use super::network::{load_stage, load_whole, whole_variables};
 use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
-use crate::network::{Network, save_bytes};
-use crate::pipeline::{Average, Group, Kind, Stage, Training, Verdict, footprint};
+use crate::network::{Network, prune, save_bytes};
+use crate::pipeline::{Average, Group, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::training::{self, Epoch, Job, Outcome, ensemble, score};
+use candle_core::Tensor;
+use std::collections::HashMap;
 
 /// What is trained at once, and how.
 struct Subject<'a> {
@@ -19,12 +21,14 @@ struct Subject<'a> {
     training: &'a Training,
     /// The number of the stage, 0 for a whole network.
     stage: usize,
+    /// What weights begin as, where they were trained before.
+    start: Option<HashMap<String, Tensor>>,
 }
 
 impl Work<'_> {
     /// Trains a block and writes its features.
     pub(super) fn train_block(&self, verdict: &Verdict) -> Result<()> {
-        let stage = self.stage()?;
+        let stage = &self.own_stage()?;
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
@@ -35,10 +39,12 @@ impl Work<'_> {
         let needed = footprint::stage_on_disk(self.pipeline, stage, counts, inputs.classes.len()) + more;
         room::require(self.folder.path(), needed)?;
         let mut record = self.prepare(verdict)?;
-        let head = stage.head.as_ref();
-        let head = head.ok_or_else(|| Error::failed(format!("stage {} has no classifier of its own", stage.number)))?;
-        let group = Group { number: stage.number, blocks: vec![&stage.block], head };
-        let subject = Subject { groups: vec![group], training: &stage.training, stage: stage.number };
+        let subject = Subject {
+            groups: vec![Group { number: stage.number, blocks: vec![&stage.block], head: head_of(stage)? }],
+            training: &stage.training,
+            stage: stage.number,
+            start: self.pruned(&record, stage)?,
+        };
         let inputs =
             self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
         let network = load_stage(self.folder, &record, self.pipeline, self.device)?;
@@ -49,8 +55,9 @@ impl Work<'_> {
 
     /// Trains all blocks, together or each by its own classifier.
     pub(super) fn train_network(&self, verdict: &Verdict) -> Result<()> {
-        let first = self.pipeline.stages.first();
-        let first = first.ok_or_else(|| Error::failed("a network without blocks cannot be trained"))?;
+        let (Some(first), Some(whole)) = (self.pipeline.stages.first(), self.pipeline.whole()) else {
+            return Err(Error::failed("a network without blocks cannot be trained"));
+        };
         let _reading = self.ancestry.share()?;
         // It reads the images, as its first block would by itself.
         let inputs = self.ancestry.inputs(self.pipeline, first, 0, self.device)?;
@@ -59,7 +66,7 @@ impl Work<'_> {
             footprint::network_on_disk(self.pipeline, inputs.val.len(), inputs.classes.len()),
         )?;
         let mut record = self.prepare(verdict)?;
-        let subject = Subject { groups: self.pipeline.groups(), training: &self.pipeline.training, stage: 0 };
+        let subject = Subject { groups: whole.groups(), training: &self.pipeline.training, stage: 0, start: None };
         let inputs = self.train(&mut record, &subject, (inputs, None), |outcome, record| {
             let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
             let variables = whole_variables(&subject.groups, &networks);
@@ -70,6 +77,33 @@ impl Work<'_> {
         self.complete_logits(&networks, self.pipeline.training.batch, &inputs)?;
         features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         self.finish(&mut record)
+    }
+
+    /// The settings of the node's stage as this node trains it: before it is pruned, or what is left then.
+    fn own_stage(&self) -> Result<Stage> {
+        let stage = self.stage()?;
+        Ok(match self.node.kind {
+            Kind::Wide => stage.wide().ok_or_else(|| Error::failed(format!("stage {} is not pruned", stage.number)))?,
+            _ => Stage { training: *stage.last_training(), ..stage.clone() },
+        })
+    }
+
+    /// What is left of the block that is pruned, and of its classifier: what training begins with. Nothing where nothing is
+    /// pruned, or it is trained already.
+    fn pruned(&self, record: &Record, stage: &Stage) -> Result<Option<HashMap<String, Tensor>>> {
+        let (Kind::Pruned, Some(Pruning { block, head, .. })) = (self.node.kind, &stage.pruning) else {
+            return Ok(None);
+        };
+        if record.state == State::Trained && record.figures.is_some() {
+            return Ok(None);
+        }
+        let (folder, wide) = self.network.as_ref().ok_or_else(|| Error::failed("the block to be pruned is missing"))?;
+        let whole = load_stage(folder, wide, self.pipeline, self.device)?;
+        let weights = whole.variables().tensors().into_iter().collect();
+        let (left, kept) = prune(&weights, (block, head), (&stage.block, head_of(stage)?))?;
+        let title = self.node.title();
+        self.progress.say(&format!("{title}: {} of {} channels stay", kept.len(), block.output.channels));
+        Ok(Some(left))
     }
 
     /// The settings of the node's stage.
@@ -102,6 +136,7 @@ impl Work<'_> {
         let job = Job {
             groups: subject.groups.clone(),
             init: self.pipeline.init,
+            start: subject.start.as_ref(),
             feedback: self.pipeline.feedback,
             replay: self.pipeline.replay,
             training: subject.training,
@@ -141,8 +176,9 @@ impl Work<'_> {
         let Some(last) = outcome.learned.last() else { return Err(Error::failed("no network came out")) };
         let logits = features::logit_files(Split::Val, &last.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
-        let (networks, all) = outcome.learned.iter().map(|learned| (&learned.network, learned.logits.clone())).unzip();
-        record.figures = Some(self.figures(networks, all, last.history.clone(), inputs)?);
+        let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
+        let all = outcome.learned.iter().map(|learned| learned.logits.clone()).collect();
+        record.figures = Some(self.figures(&networks, all, last.history.clone(), inputs)?);
         if outcome.learned.len() > 1 {
             record.histories = outcome.learned.iter().map(|learned| learned.history.clone()).collect();
         }
@@ -154,7 +190,7 @@ impl Work<'_> {
     /// stages before this node.
     pub(super) fn figures(
         &self,
-        networks: Vec<&Network>,
+        networks: &[&Network],
         logits: Vec<Vec<f32>>,
         history: Vec<Epoch>,
         inputs: &Inputs,
@@ -180,6 +216,10 @@ impl Work<'_> {
     }
 }
 
+fn head_of(stage: &Stage) -> Result<&Layers> {
+    stage.head.as_ref().ok_or_else(|| Error::failed(format!("stage {} has no classifier of its own", stage.number)))
+}
+
 /// The validation logits of a stage and all before it, first to last; nothing where one is no longer there.
 ///
 /// # Errors
@@ -188,8 +228,8 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        // A scattering transform has no classifier.
-        if record.kind != Kind::Scattering {
+        // A scattering transform has no classifier, nor has a block that comes from a whole network.
+        if record.weights.contains_key(HEAD) {
             if !features::has_logits(folder.path(), Split::Val) {
                 return Ok(None);
             }

@@ -16,6 +16,7 @@ mod extract;
 #[cfg(test)]
 mod faulty_disk;
 mod folder;
+mod import;
 mod learn;
 mod network;
 mod observe;
@@ -28,7 +29,7 @@ mod underway;
 mod update;
 mod verify;
 
-pub use cache::stages;
+pub use cache::{keep_pipeline, stages};
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::device;
@@ -78,6 +79,14 @@ pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
     })?;
     let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
     Ok(Settings::parse(&path.display().to_string(), &default_name, &text, overrides)?)
+}
+
+/// A pipeline that no file says: its name, and settings such as `data.source=builtin`.
+///
+/// # Errors
+/// When something in the settings is wrong or missing.
+pub fn new_pipeline(name: &str, overrides: &[String]) -> Result<Settings> {
+    Ok(Settings::parse("the settings", name, "", overrides)?)
 }
 
 /// The recipe of a pipeline's settings for a cache, with what was planned for it and with half of the memory that is free

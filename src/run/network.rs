@@ -10,7 +10,7 @@ use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
-use crate::pipeline::{self, Average, Group, Kind, Recipe, Settings, Shape};
+use crate::pipeline::{self, Average, Group, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -86,9 +86,11 @@ impl TrainedNetwork {
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd | Kind::Decoupled => "a network that was trained as a whole",
+            Kind::Imported => "a network that was imported",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
-            Kind::Block | Kind::Depth | Kind::Scattering => "",
+            Kind::Wide => "a block before it was pruned",
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
             return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
@@ -316,8 +318,9 @@ fn read_stage(
 }
 
 /// The settings of a stage in those of its pipeline.
-fn stage_of<'a>(folder: &StageFolder, record: &Record, pipeline: &'a Recipe) -> Result<&'a pipeline::Stage> {
+fn stage_of(folder: &StageFolder, record: &Record, pipeline: &Recipe) -> Result<pipeline::Stage> {
     let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+    let stage = if record.kind == Kind::Wide { stage.and_then(pipeline::Stage::wide) } else { stage.cloned() };
     stage.ok_or_else(|| {
         Error::failed(format!("the record in `{}` has no settings of its stage", folder.path().display()))
     })
@@ -341,7 +344,7 @@ pub(super) fn load_block(
 pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recipe, device: &Device) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
     let stage = stage_of(folder, record, pipeline)?;
-    let network = Network::of_stage(stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    let network = Network::of_stage(&stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
     for block in &network.blocks {
         read_weights(folder, record, BLOCK, &block.variables(), device)?;
     }
@@ -349,19 +352,27 @@ pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recip
     Ok(network)
 }
 
-/// What was trained as a whole, with the weights in its folder: one network, or several that were trained at once.
+/// What stages are taken of, with the weights in its folder: one network, or several that were trained at once.
 pub(super) fn load_whole(
     folder: &StageFolder,
     record: &Record,
     pipeline: &Recipe,
     device: &Device,
 ) -> Result<Vec<Network>> {
+    let unknown = || Error::failed("the settings have no network of which stages are taken");
+    let whole = pipeline.whole().ok_or_else(unknown)?;
+    let mut groups = whole.groups();
+    // Blocks that come without a classifier have an empty one.
+    let none = whole.stages.last().and_then(|last| Layers::new(last.block.output, Vec::new()).ok());
+    if whole.head.is_none() {
+        let blocks = whole.stages.iter().map(|stage| &stage.block).collect();
+        groups.push(Group { number: 0, blocks, head: none.as_ref().ok_or_else(unknown)? });
+    }
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let groups = pipeline.groups();
-    let mut network = |group: &Group<'_>| {
-        Network::new(&group.blocks, group.head, record.classes.len(), (pipeline.init, &mut unused, device))
-    };
-    let networks = groups.iter().map(&mut network).collect::<candle_core::Result<Vec<_>>>()?;
+    let mut networks = Vec::with_capacity(groups.len());
+    for Group { blocks, head, .. } in &groups {
+        networks.push(Network::new(blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?);
+    }
     let variables = whole_variables(&groups, &networks.iter().collect::<Vec<_>>());
     read_weights(folder, record, NETWORK, &variables, device)?;
     Ok(networks)
@@ -377,7 +388,7 @@ pub(super) fn whole_variables(groups: &[Group<'_>], networks: &[&Network]) -> Va
     all
 }
 
-/// The block of a stage in what was trained as a whole, and its classifier where it has one.
+/// The block of a stage in what it is taken of, and the classifier behind it where there is one.
 pub(super) fn part_of(networks: &[Network], stage: usize) -> Option<(&Sequence, Option<&Sequence>)> {
     let parts = networks.iter().flat_map(|network| {
         let last = network.blocks.len().saturating_sub(1);

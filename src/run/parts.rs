@@ -74,13 +74,13 @@ impl Parts {
     pub fn read(folder: &StageFolder) -> Result<Self> {
         let record = folder.record()?;
         match record.kind {
-            Kind::Images | Kind::Ensemble | Kind::Probe => {
+            Kind::Images | Kind::Wide | Kind::Ensemble | Kind::Probe => {
                 let held = if record.kind == Kind::Images { "decoded images".into() } else { record.title() };
                 let what = format!("`{}` holds {held}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
-            Kind::EndToEnd | Kind::Decoupled => Self::of_network(folder, record),
-            Kind::Block | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => Self::of_network(folder, record),
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
         }
     }
 

@@ -74,6 +74,7 @@ impl Work<'_> {
             &Job {
                 groups: vec![Group { number: self.node.stage, blocks: vec![&layers.0], head: &layers.1 }],
                 init: Init::Uniform,
+                start: None,
                 feedback: Feedback::Exact,
                 replay: 0,
                 training,

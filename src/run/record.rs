@@ -274,8 +274,8 @@ impl Record {
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
-            Kind::EndToEnd | Kind::Decoupled => 0,
-            Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => 0,
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);

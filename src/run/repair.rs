@@ -1,9 +1,10 @@
 //! Makes broken files of a stage again, and only those: with the very bytes that they had.
 
 use super::ancestry::{Ancestry, Inputs};
-use super::contents::{self, BLOCK, Class, HEAD, RECORD, SPARE};
+use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE};
 use super::execute::{array_name, attributes};
 use super::folder::StageFolder;
+use super::import::network_bytes;
 use super::network::{load_block, load_stage, load_whole, part_of, recipe};
 use super::record::Record;
 use super::together::{Together, members};
@@ -37,7 +38,7 @@ impl Verified {
     pub fn can_be_made_again(&self, name: &Path) -> bool {
         let Some(record) = &self.record else { return false };
         let class = contents::class(name.to_str().unwrap_or_default(), Some(record.kind));
-        class != Some(Class::Weights) || matches!(record.kind, Kind::Depth | Kind::Scattering)
+        class != Some(Class::Weights) || matches!(record.kind, Kind::Imported | Kind::Depth | Kind::Scattering)
     }
 }
 
@@ -140,8 +141,10 @@ impl Repair<'_> {
         let pipeline = recipe(folder, record, self.overrides)?;
         match record.kind {
             Kind::Images => self.images(folder, record, &pipeline, &broken, faults),
-            Kind::Block | Kind::Depth | Kind::Scattering => self.trained(folder, record, &pipeline, &broken, faults),
-            Kind::EndToEnd | Kind::Decoupled => self.network(folder, record, &pipeline, &broken),
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                self.trained(folder, record, &pipeline, &broken, faults)
+            }
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => self.network(folder, record, pipeline, &broken),
             Kind::Ensemble if broken.keys().any(|name| name.starts_with("val/")) => {
                 let (of, stages) = members(folder, record)?;
                 let _reading = Ancestry::new(stages.clone()).share()?;
@@ -228,7 +231,7 @@ impl Repair<'_> {
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
             let whole = if record.kind == Kind::Depth { Some(network_of(folder, record)?) } else { None };
             let logits = match whole {
-                Some((source, whole)) if whole.kind == Kind::EndToEnd => {
+                Some((source, whole)) if whole.kind != Kind::Decoupled => {
                     features::read_logits(source.path(), Split::Val)?.0
                 }
                 _ => {
@@ -248,8 +251,13 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The labels and logits of a network that is trained as a whole.
-    fn network(&self, folder: &StageFolder, record: &Record, pipeline: &Recipe, broken: &Broken) -> Result<()> {
+    /// The labels and logits of a network of which stages are taken, and its weights where they come from a file.
+    fn network(&self, folder: &StageFolder, record: &Record, mut pipeline: Recipe, broken: &Broken) -> Result<()> {
+        if let (Some(pretrained), true) = (&mut pipeline.pretrained, broken.contains_key(NETWORK)) {
+            pretrained.hash = record.manifest().value("network.weights").unwrap_or_default().into();
+            let (bytes, _) = network_bytes(&pipeline, record.classes.len())?;
+            put(folder, broken, vec![(NETWORK.to_string(), bytes)])?;
+        }
         if !broken.keys().any(|name| name.starts_with("val/")) {
             return Ok(());
         }
@@ -259,12 +267,12 @@ impl Repair<'_> {
         let first = pipeline.stages.first().ok_or_else(|| Error::failed("its record has no settings of its blocks"))?;
         let ancestry = Ancestry::follow(&parent, 0)?;
         let _reading = ancestry.share()?;
-        let inputs = ancestry.inputs(pipeline, first, 0, self.device)?;
+        let inputs = ancestry.inputs(&pipeline, first, 0, self.device)?;
         put(folder, broken, features::label_files(Split::Val, inputs.val.labels())?)?;
         if !broken.keys().any(|name| name.starts_with("val/logits/")) {
             return Ok(());
         }
-        let networks = load_whole(folder, record, pipeline, self.device)?;
+        let networks = load_whole(folder, record, &pipeline, self.device)?;
         let networks: Vec<&Network> = networks.iter().collect();
         let batch = pipeline.training.batch;
         let logits = training::classify_all(&networks, &inputs.val, batch, self.progress)?.pop().unwrap_or_default();
@@ -290,7 +298,7 @@ fn network_of(folder: &StageFolder, record: &Record) -> Result<(StageFolder, Rec
     let input = record.inputs.iter().find(|input| input.node == Node::NETWORK).ok_or_else(missing)?;
     let source = folder.folder_of(input);
     let whole = source.record()?;
-    if !whole.kind.is_whole() || whole.output.as_ref() != Some(&input.output) {
+    if !whole.kind.is_network() || whole.output.as_ref() != Some(&input.output) {
         let (source, folder) = (source.path().display(), folder.path().display());
         return Err(Error::failed(format!("`{source}` is not what `{folder}` was made of"))
             .hint("`greedy run` brings the nodes up to date"));

@@ -5,6 +5,7 @@ use super::cache;
 use super::choice::recall_choice;
 use super::execute::Work;
 use super::folder::StageFolder;
+use super::import;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record};
 use super::underway::Noted;
@@ -89,7 +90,11 @@ impl Project {
         }
     }
 
-    fn build(pipeline: Recipe, cache: &Path, files: &str) -> Self {
+    fn build(mut pipeline: Recipe, cache: &Path, files: &str) -> Self {
+        if let Some(pretrained) = &mut pipeline.pretrained {
+            let copy = StageFolder::new(cache.join(Node::NETWORK)).record().ok();
+            pretrained.hash = import::seen(pretrained, copy.as_ref());
+        }
         let graph = Graph::of(&pipeline, files);
         let folders = graph.nodes().iter().map(|node| folder_of(&pipeline, cache, node)).collect();
         Self::look(pipeline, Some(cache.to_path_buf()), graph, folders)
@@ -114,6 +119,10 @@ impl Project {
                 _ => format!("add blocks with `--set network.blocks={number}`"),
             }));
         };
+        if stage.pruning.is_some() {
+            return Err(Error::usage("a single stage is not pruned: that takes the stage as it is before as well")
+                .hint("`greedy run` trains and prunes it, with another `--cache DIR` beside what is there"));
+        }
         let found = from.record()?;
         if found.kind.is_leaf() {
             let (folder, title) = (from.path().display(), found.title());
@@ -209,9 +218,11 @@ impl Project {
     /// Fails where [`update`](Self::update) would refuse to begin.
     ///
     /// # Errors
-    /// When a stage could not be looked at, or one that would be made anew belongs to another pipeline.
+    /// When a stage could not be looked at, one that would be made anew belongs to another pipeline, or a file of weights
+    /// does not hold the network.
     pub fn check(&self) -> Result<()> {
         self.refuse_trouble()?;
+        self.refuse_weights(&vec![true; self.folders.len()])?;
         (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
     }
 
@@ -261,6 +272,7 @@ impl Project {
         let needed = self.graph.needed(wanted);
         self.refuse_trouble_of(&needed)?;
         self.refuse_precision(&needed, device)?;
+        self.refuse_weights(&needed)?;
         let mut done = Vec::new();
         while let Some(at) = (0..needed.len()).find(|&at| needed[at] && self.verdicts[at] != Verdict::Current) {
             let node = &self.graph.nodes()[at];
@@ -308,15 +320,30 @@ impl Project {
                     Some(ProbeKind::Cnn { training, .. }) => training.precision,
                     _ => continue,
                 },
-                Kind::EndToEnd | Kind::Decoupled | Kind::Depth => self.pipeline.training.precision,
-                Kind::Block | Kind::Scattering => match self.pipeline.stages.get(look.node.stage - 1) {
-                    Some(stage) => stage.training.precision,
-                    None => continue,
-                },
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
+                Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
+                    match self.pipeline.stages.get(look.node.stage - 1) {
+                        Some(stage) if look.node.kind == Kind::Pruned => stage.last_training().precision,
+                        Some(stage) => stage.training.precision,
+                        None => continue,
+                    }
+                }
             };
             map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
         }
         Ok(())
+    }
+
+    /// A file that does not hold the network is found before the images are decoded.
+    fn refuse_weights(&self, needed: &[bool]) -> Result<()> {
+        let undone = |look: &Look<'_>| {
+            let copied = look.found.is_some_and(|found| look.folder.holds_weights(&found.record));
+            look.node.kind == Kind::Imported
+                && *look.verdict != Verdict::Current
+                && !(copied && matches!(look.verdict, Verdict::Partial(_)))
+        };
+        let undone = self.nodes().zip(needed).any(|(look, needed)| *needed && undone(&look));
+        if undone { import::check_file(&self.pipeline) } else { Ok(()) }
     }
 
     /// The settings of a node that measures something.
@@ -344,8 +371,12 @@ impl Project {
             let id = self.graph.nodes()[input].id.clone();
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
-                Kind::EndToEnd | Kind::Decoupled => network = Some((read.clone(), record)),
-                Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => stages.push((read.clone(), record)),
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Wide => {
+                    network = Some((read.clone(), record))
+                }
+                Kind::Images | Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                    stages.push((read.clone(), record))
+                }
                 Kind::Ensemble | Kind::Probe => {}
             }
         }

@@ -13,7 +13,8 @@ use crate::network::Network;
 use crate::pipeline::{Feedback, Group, Init, Manifest, Training};
 use crate::progress::{Progress, Standing, Task};
 use crate::random::{Purpose, Stream};
-use candle_core::Device;
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ pub struct Job<'a> {
     pub groups: Vec<Group<'a>>,
     /// How weights begin.
     pub init: Init,
+    /// What they begin as instead, by name, where they were trained before.
+    pub start: Option<&'a HashMap<String, Tensor>>,
     /// What carries gradients back.
     pub feedback: Feedback,
     /// Batches that wait between networks; 0 where each is used once, in order.
@@ -125,11 +128,14 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
 impl<'a> Learner<'a> {
     /// In the state of the last checkpoint, or at the beginning.
     fn new(job: &Job<'a>, progress: &dyn Progress) -> Result<Self> {
-        let &Job { init, feedback, training, seed, classes, device, .. } = job;
+        let &Job { init, start, feedback, training, seed, classes, device, .. } = job;
         let among_others = job.groups.len() > 1;
         let module = |(at, group)| {
             let queue = if at == 0 { 0 } else { job.replay };
-            Module::new(group, &Start { init, feedback, training, seed, classes, device, queue, among_others })
+            Module::new(
+                group,
+                &Start { init, weights: start, feedback, training, seed, classes, device, queue, among_others },
+            )
         };
         let modules = job.groups.iter().enumerate().map(module).collect::<Result<Vec<_>>>()?;
         let position = Position { below: vec![Vec::new(); modules.len().saturating_sub(1)], ..Position::default() };

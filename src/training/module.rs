@@ -30,6 +30,8 @@ pub(super) struct Module {
 /// What a module is made of, beside its layers.
 pub(super) struct Start<'a> {
     pub init: Init,
+    /// What weights begin as instead, by name.
+    pub weights: Option<&'a HashMap<String, Tensor>>,
     pub feedback: Feedback,
     pub training: &'a Training,
     pub seed: u64,
@@ -64,6 +66,9 @@ impl Module {
         let network = network.with_feedback(feedback, classes, (init, &mut stream(Purpose::Feedback), device))?;
         let prefix = if start.among_others { format!("stage{}", group.number) } else { String::new() };
         let variables = if start.among_others { network.variables().under(&prefix) } else { network.variables() };
+        if let Some(weights) = start.weights {
+            variables.set(weights, "what it begins with")?;
+        }
         Ok(Self {
             number: group.number,
             sgd: Sgd::new(&variables, training.momentum, training.weight_decay)?,

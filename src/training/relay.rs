@@ -141,10 +141,12 @@ mod tests {
     }
 
     fn modules(recipe: &Recipe, queue: usize) -> Vec<Mutex<Module>> {
-        let groups = recipe.groups();
+        let whole = recipe.whole().unwrap();
+        let groups = whole.groups();
         let module = |(at, group)| {
             let start = Start {
                 init: recipe.init,
+                weights: None,
                 feedback: recipe.feedback,
                 training: &recipe.training,
                 seed: 3,

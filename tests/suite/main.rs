@@ -1,6 +1,7 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod compression;
 mod decoupled;
 mod docs;
 mod exports;
@@ -9,6 +10,7 @@ mod feedback;
 mod finite_differences;
 mod flips;
 mod images;
+mod importing;
 mod imports;
 mod interruption;
 mod kills;

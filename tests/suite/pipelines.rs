@@ -394,3 +394,54 @@ proptest! {
         prop_assert!(parse(&text).unwrap_err().starts_with(&place));
     }
 }
+
+/// The same of a network that comes from a file, and of blocks that are pruned.
+#[test]
+fn every_ingredient_of_imports_and_of_pruning_is_in_their_manifests() {
+    let nodes = |text: &str, overrides: &[&str]| -> Vec<(String, Manifest)> {
+        let graph = Graph::of(&parse_with(text, overrides).unwrap(), "files");
+        graph.nodes().iter().map(|node| (node.id.clone(), node.manifest.clone())).collect()
+    };
+    let check = |text: &str, settings: &[(&str, &[&str])]| {
+        let plain = nodes(text, &[]);
+        for (setting, expected) in settings {
+            let new = nodes(text, &[setting]);
+            let changed = plain.iter().zip(&new).filter(|(old, new)| old.1.key() != new.1.key());
+            let changed: Vec<&str> = changed.map(|(old, _)| old.0.as_str()).collect();
+            assert_eq!(changed, *expected, "{setting}");
+        }
+    };
+    let imported = "[data]\nsource = \"builtin\"\n[network]\narchitecture = \"vgg11_bn\"\nwidth = 2\nhidden = 5\npooled = 2\n\
+                    weights = \"w\"\n[features]\nrefresh = 0.0\n";
+    check(
+        imported,
+        &[
+            ("network.imported=8", &["network"]),
+            ("network.width=3", &["network"]),
+            ("network.hidden=6", &["network"]),
+            ("data.mean=[0.1,0.2,0.3]", &["network", "stage1"]),
+            ("network.weights=elsewhere", &[]),
+            ("network.init=uniform", &[]),
+            ("training.epochs=3", &[]),
+        ],
+    );
+    let mut other = parse(imported).unwrap();
+    other.pretrained.as_mut().unwrap().hash = "of the file".into();
+    let (old, new) = (nodes(imported, &[]), Graph::of(&other, "files"));
+    let changed = old.iter().zip(new.nodes()).filter(|(old, new)| old.1.key() != new.manifest.key());
+    assert_eq!(changed.map(|(old, _)| old.0.as_str()).collect::<Vec<_>>(), ["network"]);
+    check(
+        "[data]\nsource = \"builtin\"\n[network]\nblocks = 2\nwidth = 8\n[features]\nrefresh = 0.0\n[compression]\nepochs = 3\n",
+        &[
+            ("compression.width=0.25", &["stage1", "stage2.wide", "stage2"]),
+            ("compression.epochs=4", &["stage1", "stage2"]),
+            ("compression.learning_rate=0.3", &["stage1", "stage2"]),
+            ("compression.batch=9", &["stage1", "stage2"]),
+            ("compression.decay_every=2", &["stage1", "stage2"]),
+            ("training.epochs=9", &["stage1.wide", "stage2.wide"]),
+            ("training.batch=9", &["stage1.wide", "stage1", "stage2.wide", "stage2"]),
+            ("stage.2.training.epochs=9", &["stage2.wide"]),
+            ("features.dtype=f32", &["stage1", "stage2"]),
+        ],
+    );
+}
