@@ -2,7 +2,6 @@
 
 use crate::pipeline::{Layers, Role};
 use candle_core::{Result, Tensor, bail};
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// The channels of a block's features that stay: those that the classifier reads with the largest weights, by the sum of
@@ -22,8 +21,7 @@ fn kept_channels(weights: &HashMap<String, Tensor>, head: &Layers, count: usize)
         weight.reshape((weight.dim(0)?, channels, weight.elem_count() / (weight.dim(0)? * channels).max(1)))?;
     let sizes: Vec<f32> = grouped.abs()?.sum(2)?.sum(0)?.to_vec1()?;
     let mut order: Vec<u32> = (0..channels as u32).collect();
-    order
-        .sort_by(|&a, &b| sizes[b as usize].partial_cmp(&sizes[a as usize]).unwrap_or(Ordering::Equal).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| sizes[b as usize].total_cmp(&sizes[a as usize]).then(a.cmp(&b)));
     order.truncate(count);
     order.sort_unstable();
     Ok(order)
