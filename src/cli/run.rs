@@ -74,6 +74,7 @@ pub(super) fn bring(
             "network": update.records.iter().find(|record| record.kind.is_network()).map(stage_json),
             "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
             "not_pruned": of(&|record| record.kind == Kind::Wide),
+            "classifier": update.records.iter().find(|record| record.kind == Kind::Classifier).map(stage_json),
             "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
             "probes": of(&|record| record.kind == Kind::Probe),
         }));

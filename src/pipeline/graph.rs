@@ -1,6 +1,6 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, Probed, Recipe, Stage};
+use super::{Manifest, ProbeKind, Probed, Recipe, Stage};
 use std::fmt::Write;
 
 /// What a node does; what it leaves in its folder follows from this.
@@ -24,6 +24,8 @@ pub enum Kind {
     Depth,
     /// Writes features that are handcrafted: the scattering transform of the images.
     Scattering,
+    /// Trains a classifier in the place of that of the last stage, on the features of that.
+    Classifier,
     /// Asks all stages that classify together.
     Ensemble,
     /// Measures something of the features of a stage.
@@ -32,7 +34,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Images,
         Self::Block,
         Self::Wide,
@@ -42,6 +44,7 @@ impl Kind {
         Self::Imported,
         Self::Depth,
         Self::Scattering,
+        Self::Classifier,
         Self::Ensemble,
         Self::Probe,
     ];
@@ -67,6 +70,7 @@ impl Kind {
             Self::Imported => "imported",
             Self::Depth => "depth",
             Self::Scattering => "scattering",
+            Self::Classifier => "classifier",
             Self::Ensemble => "ensemble",
             Self::Probe => "probe",
         }
@@ -84,7 +88,7 @@ impl Kind {
 
     /// Whether nothing is ever made of it: it says something about stages.
     pub fn is_leaf(self) -> bool {
-        matches!(self, Self::Ensemble | Self::Probe)
+        matches!(self, Self::Classifier | Self::Ensemble | Self::Probe)
     }
 
     /// What people call a node of this kind and of a stage, made of these settings.
@@ -94,6 +98,7 @@ impl Kind {
             Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
             Self::Wide => format!("stage {stage}, not pruned"),
             Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
+            Self::Classifier => Node::CLASSIFIER.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -111,7 +116,7 @@ pub struct Node {
     /// What it does.
     pub kind: Kind,
     /// The number of the stage whose features it gives: 0 for the images, and for a network that is trained as a whole. Of
-    /// a probe that of the stage it looks at, of an ensemble that of the last.
+    /// a probe that of the stage it looks at, of an ensemble and a classifier that of the last.
     pub stage: usize,
     /// Indices of the nodes whose output it reads; each is smaller than its own.
     pub inputs: Vec<usize>,
@@ -122,6 +127,8 @@ pub struct Node {
 impl Node {
     /// The name of the node of a whole network.
     pub const NETWORK: &str = "network";
+    /// The name of the node of a classifier in the place of the last one.
+    pub const CLASSIFIER: &str = "classifier";
     /// The name of the node that asks all stages together.
     pub const ENSEMBLE: &str = "ensemble";
 
@@ -195,9 +202,17 @@ impl Graph {
         }
         graph.add_ensemble(pipeline, &at);
         for Probed { probe, stage, .. } in pipeline.probed() {
-            let inputs = at[pipeline.features.nearest(stage + 1)..=stage].to_vec();
-            let manifest = Manifest::of_probe(pipeline, probe, stage);
-            graph.add(Node { id: probe.id(stage), kind: Kind::Probe, stage, inputs, manifest });
+            let (kind, inputs, manifest) = match &probe.kind {
+                ProbeKind::Classifier { layers, keys, training } => {
+                    let manifest = Manifest::of_classifier(pipeline, stage, ((layers, keys), training));
+                    (Kind::Classifier, pipeline.reads(stage + 1), manifest)
+                }
+                _ => {
+                    let read = pipeline.features.nearest(stage + 1)..stage + 1;
+                    (Kind::Probe, read, Manifest::of_probe(pipeline, probe, stage))
+                }
+            };
+            graph.add(Node { id: probe.id(stage), kind, stage, inputs: at[inputs].to_vec(), manifest });
         }
         graph
     }

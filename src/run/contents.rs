@@ -64,6 +64,7 @@ const CLASSIFYING: &[Kind] = &[
     Kind::EndToEnd,
     Kind::Decoupled,
     Kind::Imported,
+    Kind::Classifier,
     Kind::Ensemble,
 ];
 const LABELLED: &[Kind] = &[
@@ -76,6 +77,7 @@ const LABELLED: &[Kind] = &[
     Kind::EndToEnd,
     Kind::Decoupled,
     Kind::Imported,
+    Kind::Classifier,
     Kind::Ensemble,
 ];
 
@@ -90,7 +92,7 @@ const TABLE: [Entry; 19] = [
     entry(LOCK, Class::Lock, ALL),
     entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
-    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth]),
+    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::Classifier]),
     entry(NETWORK, Class::Weights, NETWORKS),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
@@ -128,7 +130,7 @@ pub(super) const TOP: [&str; 10] =
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
         Kind::Images | Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => &Split::BOTH,
-        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble => &[Split::Val],
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Classifier | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }
 }
