@@ -7,13 +7,11 @@
 use super::module::{Module, Step, lock};
 use crate::error::{Error, Result};
 use crate::features::Batch;
+use crate::pipeline::footprint::AHEAD;
 use std::mem::replace;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
-
-/// Batches that wait between two threads.
-const AHEAD: usize = 1;
 
 /// A step on its way through the modules, with what the last one has left.
 type Message = (Option<Arc<Batch>>, Arc<Step>);
@@ -130,6 +128,7 @@ mod tests {
     use crate::random::{Purpose, Stream};
     use candle_core::{DType, Device, Tensor};
     use std::collections::HashMap;
+    use std::time::Duration;
 
     /// The two stages of the fixture `decoupled`.
     const TWO: &str = "blocks = 2\nwidth = 4\nspace_to_depth = [1, 2]\n[auxiliary]\nwidth = 6\n";
@@ -268,6 +267,30 @@ mod tests {
     }
 
     #[test]
+    fn modules_that_are_held_up_at_random_change_no_bit() {
+        let recipe = recipe(THREE);
+        for queue in [0, 2] {
+            let here = modules(&recipe, queue);
+            replayed(false, 0..10, &here);
+            for seed in 0..4 {
+                let modules = modules(&recipe, queue);
+                let mut rng = Stream::new(Purpose::Picture, seed, (1, 0));
+                thread::scope(|scope| {
+                    let worker = scope.spawn(|| replayed(true, 0..10, &modules));
+                    while !worker.is_finished() {
+                        // Longer than a step takes, so that the others get ahead or behind.
+                        let held = lock(&modules[(rng.bits() % 3) as usize]);
+                        thread::sleep(Duration::from_millis(rng.bits() % 12));
+                        drop(held);
+                        thread::sleep(Duration::from_millis(rng.bits() % 4));
+                    }
+                });
+                assert!(state(&modules) == state(&here), "with {queue} batches that wait, delays {seed}");
+            }
+        }
+    }
+
+    #[test]
     fn modules_go_on_from_a_checkpoint_with_what_waited_for_them() {
         let recipe = recipe(THREE);
         let [whole, cut, again] = [(); 3].map(|()| modules(&recipe, 3));
@@ -305,5 +328,24 @@ mod tests {
             let error = relay(&modules, threads, wrong).unwrap_err().to_string();
             assert!(!error.contains("could not be trained further"), "{error}");
         }
+        // One further down, which reads other features than the one before it gives.
+        for at in 1..3 {
+            let mut modules = self::modules(&recipe, 0);
+            modules[at] = self::modules(&self::recipe(&THREE.replace("width = 4", "width = 6")), 0).swap_remove(at);
+            for threads in [false, true] {
+                let error = relay(&modules, threads, endless).unwrap_err().to_string();
+                assert!(!error.contains("could not be trained further"), "{error}");
+            }
+        }
+    }
+
+    /// More steps than fit between the modules.
+    fn endless(line: &mut Line<'_>) -> Result<()> {
+        for _ in 0..100 {
+            let x = Tensor::zeros((4, 3, 8, 8), DType::F32, &Device::Cpu)?;
+            let labels = Tensor::zeros(4, DType::U32, &Device::Cpu)?;
+            line.push(batch(&x, &labels, 0), Step { seed: 3, epoch: 0, rate: 0.1, places: vec![0, 1, 2] })?;
+        }
+        line.settle()
     }
 }

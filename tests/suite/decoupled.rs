@@ -1,7 +1,7 @@
 //! Decoupled greedy learning through the whole program: all stages trained at once, with and without batches that wait.
 
-use crate::interruption::kill_after_three_epochs;
-use crate::space::{SMALL, Space};
+use crate::interruption::{kill_after_three_epochs, stopped};
+use crate::space::{Run, SMALL, Space};
 use greedy::pipeline::{Graph, Recipe};
 use serde_json::{Value, json};
 use std::fs;
@@ -93,6 +93,48 @@ fn runs_that_were_killed_end_with_the_same_bytes() {
         assert!(again.stderr.contains("network: goes on after epoch"), "{}", again.stderr);
         space.same_results("cut", &space.results("whole"), &format!("with {replay} batches that wait"));
     }
+}
+
+#[test]
+fn a_run_that_is_interrupted_goes_on_at_the_same_step() {
+    for replay in [0, 2] {
+        let space = Space::new();
+        let more = format!("--set training.epochs=30 --set network.blocks=3 --set training.replay={replay}");
+        space.run(&format!("run {DECOUPLED} {more} --cache whole")).ok();
+        let run = format!("run {DECOUPLED} {more} --cache cut");
+        let words = stopped(&space, &run, "-INT", "cut/network/checkpoint").stderr;
+        assert!(!words.contains("could not be trained further"), "{words}");
+        let status = space.run(&format!("status {DECOUPLED} {more} --cache cut")).ok().stdout;
+        assert!(status.contains("network: trained for ") && status.contains(" of 30 epochs"), "{status}");
+        let inspected = space.run("inspect cut/network").fails(1, &["network is not finished", "hint:"]);
+        assert!(inspected.stdout.is_empty());
+        space.run(&run).ok();
+        space.same_results("cut", &space.results("whole"), &format!("with {replay} batches that wait"));
+    }
+}
+
+#[test]
+fn threads_of_stages_and_one_thread_for_all_learn_the_same_but_for_rounding() {
+    let space = Space::new();
+    let run = |threads: usize| {
+        let cache = format!("threads{threads}");
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_greedy"));
+        let arguments = format!("run {DECOUPLED} --json --cache {cache} --threads {threads}");
+        command.args(arguments.split_whitespace()).current_dir(space.path("."));
+        Run::of(command.output().unwrap()).ok().json()
+    };
+    let [one, two] = [1, 2].map(run);
+    for (one, two) in one["stages"].as_array().unwrap().iter().zip(two["stages"].as_array().unwrap()) {
+        let (one, two) = (losses(one), losses(two));
+        assert!(one.iter().zip(&two).all(|(a, b)| (a - b).abs() < 2e-2 * a), "{one:?} {two:?}");
+    }
+}
+
+#[test]
+fn a_stage_whose_loss_is_no_number_ends_the_run_and_is_named() {
+    let space = Space::new();
+    let run = format!("run {DECOUPLED} --set training.learning_rate=1000 --set training.epochs=20");
+    space.run(&run).fails(1, &["network: the loss of stage ", "no longer finite in epoch", "training.learning_rate"]);
 }
 
 #[test]
