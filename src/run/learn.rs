@@ -134,6 +134,7 @@ impl Work<'_> {
         let batch = (subject.stage, subject.training.batch);
         let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
+            title: &title,
             groups: subject.groups.clone(),
             init: self.pipeline.init,
             start: subject.start.as_ref(),

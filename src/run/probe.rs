@@ -37,7 +37,9 @@ impl Work<'_> {
             ProbeKind::Cnn { training, .. } => self.cnn(probe, inputs, training)?,
             ProbeKind::Neighbours { k } => self.neighbours(probe, &inputs, *k)?,
             ProbeKind::Contraction => self.contraction(probe, &inputs)?,
-            ProbeKind::Classifier { .. } => return Err(Error::failed("a classifier that is kept is a node of its own")),
+            ProbeKind::Classifier { .. } => {
+                return Err(Error::failed("a classifier that is kept is a node of its own"));
+            }
         };
         if let Some((name, _)) = record.measures.iter().find(|(_, value)| !value.is_finite()) {
             return Err(Error::failed(format!("`{name}` is no number"))
@@ -70,6 +72,7 @@ impl Work<'_> {
         let inputs = inputs.prepare(None, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let outcome = training::train(
             &Job {
+                title: &title,
                 groups: vec![Group { number: self.node.stage, blocks: vec![&layers.0], head: &layers.1 }],
                 init: Init::Uniform,
                 start: None,

@@ -213,7 +213,7 @@ fn a_classifier_whose_training_was_cut_off_goes_on_and_what_breaks_is_made_again
         assert!(status.contains("classifier: trained for") && status.contains("of 40 epochs"), "{status}");
     }
     let again = space.run("run pruned.toml --cache cut").ok();
-    assert!(again.stderr.contains("goes on after epoch"), "{}", again.stderr);
+    assert!(again.stderr.contains("classifier: goes on after epoch"), "{}", again.stderr);
     space.same_results("cut", &whole, "killed");
     for name in ["val/logits/c/0/0", "val/labels/c/0", "zarr.json"] {
         let path = space.path("cut/classifier").join(name);
