@@ -6,7 +6,7 @@ use super::protobuf::Message;
 use crate::disk;
 use crate::error::Result;
 use crate::inspect::{Features, Images, Picture, channel_grid};
-use crate::pipeline::{Kind, Node};
+use crate::pipeline::{Kind, Node, Probe};
 use crate::run::{Figures, Part, Parts, Record, StageFolder};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
     let plain = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
     let pipeline: String = record.pipeline.chars().map(plain).collect();
     let node = match record.kind {
-        Kind::Classifier => Node::CLASSIFIER.into(),
+        Kind::Classifier => Probe::CLASSIFIER.into(),
         kind if kind.is_network() => Node::NETWORK.into(),
         _ => Node::stage_id(record.stage),
     };

@@ -7,7 +7,7 @@ use super::layers::{Layers, Misfit};
 use super::network::{Keys, Network};
 use super::probes::{Probe, ProbeKind};
 use super::section::Section;
-use super::{Fault, Node, Stage, Training};
+use super::{Fault, Stage, Training};
 
 /// What `[compression]` says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,7 +98,7 @@ pub(super) fn read_classifier(
     let (layers, keys) =
         fitted.map_err(|misfit| section.fault("layers", format!("do not fit the last block: {}", misfit.message)))?;
     Ok(Some(Probe {
-        name: Node::CLASSIFIER.into(),
+        name: Probe::CLASSIFIER.into(),
         kind: ProbeKind::Classifier { layers, keys, training },
         pool: None,
         standardise: false,

@@ -1,6 +1,6 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, ProbeKind, Probed, Recipe, Stage};
+use super::{Manifest, Probe, ProbeKind, Probed, Recipe, Stage};
 use std::fmt::Write;
 
 /// What a node does; what it leaves in its folder follows from this.
@@ -70,7 +70,7 @@ impl Kind {
             Self::Imported => "imported",
             Self::Depth => "depth",
             Self::Scattering => "scattering",
-            Self::Classifier => "classifier",
+            Self::Classifier => Probe::CLASSIFIER,
             Self::Ensemble => "ensemble",
             Self::Probe => "probe",
         }
@@ -98,7 +98,7 @@ impl Kind {
             Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
             Self::Wide => format!("stage {stage}, not pruned"),
             Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
-            Self::Classifier => Node::CLASSIFIER.into(),
+            Self::Classifier => Probe::CLASSIFIER.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -127,8 +127,6 @@ pub struct Node {
 impl Node {
     /// The name of the node of a whole network.
     pub const NETWORK: &str = "network";
-    /// The name of the node of a classifier in the place of the last one.
-    pub const CLASSIFIER: &str = "classifier";
     /// The name of the node that asks all stages together.
     pub const ENSEMBLE: &str = "ensemble";
 

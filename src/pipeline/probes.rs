@@ -5,7 +5,7 @@ use super::layers::Layers;
 use super::network::Keys;
 use super::section::Section;
 use super::tree::{self, Value};
-use super::{Fault, Node, Recipe, Stage, Training, auxiliary};
+use super::{Fault, Recipe, Stage, Training, auxiliary};
 
 /// A measurement, and the stages whose features it is taken of.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +74,7 @@ impl ProbeKind {
             Self::Cnn { .. } => KINDS[1],
             Self::Neighbours { .. } => KINDS[2],
             Self::Contraction => KINDS[3],
-            Self::Classifier { .. } => Node::CLASSIFIER,
+            Self::Classifier { .. } => Probe::CLASSIFIER,
         }
     }
 
@@ -93,10 +93,13 @@ impl ProbeKind {
 }
 
 impl Probe {
+    /// The name of the node of a classifier in the place of the last one.
+    pub const CLASSIFIER: &str = "classifier";
+
     /// The name of the node of a stage.
     pub fn id(&self, stage: usize) -> String {
         match self.kind {
-            ProbeKind::Classifier { .. } => Node::CLASSIFIER.into(),
+            ProbeKind::Classifier { .. } => Self::CLASSIFIER.into(),
             _ => format!("stage{stage}-{}", self.name),
         }
     }
