@@ -1,5 +1,6 @@
 //! The folder of a node: its record, its inputs, and whether its files are there.
 
+use super::cache;
 use super::contents::{self, BLOCK, HEAD, LOGITS, NETWORK};
 use super::record::{Input, Record, State};
 use crate::disk;
@@ -40,6 +41,7 @@ impl StageFolder {
     /// # Errors
     /// When there is none, or it is damaged.
     pub fn record(&self) -> Result<Record> {
+        cache::refuse_file(&self.path)?;
         Record::read(&self.path)?.ok_or_else(|| {
             let inside = (0..).map(|number| Self::in_cache(&self.path, number)).take_while(|stage| stage.path.is_dir());
             Error::failed(format!("`{}` is no folder of a stage: it has no `record.json`", self.path.display())).hint(

@@ -30,4 +30,5 @@ mod views;
 mod watching;
 mod whole_images;
 mod windows;
+mod wording;
 mod zarr;
