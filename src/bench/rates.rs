@@ -12,7 +12,9 @@ use crate::features::{Batch, Loader, Split, View, decode, label_files, processor
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
-use crate::pipeline::{self, Cost, Estimate, Features, Layers, Machine, Parts, Recipe, Source, Stage, Training, Whole};
+use crate::pipeline::{
+    self, Cost, Estimate, Features, Kind, Layers, Machine, Parts, Recipe, Source, Stage, Training, Whole,
+};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -71,10 +73,19 @@ pub fn rates(
         quiet.0.say("  probes");
     }
     let probes = sample.probes(&mut stages)?;
-    if pipeline.whole().is_some() {
-        quiet.0.say("  the whole network");
-    }
-    let network = pipeline.whole().map(|whole| sample.network(&whole)).transpose()?.unwrap_or_default();
+    let network = match pipeline.whole() {
+        None => Parts::default(),
+        // All stages are trained at once, each as it would be by itself.
+        Some(Whole { kind: Kind::Decoupled, .. }) => Parts {
+            train: stages.iter().map(|parts| parts.train).sum(),
+            classify: stages.iter().map(|parts| parts.classify).sum(),
+            ..Parts::default()
+        },
+        Some(whole) => {
+            quiet.0.say("  the whole network");
+            sample.network(&whole)?
+        }
+    };
     quiet.0.say("  the disk");
     let file = scratch.0.join("file");
     let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
@@ -174,7 +185,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let load = || input.for_each_batch(&order, stage.training.batch, view, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
         // Blocks that are trained together are measured together.
-        let train = if self.pipeline.trains_alone(stage) { self.training(stage, (&input, &order), load)? } else { 0.0 };
+        let train = if self.pipeline.trains_apart(stage) { self.training(stage, (&input, &order), load)? } else { 0.0 };
         let [classify, frozen] = self.forward(stage)?;
         let block = block(bench, &self.pipeline, stage.number)?;
         let mut folders = Vec::new();
@@ -230,7 +241,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let block = Network::block(&stage.block, (self.pipeline.init, &mut rng, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         let frozen = bench.seconds(frozen)? / batch as f64;
-        if !self.pipeline.trains_alone(stage) {
+        if !self.pipeline.trains_apart(stage) {
             return Ok([0.0, frozen]);
         }
         let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, &bench.device))?;
@@ -270,7 +281,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &bench.device)?;
         let noise = Noise::new(0, (0, 0), &samples);
-        let train = match whole.imported {
+        let train = match whole.is_imported() {
             true => 0.0,
             false => {
                 let Training { momentum, weight_decay, .. } = pipeline.training;

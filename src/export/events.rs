@@ -90,7 +90,7 @@ fn scalars(file: &mut EventFile, stage: usize, figures: &Figures) {
 /// Names and values of all that was learned.
 fn weights(folder: &StageFolder, record: &Record) -> Result<Vec<(String, Vec<f32>)>> {
     let (blocks, head) = match record.kind {
-        Kind::EndToEnd | Kind::Imported => {
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported => {
             let parts = Parts::read(folder)?;
             (parts.blocks, parts.head)
         }

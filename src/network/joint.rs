@@ -83,6 +83,15 @@ impl Network {
     /// # Errors
     /// When the shape does not fit.
     pub fn train(&self, x: &Tensor, noise: &Noise<'_>) -> Result<(Tensor, NetworkPass)> {
+        let (_, logits, pass) = self.train_for_next(x, noise)?;
+        Ok((logits, pass))
+    }
+
+    /// The same, and the features of the last block first: what another network is trained on.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn train_for_next(&self, x: &Tensor, noise: &Noise<'_>) -> Result<(Tensor, Tensor, NetworkPass)> {
         let mut x = x.clone();
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (number, block) in self.blocks.iter().enumerate() {
@@ -90,8 +99,8 @@ impl Network {
             blocks.push(pass);
             x = y;
         }
-        let (logits, head) = self.head.train(x, &noise.of_part(self.blocks.len()))?;
-        Ok((logits.flatten_from(1)?, NetworkPass { blocks, head }))
+        let (logits, head) = self.head.train(x.clone(), &noise.of_part(self.blocks.len()))?;
+        Ok((x, logits.flatten_from(1)?, NetworkPass { blocks, head }))
     }
 
     /// The gradients of all parameters, from the gradient of the logits. The input gets none: it is a constant.

@@ -28,7 +28,8 @@ impl Variables {
         self.all.push((name, role, variable.clone()));
     }
 
-    pub(super) fn append(&mut self, other: Self) {
+    /// Adds those of another network, whose names are others.
+    pub fn append(&mut self, other: Self) {
         self.all.extend(other.all);
     }
 

@@ -5,9 +5,10 @@
 
 use super::layer::Layer;
 use super::{Feedback, Layers, Recipe, Role, Stage};
+use std::iter::Sum;
 
 /// The costs of one stage, or of a network that is trained as a whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Learned values of the block, or of all blocks.
     pub block_parameters: usize,
@@ -41,9 +42,12 @@ impl Costs {
     /// The costs of a pipeline that tells so many classes apart.
     pub fn of(recipe: &Recipe, classes: usize) -> Self {
         let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
-        let network = recipe.whole().map(|whole| {
-            let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
-            Cost::of_network(&blocks, whole.head, classes).fed_back(recipe.feedback, (&blocks, whole.head), classes)
+        let of_network = |blocks: &[&Layers], head| {
+            Cost::of_network(blocks, head, classes).fed_back(recipe.feedback, (blocks, head), classes)
+        };
+        let network = recipe.whole().map(|whole| match whole.head {
+            None => of_network(&whole.stages.iter().map(|stage| &stage.block).collect::<Vec<_>>(), None),
+            Some(_) => whole.groups().iter().map(|group| of_network(&group.blocks, Some(group.head))).sum(),
         });
         let probes = recipe.probed().map(|probed| probed.operations(classes)).collect();
         Self { stages, network, probes }
@@ -107,6 +111,21 @@ impl Cost {
     /// Learned values of the stage.
     pub fn parameters(&self) -> usize {
         self.block_parameters + self.head_parameters
+    }
+}
+
+impl Sum for Cost {
+    /// Of networks that are trained at once.
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, own| Self {
+            block_parameters: sum.block_parameters + own.block_parameters,
+            head_parameters: sum.head_parameters + own.head_parameters,
+            forward: sum.forward + own.forward,
+            classify: sum.classify + own.classify,
+            training: sum.training + own.training,
+            step_values: sum.step_values + own.step_values,
+            feedback_values: sum.feedback_values + own.feedback_values,
+        })
     }
 }
 

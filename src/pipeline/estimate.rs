@@ -202,7 +202,7 @@ impl Estimate<'_> {
         let training = &self.pipeline.training;
         let classify = Load { decode: self.machine.stages[0].load, compute: self.machine.network.classify, disk: 0.0 };
         let evaluation = self.time(classify * self.images[1] as f64).seconds;
-        if whole.imported {
+        if whole.is_imported() {
             return if whole.head.is_some() { evaluation } else { 0.0 };
         }
         let evaluated = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();

@@ -1,48 +1,9 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, Probed, Recipe, Stage};
+use super::{Kind, Manifest, Probed, Recipe, Stage};
 use std::fmt::Write;
 
-/// What a node does; what it leaves in its folder follows from this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Decodes the images.
-    Images,
-    /// Trains a block with a classifier on frozen features, and writes its own.
-    Block,
-    /// Trains a block with a classifier as it is before it is pruned.
-    Wide,
-    /// Prunes a block that is trained, fine-tunes what is left, and writes its features.
-    Pruned,
-    /// Trains all blocks together on the images.
-    EndToEnd,
-    /// Takes the weights of a network from a file.
-    Imported,
-    /// Takes a block from a network that was trained as a whole or imported, and writes its features.
-    Depth,
-    /// Writes features that are handcrafted: the scattering transform of the images.
-    Scattering,
-    /// Asks all stages that classify together.
-    Ensemble,
-    /// Measures something of the features of a stage.
-    Probe,
-}
-
 impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 10] = [
-        Self::Images,
-        Self::Block,
-        Self::Wide,
-        Self::Pruned,
-        Self::EndToEnd,
-        Self::Imported,
-        Self::Depth,
-        Self::Scattering,
-        Self::Ensemble,
-        Self::Probe,
-    ];
-
     /// What makes a stage that is not taken from a whole network.
     pub fn of(stage: &Stage) -> Self {
         match (&stage.head, &stage.pruning) {
@@ -52,44 +13,13 @@ impl Kind {
         }
     }
 
-    /// Its name in records.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Images => "images",
-            Self::Block => "block",
-            Self::Wide => "wide",
-            Self::Pruned => "pruned",
-            Self::EndToEnd => "end_to_end",
-            Self::Imported => "imported",
-            Self::Depth => "depth",
-            Self::Scattering => "scattering",
-            Self::Ensemble => "ensemble",
-            Self::Probe => "probe",
-        }
-    }
-
-    /// Whether it is one of the images or of a stage: what stages are made of and can be made from.
-    pub fn is_stage(self) -> bool {
-        matches!(self, Self::Images | Self::Block | Self::Pruned | Self::Depth | Self::Scattering)
-    }
-
-    /// Whether it is a network of which stages are taken.
-    pub fn is_network(self) -> bool {
-        matches!(self, Self::EndToEnd | Self::Imported)
-    }
-
-    /// Whether nothing is ever made of it: it says something about stages.
-    pub fn is_leaf(self) -> bool {
-        matches!(self, Self::Ensemble | Self::Probe)
-    }
-
     /// What people call a node of this kind and of a stage, made of these settings.
     pub fn title(self, stage: usize, manifest: &Manifest) -> String {
         match self {
             Self::Images => "images".into(),
             Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
             Self::Wide => format!("stage {stage}, not pruned"),
-            Self::EndToEnd | Self::Imported => Node::NETWORK.into(),
+            Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -163,8 +93,7 @@ impl Graph {
         let depths = whole.as_ref().map_or(0, |whole| whole.stages.len());
         if let Some(whole) = &whole {
             let manifest = Manifest::of_network(pipeline, whole);
-            let kind = if whole.imported { Kind::Imported } else { Kind::EndToEnd };
-            let network = Node { id: Node::NETWORK.into(), kind, stage: 0, inputs: at.clone(), manifest };
+            let network = Node { id: Node::NETWORK.into(), kind: whole.kind, stage: 0, inputs: at.clone(), manifest };
             let network = graph.add(network);
             for number in 1..=depths {
                 let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();

@@ -134,7 +134,7 @@ impl Manifest {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);
-        manifest.add_network(Some(pipeline.init), &[(block, keys)], head.as_ref());
+        manifest.add_network(Some(pipeline.init), &[(block, keys)], &Vec::from_iter(head));
         match (head, pruning) {
             (Some(_), Some(pruning)) => {
                 let mut own = Self::default();
@@ -153,6 +153,7 @@ impl Manifest {
     /// What a network of which stages are taken depends on, but for the images it reads.
     pub fn of_network(pipeline: &Recipe, whole: &Whole<'_>) -> Self {
         let blocks: Vec<(&Layers, &Keys)> = whole.stages.iter().map(|stage| (&stage.block, &stage.keys)).collect();
+        let heads: Vec<&Layers> = whole.stages.iter().filter_map(|stage| stage.head.as_ref()).collect();
         let mut manifest = Self::default();
         if let Some(pretrained) = &pipeline.pretrained {
             manifest.add("import", IMPORT);
@@ -162,7 +163,7 @@ impl Manifest {
             if whole.head.is_some() {
                 manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
             }
-            manifest.add_network(None, &blocks, whole.head);
+            manifest.add_network(None, &blocks, &heads);
             return manifest;
         }
         manifest.add("training", TRAINING);
@@ -171,11 +172,14 @@ impl Manifest {
         if pipeline.feedback != Feedback::Exact {
             manifest.add("training.feedback", pipeline.feedback.word());
         }
+        if pipeline.replay > 0 {
+            manifest.add("training.replay", pipeline.replay);
+        }
         manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         if pipeline.features.shuffle != Shuffle::Global {
             manifest.add("input.shuffle", pipeline.features.shuffle.word());
         }
-        manifest.add_network(Some(pipeline.init), &blocks, whole.head);
+        manifest.add_network(Some(pipeline.init), &blocks, &heads);
         manifest.add_training(&pipeline.training);
         manifest
     }
@@ -253,9 +257,9 @@ impl Manifest {
         manifest
     }
 
-    /// Blocks of one network, and the classifier of the last: the settings that they come from, how weights begin where they
-    /// are trained, and the layers that come of these.
-    fn add_network(&mut self, init: Option<Init>, blocks: &[(&Layers, &Keys)], head: Option<&Layers>) {
+    /// Blocks of one network, and its classifiers: the settings that they come from, how weights begin where they are
+    /// trained, and the layers that come of these.
+    fn add_network(&mut self, init: Option<Init>, blocks: &[(&Layers, &Keys)], heads: &[&Layers]) {
         let mut names: Vec<&str> = Vec::new();
         for (name, _) in blocks.iter().flat_map(|(_, keys)| keys.iter()) {
             if !names.contains(name) {
@@ -270,11 +274,14 @@ impl Manifest {
         if let Some(init) = init.filter(|init| *init != Init::Uniform) {
             self.add("network.init", init.word());
         }
+        let name = |what: &str, number: usize, count: usize| {
+            if count == 1 { format!("layers.{what}") } else { format!("layers.{what}{number}") }
+        };
         for (number, (block, _)) in (1..).zip(blocks) {
-            self.add(&if blocks.len() == 1 { "layers.block".into() } else { format!("layers.block{number}") }, block);
+            self.add(&name("block", number, blocks.len()), block);
         }
-        if let Some(head) = head {
-            self.add("layers.head", head);
+        for (number, head) in (1..).zip(heads) {
+            self.add(&name("head", number, heads.len()), head);
         }
     }
 

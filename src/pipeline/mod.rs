@@ -16,6 +16,7 @@ mod fault;
 mod features;
 pub mod footprint;
 mod graph;
+mod kind;
 mod layer;
 mod layers;
 mod machine;
@@ -43,14 +44,15 @@ pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
 pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
 pub use footprint::{Memory, Processor};
-pub use graph::{Graph, Kind, Node};
+pub use graph::{Graph, Node};
+pub use kind::Kind;
 pub use layer::{Layer, Outputs, Shape, scattered};
 pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Init, Keys, Network};
 pub use plan::{NAMES_AND_TIMES, Reason, Seen, Verdict, plan};
-pub use pretrained::{Pretrained, Weight, Whole};
+pub use pretrained::{Group, Pretrained, Weight, Whole};
 pub use probes::{Probe, ProbeKind, Probed};
 pub use torchvision::torchvision_network;
 pub use training::{Feedback, Method, Precision, Training};
@@ -94,6 +96,8 @@ pub struct Recipe {
     pub method: Method,
     /// What carries gradients back where blocks are trained together.
     pub feedback: Feedback,
+    /// Batches that wait before each block where blocks are trained at once; 0 where each is used once, in order.
+    pub replay: usize,
     /// How the whole network is trained where blocks are trained together.
     pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
@@ -183,6 +187,7 @@ impl Settings {
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
         let feedback = Feedback::read(&mut training_section, method)?;
+        let replay = method.read_replay(&mut training_section)?;
         let ensemble = Average::read(&mut root, method)?;
         let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
@@ -247,6 +252,7 @@ impl Settings {
             pretrained,
             method,
             feedback,
+            replay,
             training,
             stages,
             features,
@@ -285,6 +291,9 @@ impl Recipe {
         let mut overrides = vec![format!("training.method={}", Method::Layerwise.word())];
         if self.feedback != Feedback::Exact {
             overrides.push(format!("training.feedback={}", Feedback::Exact.word()));
+        }
+        if self.replay > 0 {
+            overrides.push("training.replay=0".into());
         }
         if self.pretrained.is_some() {
             overrides.push(format!("network.imported={}", number.saturating_sub(1)));
@@ -366,8 +375,8 @@ fn read_stages(
         let head = match method {
             _ if number <= imported => None,
             Method::EndToEnd if number < count => None,
-            Method::Layerwise if block.is_handcrafted() => None,
-            Method::Layerwise | Method::EndToEnd => {
+            Method::Layerwise | Method::Decoupled if block.is_handcrafted() => None,
+            Method::Layerwise | Method::EndToEnd | Method::Decoupled => {
                 let fitted = match pruned {
                     Some(pruned) => pruned.fit(&auxiliary, number),
                     None => auxiliary.fit(network, number).map(|(head, keys)| (head, keys, None)),
@@ -383,7 +392,7 @@ fn read_stages(
         section.finish()?;
         let mut section = own.section("training")?;
         if let Some(key) = section.keys().next() {
-            if method == Method::EndToEnd {
+            if method.is_whole() {
                 return Err(section.fault(key, "has no meaning where all blocks are trained together"));
             }
             if number <= taken {

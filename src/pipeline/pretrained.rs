@@ -2,7 +2,7 @@
 //! that holds a network of which stages are taken.
 
 use super::section::Section;
-use super::{Fault, Layers, Method, Recipe, Role, Stage, data};
+use super::{Fault, Kind, Layers, Method, Recipe, Role, Stage, data};
 use std::path::PathBuf;
 
 /// Weights that come from a file.
@@ -27,9 +27,10 @@ impl Pretrained {
                 false => Ok(None),
             };
         };
-        if method == Method::EndToEnd {
+        if method != Method::Layerwise {
+            let method = method.word();
             let fault =
-                "gives trained weights, but `training.method = \"end_to_end\"` trains all blocks from the start";
+                format!("gives trained weights, but `training.method = \"{method}\"` trains all blocks from the start");
             return Err(section.fault("weights", fault).hint("leave one of the two out"));
         }
         Ok(Some(Self { file: file.into(), blocks: imported, hash: String::new() }).filter(|_| imported != Some(0)))
@@ -58,12 +59,23 @@ fn read_imported(section: &mut Section<'_>, blocks: usize) -> Result<Option<usiz
 
 /// A network that lies in one node, of which stages are taken: the first blocks of the pipeline's, or all.
 pub struct Whole<'a> {
-    /// Whether its weights come from a file; otherwise its blocks are trained together.
-    pub imported: bool,
+    /// What its node does.
+    pub kind: Kind,
     /// The stages whose blocks it has.
     pub stages: &'a [Stage],
     /// The classifier of the last, where it has one.
     pub head: Option<&'a Layers>,
+}
+
+/// Blocks of a network that one classifier is behind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group<'a> {
+    /// The number of the stage that its weights are drawn by; 0 for a network that is trained end to end.
+    pub number: usize,
+    /// The blocks, first to last.
+    pub blocks: Vec<&'a Layers>,
+    /// The classifier of the last of them.
+    pub head: &'a Layers,
 }
 
 /// A tensor of weights.
@@ -80,14 +92,20 @@ pub struct Weight {
 impl Recipe {
     /// The network of which stages are taken, where it is trained as a whole or comes from a file.
     pub fn whole(&self) -> Option<Whole<'_>> {
-        let (imported, blocks) = match (&self.pretrained, self.method) {
-            (Some(pretrained), _) => (true, pretrained.blocks),
-            (None, Method::EndToEnd) => (false, None),
+        let (kind, blocks) = match (&self.pretrained, self.method) {
+            (Some(pretrained), _) => (Kind::Imported, pretrained.blocks),
+            (None, Method::EndToEnd) => (Kind::EndToEnd, None),
+            (None, Method::Decoupled) => (Kind::Decoupled, None),
             (None, Method::Layerwise) => return None,
         };
         let stages = &self.stages[..blocks.unwrap_or(self.stages.len())];
         let head = stages.last().and_then(|stage| stage.head.as_ref());
-        Some(Whole { imported, stages, head })
+        Some(Whole { kind, stages, head })
+    }
+
+    /// Whether a stage is trained by its own classifier and no other: by itself, or at once with others.
+    pub fn trains_apart(&self, stage: &Stage) -> bool {
+        self.trains_alone(stage) || self.method == Method::Decoupled && stage.head.is_some()
     }
 
     /// Whether a stage is trained by itself, on frozen features.
@@ -96,7 +114,26 @@ impl Recipe {
     }
 }
 
-impl Whole<'_> {
+impl<'a> Whole<'a> {
+    /// Whether its weights come from a file; otherwise it is trained.
+    pub fn is_imported(&self) -> bool {
+        self.kind == Kind::Imported
+    }
+
+    /// Its blocks by the classifiers that are behind them: where it is trained, each classifier trains those of its group.
+    /// Blocks with no classifier behind them are in none.
+    pub fn groups(&self) -> Vec<Group<'a>> {
+        let (mut groups, mut blocks) = (Vec::new(), Vec::new());
+        for stage in self.stages {
+            blocks.push(&stage.block);
+            if let Some(head) = &stage.head {
+                let number = if self.kind == Kind::Decoupled { stage.number } else { 0 };
+                groups.push(Group { number, blocks: std::mem::take(&mut blocks), head });
+            }
+        }
+        groups
+    }
+
     /// Its tensors, for so many classes; `recipe` is the one it is of.
     pub fn weights(&self, recipe: &Recipe, classes: usize) -> Vec<Weight> {
         let foreign = recipe.foreign_names(self.head);
@@ -140,7 +177,8 @@ mod tests {
         let heads: Vec<bool> = recipe.stages.iter().map(|stage| stage.head.is_some()).collect();
         assert_eq!(heads, [false, false, false, true, true, true, true, true]);
         let whole = recipe.whole().unwrap();
-        assert_eq!((whole.imported, whole.stages.len(), whole.head), (true, 3, None));
+        assert_eq!((whole.is_imported(), whole.stages.len(), whole.head), (true, 3, None));
+        assert!(whole.groups().is_empty());
         let all = parse("weights = \"w\"", "").unwrap();
         assert_eq!(all.stages.iter().filter(|stage| stage.head.is_some()).count(), 1);
         assert!(all.whole().unwrap().head.is_some() && !all.trains_alone(&all.stages[7]));

@@ -24,6 +24,9 @@ impl Precision {
     }
 }
 
+/// Batches that wait before a block at most.
+const MOST_REPLAYED: usize = 10_000;
+
 /// How the blocks of a network are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -31,6 +34,9 @@ pub enum Method {
     Layerwise,
     /// All together, by the gradient of one loss.
     EndToEnd,
+    /// All at once, each with a classifier of its own, on what the one before has just made of the same images (Belilovsky
+    /// et al. 2019).
+    Decoupled,
 }
 
 impl Method {
@@ -39,12 +45,29 @@ impl Method {
         match self {
             Self::Layerwise => "layerwise",
             Self::EndToEnd => "end_to_end",
+            Self::Decoupled => "decoupled",
         }
     }
 
+    /// Whether all blocks are trained by one node, on the images.
+    pub fn is_whole(self) -> bool {
+        self != Self::Layerwise
+    }
+
     pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
-        let methods = [Self::Layerwise, Self::EndToEnd].map(|method| (method.word(), method));
+        let methods = [Self::Layerwise, Self::EndToEnd, Self::Decoupled].map(|method| (method.word(), method));
         section.choice("method", Self::Layerwise, &methods)
+    }
+
+    /// Reads how many batches wait before each block: 0 where each is used once, in the order of the images.
+    pub(super) fn read_replay(self, section: &mut Section<'_>) -> Result<usize, Fault> {
+        let replay = section.within("replay", 0, 0..=MOST_REPLAYED)?;
+        if replay == 0 || self == Self::Decoupled {
+            return Ok(replay);
+        }
+        let (own, decoupled) = (self.word(), Self::Decoupled.word());
+        let fault = format!("is {replay}, but `training.method` is \"{own}\": no batches wait between blocks");
+        Err(section.fault("replay", fault).hint(format!("write `method = \"{decoupled}\"` beside it, or leave it out")))
     }
 }
 

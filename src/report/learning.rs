@@ -18,7 +18,7 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd) => {
+            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd | Kind::Decoupled) => {
                 (node.folder.unfinished_history(), true)
             }
             (None, _) => continue,
@@ -128,9 +128,12 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
 
 /// A network that was trained as a whole has one accuracy, behind its last block.
 fn whole_network(subject: &Subject) -> Vec<Point> {
-    let found = subject.recorded().find(|(_, record)| record.kind == Kind::EndToEnd);
-    let accuracy = found.and_then(|(_, record)| Some(record.figures.as_ref()?.accuracy));
+    let found = subject.recorded().find(|(_, record)| record.kind.is_network());
+    let accuracy = found.and_then(|(_, record)| Some((record.kind, record.figures.as_ref()?.accuracy)));
     let depth = subject.stages().map(|(_, record)| record.stage).max().unwrap_or(1);
-    let point = |y| Point { x: depth as f64, y, text: format!("{}, end to end: accuracy {y:.2} %", subject.name) };
+    let point = |(kind, y): (Kind, f64)| {
+        let text = format!("{}, {}: accuracy {y:.2} %", subject.name, kind.word().replace('_', " "));
+        Point { x: depth as f64, y, text }
+    };
     accuracy.map(point).into_iter().collect()
 }

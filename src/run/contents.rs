@@ -55,9 +55,17 @@ struct Entry {
 const ALL: &[Kind] = &Kind::ALL;
 const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Pruned, Kind::Depth, Kind::Scattering];
 const BLOCKS: &[Kind] = &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::Scattering];
-const NETWORKS: &[Kind] = &[Kind::EndToEnd, Kind::Imported];
-const CLASSIFYING: &[Kind] =
-    &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::EndToEnd, Kind::Imported, Kind::Ensemble];
+const NETWORKS: &[Kind] = &[Kind::EndToEnd, Kind::Decoupled, Kind::Imported];
+const CLASSIFYING: &[Kind] = &[
+    Kind::Block,
+    Kind::Wide,
+    Kind::Pruned,
+    Kind::Depth,
+    Kind::EndToEnd,
+    Kind::Decoupled,
+    Kind::Imported,
+    Kind::Ensemble,
+];
 const LABELLED: &[Kind] = &[
     Kind::Images,
     Kind::Block,
@@ -66,6 +74,7 @@ const LABELLED: &[Kind] = &[
     Kind::Depth,
     Kind::Scattering,
     Kind::EndToEnd,
+    Kind::Decoupled,
     Kind::Imported,
     Kind::Ensemble,
 ];
@@ -119,7 +128,7 @@ pub(super) const TOP: [&str; 10] =
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
         Kind::Images | Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => &Split::BOTH,
-        Kind::EndToEnd | Kind::Imported | Kind::Ensemble => &[Split::Val],
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }
 }

@@ -37,7 +37,7 @@ impl Work<'_> {
         match self.node.kind {
             Kind::Images => self.decode(verdict),
             Kind::Block | Kind::Wide | Kind::Pruned => self.train_block(verdict),
-            Kind::EndToEnd => self.train_network(verdict),
+            Kind::EndToEnd | Kind::Decoupled => self.train_network(verdict),
             Kind::Imported => self.import_network(verdict),
             Kind::Depth | Kind::Scattering => self.take_depth(verdict),
             Kind::Ensemble => self.ask_together(verdict),

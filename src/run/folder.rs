@@ -107,7 +107,7 @@ impl StageFolder {
             Kind::Ensemble | Kind::Probe => &[],
             Kind::Block | Kind::Wide | Kind::Pruned => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
-            Kind::EndToEnd | Kind::Imported => &[NETWORK],
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => &[NETWORK],
         };
         record.state != State::Begun
             && needed.iter().all(|name| record.weights.contains_key(*name))
@@ -126,7 +126,7 @@ impl StageFolder {
             }
         }
         let classifies = match record.kind {
-            Kind::EndToEnd | Kind::Ensemble => true,
+            Kind::EndToEnd | Kind::Decoupled | Kind::Ensemble => true,
             Kind::Imported => record.figures.is_some(),
             _ => record.weights.contains_key(HEAD),
         };

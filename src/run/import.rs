@@ -2,17 +2,16 @@
 
 use super::contents::NETWORK;
 use super::execute::Work;
-use super::network::load_network;
+use super::network::load_whole;
 use super::record::{Figures, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
-use crate::network::{Foreign, save_bytes};
+use crate::network::{Foreign, Network, save_bytes};
 use crate::pipeline::{Pretrained, Recipe, Verdict, Whole, footprint};
 use crate::room;
 use crate::size;
 use crate::text::shown;
-use crate::training::score;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -99,21 +98,12 @@ impl Work<'_> {
         }
         features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         if whole.head.is_some() {
-            let network = load_network(self.folder, &record, self.pipeline, self.device)?;
-            self.complete_logits(&network, self.pipeline.training.batch, &inputs)?;
+            let networks = load_whole(self.folder, &record, self.pipeline, self.device)?;
+            let networks: Vec<&Network> = networks.iter().collect();
+            self.complete_logits(&networks, self.pipeline.training.batch, &inputs)?;
             let (logits, _) = features::read_logits(self.folder.path(), Split::Val)?;
-            let score = score(&logits, inputs.val.labels());
-            let blocks = network.blocks.iter().map(|block| block.variables().parameter_count()).sum();
-            record.figures = Some(Figures {
-                accuracy: score.top1,
-                top5: score.top5,
-                loss: score.loss,
-                ensemble_accuracy: None,
-                block_parameters: blocks,
-                auxiliary_parameters: network.head.variables().parameter_count(),
-                images: 0,
-                history: Vec::new(),
-            });
+            let figures = self.figures(&networks, vec![logits], Vec::new(), &inputs)?;
+            record.figures = Some(Figures { ensemble_accuracy: None, images: 0, ..figures });
         }
         record.spend("import", started.elapsed());
         self.finish(&mut record)

@@ -1,25 +1,24 @@
-//! Nodes that learn: a block with its classifier on frozen features, or all blocks together on the images.
+//! Nodes that learn: a block with its classifier on frozen features, or all blocks of a network on the images.
 
 use super::ancestry::Inputs;
 use super::contents::{BLOCK, HEAD, NETWORK};
 use super::execute::Work;
 use super::folder::StageFolder;
-use super::network::load_stage;
+use super::network::{load_stage, load_whole, whole_variables};
 use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
-use crate::network::{prune, save_bytes};
-use crate::pipeline::{Average, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
+use crate::network::{Network, prune, save_bytes};
+use crate::pipeline::{Average, Group, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
 use crate::room;
 use crate::text::counted;
-use crate::training::{self, Job, Outcome, ensemble, score};
+use crate::training::{self, Epoch, Job, Outcome, ensemble, score};
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// Blocks that are trained together with a head, and how.
+/// What is trained at once, and how.
 struct Subject<'a> {
-    blocks: Vec<&'a Layers>,
-    head: &'a Layers,
+    groups: Vec<Group<'a>>,
     training: &'a Training,
     /// The number of the stage, 0 for a whole network.
     stage: usize,
@@ -42,8 +41,7 @@ impl Work<'_> {
         room::require(self.folder.path(), needed)?;
         let mut record = self.prepare(verdict)?;
         let subject = Subject {
-            blocks: vec![&stage.block],
-            head: head_of(stage)?,
+            groups: vec![Group { number: stage.number, blocks: vec![&stage.block], head: head_of(stage)? }],
             training: &stage.training,
             stage: stage.number,
             start: self.pruned(&record, stage)?,
@@ -51,15 +49,14 @@ impl Work<'_> {
         let inputs =
             self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
         let network = load_stage(self.folder, &record, self.pipeline, self.device)?;
-        self.complete_logits(&network, stage.training.batch, &inputs)?;
+        self.complete_logits(&[&network], stage.training.batch, &inputs)?;
         self.write_features(&mut record, &network.blocks[0], stage, &inputs)?;
         self.finish(&mut record)
     }
 
-    /// Trains all blocks together.
+    /// Trains all blocks, together or each by its own classifier.
     pub(super) fn train_network(&self, verdict: &Verdict) -> Result<()> {
-        let stages = &self.pipeline.stages;
-        let (Some(first), Some(last)) = (stages.first(), stages.last()) else {
+        let (Some(first), Some(whole)) = (self.pipeline.stages.first(), self.pipeline.whole()) else {
             return Err(Error::failed("a network without blocks cannot be trained"));
         };
         let _reading = self.ancestry.share()?;
@@ -70,19 +67,15 @@ impl Work<'_> {
             footprint::network_on_disk(self.pipeline, inputs.val.len(), inputs.classes.len()),
         )?;
         let mut record = self.prepare(verdict)?;
-        let subject = Subject {
-            blocks: stages.iter().map(|stage| &stage.block).collect(),
-            head: head_of(last)?,
-            training: &self.pipeline.training,
-            stage: 0,
-            start: None,
-        };
+        let subject = Subject { groups: whole.groups(), training: &self.pipeline.training, stage: 0, start: None };
         let inputs = self.train(&mut record, &subject, (inputs, None), |outcome, record| {
-            let variables = outcome.network.variables();
+            let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
+            let variables = whole_variables(&subject.groups, &networks);
             self.write_weights(record, NETWORK, &save_bytes(&variables.tensors(), None)?).map(drop)
         })?;
-        let network = super::network::load_network(self.folder, &record, self.pipeline, self.device)?;
-        self.complete_logits(&network, self.pipeline.training.batch, &inputs)?;
+        let networks = load_whole(self.folder, &record, self.pipeline, self.device)?;
+        let networks: Vec<&Network> = networks.iter().collect();
+        self.complete_logits(&networks, self.pipeline.training.batch, &inputs)?;
         features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         self.finish(&mut record)
     }
@@ -147,11 +140,11 @@ impl Work<'_> {
         }
         let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
-            blocks: subject.blocks.clone(),
-            head: subject.head,
+            groups: subject.groups.clone(),
             init: self.pipeline.init,
             start: subject.start.as_ref(),
             feedback: self.pipeline.feedback,
+            replay: self.pipeline.replay,
             training: subject.training,
             stage: subject.stage,
             seed: self.pipeline.seed,
@@ -172,7 +165,9 @@ impl Work<'_> {
 
     /// Writes the weights of a block and its classifier.
     fn keep_stage(&self, outcome: &Outcome, record: &mut Record) -> Result<()> {
-        for (name, part) in [(BLOCK, &outcome.network.blocks[0]), (HEAD, &outcome.network.head)] {
+        let network = outcome.learned.last().map(|learned| &learned.network);
+        let parts = network.and_then(|network| Some([(BLOCK, network.blocks.first()?), (HEAD, &network.head)]));
+        for (name, part) in parts.into_iter().flatten() {
             let changed = self.write_weights(record, name, &save_bytes(&part.variables().tensors(), None)?)?;
             if name == BLOCK && changed {
                 // Weights that got lost came out otherwise: the features are still those of the old ones.
@@ -184,25 +179,46 @@ impl Work<'_> {
 
     /// Writes the logits and notes the figures.
     fn note(&self, record: &mut Record, outcome: &Outcome, inputs: &Inputs) -> Result<()> {
-        let logits = features::logit_files(Split::Val, &outcome.logits, record.classes.len())?;
+        let Some(last) = outcome.learned.last() else { return Err(Error::failed("no network came out")) };
+        let logits = features::logit_files(Split::Val, &last.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
-        let together = earlier_logits(&self.ancestry.parent()?.0, &outcome.logits)?.map(|mut logits| {
-            logits.push(outcome.logits.clone());
-            score(&ensemble(&logits, record.classes.len(), Average::Logits), inputs.val.labels()).top1
-        });
-        let network = &outcome.network;
-        record.figures = Some(Figures {
-            accuracy: outcome.score.top1,
-            top5: outcome.score.top5,
-            loss: outcome.score.loss,
-            ensemble_accuracy: together,
-            block_parameters: network.blocks.iter().map(|block| block.variables().parameter_count()).sum(),
-            auxiliary_parameters: network.head.variables().parameter_count(),
-            images: inputs.train.len(),
-            history: outcome.history.clone(),
-        });
+        let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
+        let all = outcome.learned.iter().map(|learned| learned.logits.clone()).collect();
+        record.figures = Some(self.figures(&networks, all, last.history.clone(), inputs)?);
+        if outcome.learned.len() > 1 {
+            record.histories = outcome.learned.iter().map(|learned| learned.history.clone()).collect();
+        }
         record.seconds.insert("train".into(), outcome.seconds);
         Ok(())
+    }
+
+    /// What networks have come to by their logits for the validation samples: the last of them, and all together with the
+    /// stages before this node.
+    pub(super) fn figures(
+        &self,
+        networks: &[&Network],
+        logits: Vec<Vec<f32>>,
+        history: Vec<Epoch>,
+        inputs: &Inputs,
+    ) -> Result<Figures> {
+        let last = logits.last().map(Vec::as_slice).unwrap_or_default();
+        let own = score(last, inputs.val.labels());
+        let earlier = earlier_logits(&self.ancestry.parent()?.0, last)?;
+        let together = earlier.map(|mut all| {
+            all.extend(logits);
+            score(&ensemble(&all, inputs.classes.len(), Average::Logits), inputs.val.labels()).top1
+        });
+        let blocks = networks.iter().flat_map(|network| &network.blocks);
+        Ok(Figures {
+            accuracy: own.top1,
+            top5: own.top5,
+            loss: own.loss,
+            ensemble_accuracy: together,
+            block_parameters: blocks.map(|block| block.variables().parameter_count()).sum(),
+            auxiliary_parameters: networks.iter().map(|network| network.head.variables().parameter_count()).sum(),
+            images: inputs.train.len(),
+            history,
+        })
     }
 }
 

@@ -31,7 +31,9 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Finished, true) => "small files are missing or damaged".into(),
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
         (State::Begun, _) if record.kind == Kind::Images => "images not all decoded".into(),
-        (State::Trained, true) if matches!(record.kind, Kind::EndToEnd | Kind::Wide) => "trained".into(),
+        (State::Trained, true) if matches!(record.kind, Kind::EndToEnd | Kind::Decoupled | Kind::Wide) => {
+            "trained".into()
+        }
         (State::Trained, true) if record.kind == Kind::Imported => "weights copied".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {

@@ -2,10 +2,10 @@
 
 use super::contents::HEAD;
 use super::folder::StageFolder;
-use super::network::{load_block, load_network, load_stage, recipe};
+use super::network::{load_block, load_stage, load_whole, part_of, recipe};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
-use crate::network::Variables;
+use crate::network::{Sequence, Variables};
 use crate::pipeline::{Kind, Layers, Recipe};
 use candle_core::Device;
 
@@ -79,7 +79,7 @@ impl Parts {
                 let what = format!("`{}` holds {held}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
-            Kind::EndToEnd | Kind::Imported => Self::of_network(folder, record),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => Self::of_network(folder, record),
             Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
         }
     }
@@ -87,14 +87,14 @@ impl Parts {
     fn of_network(folder: &StageFolder, record: Record) -> Result<Self> {
         refuse_untrained(folder, &record)?;
         let recipe = recipe(folder, &record, &[])?;
-        let network = load_network(folder, &record, &recipe, &Device::Cpu)?;
-        let part = |(layers, variables): (&Layers, Variables)| Part { layers: layers.clone(), variables };
-        let variables = network.blocks.iter().map(|block| block.variables());
-        let whole = recipe.whole();
-        let stages = whole.as_ref().map_or(&[][..], |whole| whole.stages);
-        let blocks = stages.iter().map(|stage| &stage.block).zip(variables).map(part).collect();
-        let layers = whole.as_ref().and_then(|whole| whole.head);
-        let head = layers.map(|layers| part((layers, network.head.variables())));
+        let networks = load_whole(folder, &record, &recipe, &Device::Cpu)?;
+        let part = |layers: &Layers, own: &Sequence| Part { layers: layers.clone(), variables: own.variables() };
+        let (mut blocks, mut head) = (Vec::new(), None);
+        for stage in &recipe.stages {
+            let Some((block, own)) = part_of(&networks, stage.number) else { break };
+            blocks.push(part(&stage.block, block));
+            head = stage.head.as_ref().zip(own).map(|(layers, own)| part(layers, own));
+        }
         Ok(Self { blocks, head, recipe, alike: true, record })
     }
 

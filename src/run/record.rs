@@ -143,6 +143,9 @@ pub struct Record {
     pub words: Vec<String>,
     /// What the training came to.
     pub figures: Option<Figures>,
+    /// What each epoch of several networks came to that were trained at once, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub histories: Vec<Vec<Epoch>>,
     /// What a probe has found, by name: accuracies in percent, losses in nats.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measures: BTreeMap<String, f64>,
@@ -184,6 +187,7 @@ impl Record {
             classes: Vec::new(),
             words: Vec::new(),
             figures: None,
+            histories: Vec::new(),
             measures: BTreeMap::new(),
             seconds: BTreeMap::new(),
             weights: BTreeMap::new(),
@@ -275,7 +279,7 @@ impl Record {
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
-            Kind::EndToEnd | Kind::Imported => 0,
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => 0,
             Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };

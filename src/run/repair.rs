@@ -5,7 +5,7 @@ use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE};
 use super::execute::{array_name, attributes};
 use super::folder::StageFolder;
 use super::import::network_bytes;
-use super::network::{load_block, load_network, load_stage, recipe};
+use super::network::{load_block, load_stage, load_whole, part_of, recipe};
 use super::record::Record;
 use super::together::{Together, members};
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
@@ -14,7 +14,7 @@ use crate::error::{self, Error, Result};
 use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Split};
 use crate::images::ImageSet;
 use crate::lock::Lock;
-use crate::network::{Sequence, save_bytes};
+use crate::network::{Network, Sequence, save_bytes};
 use crate::pipeline::{Kind, Node, Recipe};
 use crate::progress::{Progress, Silent};
 use crate::text::counted;
@@ -145,7 +145,7 @@ impl Repair<'_> {
             Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => {
                 self.trained(folder, record, &pipeline, &broken, faults)
             }
-            Kind::EndToEnd | Kind::Imported => self.network(folder, record, pipeline, &broken),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => self.network(folder, record, pipeline, &broken),
             Kind::Ensemble if broken.keys().any(|name| name.starts_with("val/")) => {
                 let (of, stages) = members(folder, record)?;
                 let _reading = Ancestry::new(stages.clone()).share()?;
@@ -204,9 +204,9 @@ impl Repair<'_> {
         }
         if record.kind == Kind::Depth && [BLOCK, HEAD].iter().any(|name| broken.contains_key(*name)) {
             let (source, whole) = network_of(folder, record)?;
-            let network = load_network(&source, &whole, pipeline, self.device)?;
-            let block = network.blocks.get(record.stage - 1);
-            let parts = [(BLOCK, block), (HEAD, Some(&network.head))];
+            let networks = load_whole(&source, &whole, pipeline, self.device)?;
+            let part = part_of(&networks, record.stage);
+            let parts = [(BLOCK, part.map(|(block, _)| block)), (HEAD, part.and_then(|(_, head)| head))];
             let files = parts.into_iter().filter_map(|(name, part)| Some((name, part?)));
             let bytes = |(name, part): (&str, &Sequence)| {
                 Ok((name.to_string(), save_bytes(&part.variables().tensors(), None)?))
@@ -230,8 +230,11 @@ impl Repair<'_> {
         };
         let [_, (_, val)] = &inputs;
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
-            let logits = match record.kind {
-                Kind::Depth => features::read_logits(network_of(folder, record)?.0.path(), Split::Val)?.0,
+            let whole = if record.kind == Kind::Depth { Some(network_of(folder, record)?) } else { None };
+            let logits = match whole {
+                Some((source, whole)) if whole.kind != Kind::Decoupled => {
+                    features::read_logits(source.path(), Split::Val)?.0
+                }
                 _ => {
                     let network = load_stage(folder, record, pipeline, self.device)?;
                     training::classify(&network, val, stage.training.batch, self.progress)?
@@ -270,8 +273,10 @@ impl Repair<'_> {
         if !broken.keys().any(|name| name.starts_with("val/logits/")) {
             return Ok(());
         }
-        let network = load_network(folder, record, &pipeline, self.device)?;
-        let logits = training::classify(&network, &inputs.val, pipeline.training.batch, self.progress)?;
+        let networks = load_whole(folder, record, &pipeline, self.device)?;
+        let networks: Vec<&Network> = networks.iter().collect();
+        let batch = pipeline.training.batch;
+        let logits = training::classify_all(&networks, &inputs.val, batch, self.progress)?.pop().unwrap_or_default();
         put(folder, broken, features::logit_files(Split::Val, &logits, record.classes.len())?)
     }
 

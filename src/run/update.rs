@@ -328,7 +328,7 @@ impl Project {
                     Some(ProbeKind::Cnn { training, .. }) => training.precision,
                     _ => continue,
                 },
-                Kind::EndToEnd | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
                 Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
                     match self.pipeline.stages.get(look.node.stage - 1) {
                         Some(stage) if look.node.kind == Kind::Pruned => stage.last_training().precision,
@@ -379,7 +379,9 @@ impl Project {
             let id = self.graph.nodes()[input].id.clone();
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
-                Kind::EndToEnd | Kind::Imported | Kind::Wide => network = Some((read.clone(), record)),
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Wide => {
+                    network = Some((read.clone(), record))
+                }
                 Kind::Images | Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => {
                     stages.push((read.clone(), record))
                 }

@@ -4,11 +4,11 @@
   python3 -m venv ~/torch && ~/torch/bin/pip install torch==2.13.0 numpy pillow
   ~/torch/bin/python tests/bench/networks_torch.py pipelines/vgg11-quick.toml --data ../shared/data/cifar10-jpeg.tar
 
-It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer or end to end, from plain torch.nn
-modules, with gradients that go back by the weights or by fixed random ones. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are run again at every
-step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the learning rate, as in the published
-code. One line of JSON for each stage, or for the whole network. Settings that change none of this are passed over; for others
-it stops rather than train something else.
+It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer, decoupled or end to end, there also by
+feedback alignment, from plain torch.nn modules. Random crops and flips are drawn anew at every epoch, and layer by layer all
+frozen blocks are run again at every step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the
+learning rate, as in the published code. One line of JSON for each stage, or for the whole network. Settings that change none of
+this are passed over; for others it stops rather than train something else.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import math
 import tarfile
 import time
 import tomllib
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def main():
 
     started = time.perf_counter()
     blocks, heads = NETWORKS[settings["network"].get("architecture", "simcnn").split("_")[0]](settings, data.size, data.classes)
+    if training.get("method") == "decoupled":
+        return decoupled(blocks, heads, data, training, args.seed, started)
     layerwise = training.get("method", "layerwise") == "layerwise"
     stages = range(len(blocks)) if layerwise else [len(blocks) - 1]
     for at in stages:
@@ -61,14 +64,59 @@ def main():
         print(json.dumps(row | {"seed": args.seed, "seconds": round(time.perf_counter() - started)}), flush=True)
 
 
-def train(frozen, network, data, settings):
+def optimiser_at(epoch, network, settings, before):
+    """That of the epoch before, but anew at each drop of the learning rate."""
+    every = settings.get("decay_every", 15)
+    if epoch and (not every or epoch % every):
+        return before
+    return torch.optim.SGD(
+        network.parameters(), lr=settings["learning_rate"] * settings["decay"] ** (epoch // every if every else 0),
+        momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"])  # fmt: skip
+
+
+def decoupled(blocks, heads, data, settings, seed, started):
+    """All stages at once, each on what the block before has just made of the batch; with `replay` by turns in any order."""
+    stages = [nn.Sequential(block, heads(at)).to(memory_format=torch.channels_last) for at, block in enumerate(blocks)]
+    optimisers, rings = [None] * len(stages), [deque(maxlen=settings.get("replay", 0)) for _ in stages]
     for epoch in range(settings["epochs"]):
-        every = settings.get("decay_every", 15)
-        if epoch == 0 or (every and epoch % every == 0):
-            drops = epoch // every if every else 0
-            optimiser = torch.optim.SGD(
-                network.parameters(), lr=settings["learning_rate"] * settings["decay"] ** drops,
-                momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"])  # fmt: skip
+        optimisers = [optimiser_at(epoch, stage, settings, own) for stage, own in zip(stages, optimisers)]
+        for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
+            places = torch.randperm(len(stages)) if settings.get("replay") else torch.arange(len(stages))
+            fresh = (data.augmented(chosen), data.train[1][chosen])
+            for at, (stage, optimiser) in enumerate(zip(stages, optimisers)):
+                taken = exchanged(rings[at], fresh, at == 0 or places[at - 1] < places[at]) if at else fresh
+                fresh = None
+                if taken is None:
+                    continue
+                features = stage.train()[0](taken[0])
+                optimiser.zero_grad(set_to_none=True)
+                F.cross_entropy(stage[1](features), taken[1]).backward()
+                optimiser.step()
+                fresh = (features.detach(), taken[1])
+    for at, stage in enumerate(stages):
+        top1, top5 = evaluate(nn.Sequential(*blocks[:at]).eval(), stage, data)
+        row = {"stage": at + 1, "accuracy": round(top1, 2), "top5": round(top5, 2), "seed": seed}
+        print(json.dumps(row | {"seconds": round(time.perf_counter() - started)}), flush=True)
+
+
+def exchanged(ring, fresh, before):
+    """The batch of the ring that was used least, the newest of several, where one comes before it is taken, or after."""
+    if not ring.maxlen:
+        return fresh
+    if before and fresh:
+        ring.append([0, fresh])
+    taken = min(reversed(ring), key=lambda entry: entry[0], default=None)
+    if taken:
+        taken[0] += 1
+    if fresh and not before:
+        ring.append([0, fresh])
+    return taken and taken[1]
+
+
+def train(frozen, network, data, settings):
+    optimiser = None
+    for epoch in range(settings["epochs"]):
+        optimiser = optimiser_at(epoch, network, settings, optimiser)
         network.train()
         for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
             with torch.no_grad():

@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod compression;
+mod decoupled;
 mod docs;
 mod exports;
 mod faults;

@@ -330,6 +330,45 @@ fn every_ingredient_of_probes_ensembles_and_scattering_is_in_their_manifests() {
     assert_eq!(changed(manifests(&probes(("", "")), &["seed=1"])), [1, 2, 4, 5, 7]);
 }
 
+/// The same of a network whose blocks are trained by one node, and of the stages that are taken from it.
+#[test]
+fn every_ingredient_of_a_whole_network_is_in_the_right_manifests() {
+    let manifests = |method: &str, overrides: &[&str]| {
+        let text =
+            format!("{LEAST}[network]\nblocks = 3\n[features]\nrefresh = 0.0\n[training]\nmethod = \"{method}\"\n");
+        let graph = Graph::of(&parse_with(&text, overrides).unwrap(), "files");
+        graph.nodes().iter().map(|node| node.manifest.clone()).collect::<Vec<_>>()
+    };
+    // Nodes are the images, the network and its three stages.
+    let both: [(&str, &[usize]); 9] = [
+        ("seed=1", &[1, 2, 3, 4]),
+        ("augmentation.flip=true", &[1, 2]),
+        ("network.width=64", &[1]),
+        ("stage.3.auxiliary.width=64", &[1]),
+        ("training.epochs=3", &[1]),
+        ("training.precision=bf16", &[1, 2, 3, 4]),
+        ("features.dtype=f32", &[2, 3, 4]),
+        ("features.shuffle=\"shards:2\"", &[1]),
+        ("training.checkpoint_minutes=0.5", &[]),
+    ];
+    let own: [(&str, &str, &[usize]); 8] = [
+        ("end_to_end", "training.feedback=aligned", &[1]),
+        ("end_to_end", "training.feedback=direct", &[1]),
+        ("end_to_end", "training.feedback=exact", &[]),
+        ("end_to_end", "training.method=decoupled", &[1]),
+        ("end_to_end", "stage.2.auxiliary.width=64", &[]),
+        ("decoupled", "stage.2.auxiliary.width=64", &[1]),
+        ("decoupled", "training.replay=3", &[1]),
+        ("decoupled", "training.replay=0", &[]),
+    ];
+    let both = ["end_to_end", "decoupled"].into_iter().flat_map(|method| both.map(|(set, nodes)| (method, set, nodes)));
+    for (method, setting, expected) in both.chain(own) {
+        let (old, new) = (manifests(method, &[]), manifests(method, &[setting]));
+        let changed: Vec<usize> = (0..old.len()).filter(|&at| old[at].key() != new[at].key()).collect();
+        assert_eq!(changed, expected, "{method}: {setting}");
+    }
+}
+
 fn names(manifest: &Manifest) -> Vec<String> {
     manifest.entries().map(|(name, _)| name.to_string()).collect()
 }
