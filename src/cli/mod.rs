@@ -73,6 +73,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     let terminal = Terminal::new(cli.quiet, started, cli.command.goes_on())?;
     let mut output = Output::new();
     match &cli.command {
+        Command::Run(args) if several::are_named(args) => several::run(args, &terminal, &mut output),
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
