@@ -60,12 +60,17 @@ pub fn rates(
     let Bench { least, precision, .. } = *bench;
     let bench = &Bench { least, device: bench.device.clone(), precision, only: None, progress: &quiet, report };
     let scratch = Scratch::new(nearest(folder)?.as_path())?;
+    quiet.0.say("  images");
     let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0);
     let mut stages = vec![Parts { store: sample.decode(images.is_some())?, ..Parts::default() }];
     for stage in &pipeline.stages {
+        quiet.0.say(&format!("  stage {} of {}", stage.number, pipeline.stages.len()));
         let (load, parts) = sample.stage(stage)?;
         stages[stage.number - 1].load = load;
         stages.push(parts);
+    }
+    if pipeline.probed().next().is_some() {
+        quiet.0.say("  probes");
     }
     let probes = sample.probes(&mut stages)?;
     let network = match pipeline.whole() {
@@ -76,8 +81,12 @@ pub fn rates(
             classify: stages.iter().map(|parts| parts.classify).sum(),
             ..Parts::default()
         },
-        Some(whole) => sample.network(&whole)?,
+        Some(whole) => {
+            quiet.0.say("  the whole network");
+            sample.network(&whole)?
+        }
     };
+    quiet.0.say("  the disk");
     let file = scratch.0.join("file");
     let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| rng.bits().to_le_bytes()).collect();

@@ -30,7 +30,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Bring a pipeline up to date, or what some of its nodes need, then print the table of stages
     #[command(
-        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8\n  greedy run pipelines/demo.toml --events events"
+        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/paper-small/*.toml\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8\n  greedy run pipelines/demo.toml --events events"
     )]
     Run(RunArgs),
     /// Train one stage from the features of the stage before it
@@ -97,6 +97,13 @@ pub(super) enum Command {
     },
 }
 
+impl Command {
+    /// Whether the same command, given again after it was stopped, goes on from there.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Stage(_) | Self::Import(_))
+    }
+}
+
 /// A pipeline's file and the folder of its stages.
 #[derive(Debug, Args)]
 pub(super) struct PipelineArgs {
@@ -143,7 +150,8 @@ pub(super) struct WorkArgs {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Bring only these nodes up to date, and what they need: stage2 (or 2), images, network [default: all]
+    /// Bring only these nodes up to date, and what they need: stage2 (or 2), images, network [default: all]. Further
+    /// pipelines (names that end in .toml) are brought up to date one after the other, and compared in one table
     #[arg(value_name = "NODE")]
     pub nodes: Vec<String>,
     #[command(flatten)]

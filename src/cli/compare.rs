@@ -39,6 +39,12 @@ pub(super) fn compare(
             "\nlinear CKA     {:.4} of averaged features, {:.4} of maps averaged to {a} x {a} and {b} x {b}\n",
             similarity.averaged, similarity.spatial
         ))?;
+        let channels = found.shapes.iter().map(|shape| shape.channels).max().unwrap_or(0);
+        if found.compared < 2 * channels {
+            output.line(
+                "               of few samples for so many channels it is near 1 by chance: `--samples N` takes more",
+            )?;
+        }
     }
     match &found.predictions {
         Some(predictions) => output.text(&prediction_text(predictions))?,

@@ -4,10 +4,11 @@ use super::args::{ExportArgs, ExportForm};
 use super::output::Output;
 use super::progress::Terminal;
 use super::wording;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
 use crate::pipeline::Node;
-use crate::run::{Record, StageFolder, State};
+use crate::run::{Record, StageFolder, State, refuse_file, what_instead};
 use crate::text::shown;
 use std::path::Path;
 
@@ -59,6 +60,9 @@ fn write_file(
     if args.dry_run {
         return output.line(&format!("would write {file}: {what}"));
     }
+    if let Some(folder) = args.to.parent() {
+        disk::create_folder(folder)?;
+    }
     let bytes = write(&args.to)?;
     output.line(&format!("{file}: {what}, {}", wording::bytes(bytes as u64)))
 }
@@ -78,6 +82,7 @@ fn tensorboard(args: &ExportArgs, output: &mut Output) -> Result<()> {
 
 /// The stage in a folder, or all trained stages and the whole network in a cache.
 fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
+    refuse_file(path)?;
     let own = StageFolder::new(path);
     let is_stage = path.join("record.json").is_file();
     let inside = (1..).map(|number| StageFolder::in_cache(path, number));
@@ -94,7 +99,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     }
     if nodes.is_empty() {
         return Err(Error::failed(format!("`{}` is neither a trained stage nor a cache with some", shown(path)))
-            .hint("name a cache, such as `cache`, or a stage in it"));
+            .hint(what_instead(path, "cache` or `cache/stage3")));
     }
     Ok(nodes)
 }

@@ -20,6 +20,7 @@ mod predict;
 mod progress;
 mod report;
 mod run;
+mod several;
 mod status;
 mod table;
 mod verify;
@@ -69,9 +70,10 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().map_err(|e| Error::failed(format!("cannot start {threads} threads: {e}")))?;
     }
-    let terminal = Terminal::new(cli.quiet, started)?;
+    let terminal = Terminal::new(cli.quiet, started, cli.command.goes_on())?;
     let mut output = Output::new();
     match &cli.command {
+        Command::Run(args) if several::are_named(args) => several::run(args, &terminal, &mut output),
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
@@ -97,7 +99,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
 fn complain_of(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
-            interruption::say_how_to_go_on();
+            interruption::say_interrupted();
             return ExitCode::from(interruption::EXIT_CODE);
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),

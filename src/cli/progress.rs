@@ -34,15 +34,16 @@ enum Style {
 }
 
 impl Terminal {
-    /// Chooses how to speak, and listens for the user's wish to stop.
-    pub fn new(quiet: bool, started: Instant) -> Result<Self> {
+    /// Chooses how to speak, and listens for the user's wish to stop a command, which may be one that goes on when it is
+    /// given again.
+    pub fn new(quiet: bool, started: Instant, goes_on: bool) -> Result<Self> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, _) => Style::Nothing,
             (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
-        Ok(Self { style, stop: interruption::listen()?, started, bar: Mutex::new(None) })
+        Ok(Self { style, stop: interruption::listen(goes_on)?, started, bar: Mutex::new(None) })
     }
 }
 

@@ -3,7 +3,7 @@
 use super::args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
 use super::output::Output;
 use super::progress::Terminal;
-use super::table::Table;
+use super::table::{TERMINAL, Table};
 use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
@@ -11,8 +11,8 @@ use crate::export::write_events;
 use crate::images::ImageSet;
 use crate::pipeline::{Graph, Kind, Node, Recipe, Verdict};
 use crate::progress::Progress;
-use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
-use crate::text::shown;
+use crate::run::{self, Look, Project, Record, StageFolder, State, Update, open_pipeline};
+use crate::text::{counted, shown};
 use candle_core::Device;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -53,31 +53,12 @@ pub(super) fn bring(
     if work.dry_run {
         return dry_run(&opened.project, nodes, work.json, output);
     }
-    let mut project = if opened.unplanned { planned(&opened, work, terminal)? } else { opened.project };
-    let cache = opened.cache;
-    // Where nothing is to be computed, no device has to be woken.
-    let device = run::device(if project.is_current() { "cpu" } else { &work.device.device }, work.fast, terminal)?;
-    let wanted = project.find(nodes)?;
-    let update = bring_up_to_date(&mut project, (&wanted, &device), work.events.as_deref(), terminal)?;
+    let cache = opened.cache.clone();
+    let (project, update) = work_on(opened, nodes, work, terminal)?;
     let pipeline = project.pipeline();
     if work.json {
         list_odd(&update, terminal);
-        let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
-            update.records.iter().filter(wanted).map(stage_json).collect()
-        };
-        return output.json(&json!({
-            "pipeline": pipeline.name,
-            "cache": shown(&cache),
-            "done": done_json(&update),
-            "elapsed_seconds": terminal.elapsed().as_secs_f64(),
-            "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
-            "network": update.records.iter().find(|record| record.kind.is_network()).map(stage_json),
-            "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
-            "not_pruned": of(&|record| record.kind == Kind::Wide),
-            "classifier": update.records.iter().find(|record| record.kind == Kind::Classifier).map(stage_json),
-            "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
-            "probes": of(&|record| record.kind == Kind::Probe),
-        }));
+        return output.json(&update_json(pipeline, &cache, &update, terminal));
     }
     if update.done.is_empty() {
         let (stages, time) = (update.records.len(), 1e3 * terminal.elapsed().as_secs_f64());
@@ -90,6 +71,43 @@ pub(super) fn bring(
     }
     list_odd(&update, terminal);
     Ok(())
+}
+
+/// Brings an opened pipeline up to date, or what some of its nodes need.
+pub(super) fn work_on(
+    opened: Opened,
+    nodes: &[String],
+    work: &WorkArgs,
+    terminal: &Terminal,
+) -> Result<(Project, Update)> {
+    run::check_device(&work.device.device)?;
+    let mut project = if opened.unplanned { planned(&opened, work, terminal)? } else { opened.project };
+    // Where nothing is to be computed, no device has to be woken.
+    let device = run::device(if project.is_current() { "cpu" } else { &work.device.device }, work.fast, terminal)?;
+    let wanted = project.find(nodes)?;
+    let update = bring_up_to_date(&mut project, (&wanted, &device), work.events.as_deref(), terminal)?;
+    Ok((project, update))
+}
+
+/// What `--json` says of a pipeline that is up to date.
+pub(super) fn update_json(pipeline: &Recipe, cache: &Path, update: &Update, terminal: &Terminal) -> Value {
+    let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
+        update.records.iter().filter(wanted).map(stage_json).collect()
+    };
+    let one = |wanted: &dyn Fn(&&Record) -> bool| update.records.iter().find(wanted).map(stage_json);
+    json!({
+        "pipeline": pipeline.name,
+        "cache": shown(cache),
+        "done": done_json(update),
+        "elapsed_seconds": terminal.elapsed().as_secs_f64(),
+        "images": one(&|record| record.kind == Kind::Images),
+        "network": one(&|record| record.kind.is_network()),
+        "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
+        "not_pruned": of(&|record| record.kind == Kind::Wide),
+        "classifier": one(&|record| record.kind == Kind::Classifier),
+        "ensemble": one(&|record| record.kind == Kind::Ensemble),
+        "probes": of(&|record| record.kind == Kind::Probe),
+    })
 }
 
 /// The same with what this machine is measured to do best with: which features are written is decided once for a cache.
@@ -114,6 +132,13 @@ fn planned(opened: &Opened, work: &WorkArgs, terminal: &Terminal) -> Result<Proj
 /// `greedy stage N --from DIR`
 pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let from = StageFolder::new(&args.from);
+    let before = StageFolder::in_cache(&args.from, args.number.saturating_sub(1));
+    let is_stage = |folder: &StageFolder| folder.path().join("record.json").is_file();
+    if !is_stage(&from) && is_stage(&before) {
+        let (number, before) = (args.number, shown(before.path()));
+        return Err(Error::usage(format!("`{}` is the folder of all stages, not of one", shown(&args.from)))
+            .hint(format!("`greedy stage {number} --from {before}`")));
+    }
     let settings = match &args.pipeline {
         Some(file) => open_pipeline(file, &args.work.set)?,
         None => {
@@ -155,7 +180,7 @@ fn bring_up_to_date(
     events: Option<&Path>,
     terminal: &Terminal,
 ) -> Result<Update> {
-    let before = |node: &Node, verdict: &Verdict, graph: &Graph| announce(terminal, node, verdict, graph);
+    let before = |look: &Look<'_>, graph: &Graph| announce(terminal, look, graph);
     let write = |folder: &StageFolder, record: &Record| {
         events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
     };
@@ -179,16 +204,21 @@ fn done_json(update: &Update) -> Vec<&str> {
     update.done.iter().map(|node| node.id.as_str()).collect()
 }
 
-fn announce(terminal: &Terminal, node: &Node, verdict: &Verdict, graph: &Graph) {
-    let title = node.title();
-    match wording::verdict(verdict, graph) {
+fn announce(terminal: &Terminal, look: &Look<'_>, graph: &Graph) {
+    let title = look.node.title();
+    match wording::verdict(look.verdict, graph) {
         ("missing", _) => terminal.say(&title),
         (word, reasons) => terminal.say(&format!("{title} ({word}: {})", reasons.join("; "))),
+    }
+    let begun = look.found.filter(|found| found.record.state != State::Finished);
+    if let (Verdict::Stale(_), Some(found)) = (look.verdict, begun) {
+        let progress = &found.seen.progress;
+        terminal.say(&format!("{title}: what an earlier run left ({progress}) is of other settings and begins anew"));
     }
 }
 
 /// What would be done, without doing it.
-fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output) -> Result<()> {
+pub(super) fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output) -> Result<()> {
     project.check()?;
     let needed = &project.graph().needed(&project.find(names)?);
     let graph = project.graph();
@@ -213,7 +243,7 @@ fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output)
 }
 
 /// The table of stages.
-fn stage_table(pipeline: &Recipe, update: &Update) -> String {
+pub(super) fn stage_table(pipeline: &Recipe, update: &Update) -> String {
     let mut table = Table::new(&["stage", "features", "accuracy", "top-5", "ensemble", "time", "on disk", "images/s"]);
     for record in update.records.iter().filter(|record| record.kind != Kind::Probe) {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
@@ -225,7 +255,7 @@ fn stage_table(pipeline: &Recipe, update: &Update) -> String {
             name,
             features,
             wording::percent(figures.map(|figures| figures.accuracy)),
-            wording::percent(figures.map(|figures| figures.top5)),
+            wording::percent(record.top5()),
             wording::percent(figures.and_then(|figures| figures.ensemble_accuracy)),
             wording::seconds(record.total_seconds()),
             wording::bytes(record.stored_bytes()),
@@ -270,7 +300,7 @@ pub(super) fn probe_table<'a>(records: impl Iterator<Item = &'a Record>) -> Stri
         let name = if stage == 0 { "images".to_string() } else { stage.to_string() };
         table.row(std::iter::once(name).chain(columns.iter().map(cell)));
     }
-    table.text()
+    table.folded(TERMINAL)
 }
 
 /// What is shown of what probes have found, and what a column adds to the name of the probe.
@@ -310,14 +340,15 @@ pub(super) fn stage_json(record: &Record) -> Value {
 }
 
 /// The images that were left out, and those that were read with warnings, as far as a person would read them.
-fn list_odd(update: &Update, terminal: &Terminal) {
+pub(super) fn list_odd(update: &Update, terminal: &Terminal) {
     const SHOWN: usize = 20;
     for record in &update.records {
         for (list, what) in [(&record.skipped, "left out"), (&record.warned, "read with warnings")] {
             if list.is_empty() {
                 continue;
             }
-            terminal.say(&format!("{} images were {what}:", list.len()));
+            let (images, were) = (counted(list.len() as u64, "image"), if list.len() == 1 { "was" } else { "were" });
+            terminal.say(&format!("{images} {were} {what}:"));
             list.iter().take(SHOWN).for_each(|(_, fault)| terminal.say(&format!("  {fault}")));
             if list.len() > SHOWN {
                 terminal.say(&format!("  and {} more, all in the record of stage 0", list.len() - SHOWN));

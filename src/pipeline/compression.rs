@@ -43,10 +43,14 @@ impl Compression {
     const EPOCHS: usize = 20;
 
     /// Reads the table; what it does not say of training is that of the pipeline, with a tenth of the learning rate. Nothing
-    /// where all channels stay.
+    /// where there is no table, or all channels stay.
     pub fn read(section: &mut Section<'_>, training: Training) -> Result<Option<Self>, Fault> {
-        let width = section.within("width", if section.is_there() { 0.5 } else { 1.0 }, 0.01..=1.0)?;
-        let default = Training { epochs: Self::EPOCHS, learning_rate: training.learning_rate / 10.0, ..training };
+        if !section.is_there() {
+            return Ok(None);
+        }
+        let width = section.within("width", 0.5, 0.01..=1.0)?;
+        let learning_rate = (training.learning_rate / 10.0).max(*Training::LEARNING_RATES.start());
+        let default = Training { epochs: Self::EPOCHS, learning_rate, ..training };
         let training = Training::read(section, default)?;
         Ok((width < 1.0).then_some(Self { width, training }))
     }
@@ -176,6 +180,10 @@ mod tests {
         assert_eq!((first.training.epochs, first.last_training().epochs), (50, 7));
         assert!((first.last_training().learning_rate - 0.01).abs() < 1e-12);
         assert!(parse("[compression]\nwidth = 1.0\n").unwrap().stages[0].pruning.is_none());
+        let slowest = "[training]\nlearning_rate = 1e-9\n";
+        assert!(parse(slowest).unwrap().stages[0].pruning.is_none());
+        let pruned = parse(&format!("{slowest}[compression]\n")).unwrap();
+        assert_eq!(pruned.stages[0].last_training().learning_rate, 1e-9);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Init, Keys, Network};
-pub use plan::{Reason, Seen, Verdict, plan};
+pub use plan::{NAMES_AND_TIMES, Reason, Seen, Verdict, plan};
 pub use pretrained::{Group, Pretrained, Weight, Whole};
 pub use probes::{Probe, ProbeKind, Probed};
 pub use torchvision::torchvision_network;

@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::section::Section;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How the values of feature maps are computed with; weights, statistics and losses are always single precision.
@@ -144,6 +145,9 @@ impl Training {
         checkpoint_every: Duration::from_secs(5 * 60),
     };
 
+    /// What a learning rate may be.
+    pub(super) const LEARNING_RATES: RangeInclusive<f64> = 1e-9..=1e3;
+
     pub(super) fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
         let precisions = [Precision::F32, Precision::Bf16].map(|precision| (precision.word(), precision));
         let minutes = default.checkpoint_every.as_secs_f64() / 60.0;
@@ -152,7 +156,7 @@ impl Training {
             epochs: section.within("epochs", default.epochs, 1..=100_000)?,
             batch: section.within("batch", default.batch, 2..=65_536)?,
             precision: section.choice("precision", default.precision, &precisions)?,
-            learning_rate: section.within("learning_rate", default.learning_rate, 1e-9..=1e3)?,
+            learning_rate: section.within("learning_rate", default.learning_rate, Self::LEARNING_RATES)?,
             momentum: section.within("momentum", default.momentum, 0.0..=0.9999)?,
             weight_decay: section.within("weight_decay", default.weight_decay, 0.0..=1.0)?,
             decay: section.within("decay", default.decay, 0.0..=1.0)?,

@@ -115,7 +115,7 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
         }
         for (node, record) in subject.recorded() {
             let Some(figures) = &record.figures else { continue };
-            let cells = [Some(figures.accuracy), Some(figures.top5), figures.ensemble_accuracy].map(percent);
+            let cells = [Some(figures.accuracy), record.top5(), figures.ensemble_accuracy].map(percent);
             table.row([subject.name.clone(), node.title.clone()].into_iter().chain(cells));
         }
     }

@@ -1,10 +1,11 @@
 //! The folder of all stages.
 
 use super::contents::{CHOICE, RECORD, SPARE};
-use super::folder::StageFolder;
+use super::folder::{StageFolder, refuse_file};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{INDEX, is_litter};
+use crate::text::{counted, shown};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -64,15 +65,49 @@ pub fn stages(path: &Path) -> Result<Vec<StageFolder>> {
     if own.is_stage() {
         return Ok(vec![own]);
     }
-    let entries = fs::read_dir(path).map_err(|e| Error::io("read folder", path, &e))?;
-    let folders = entries.flatten().map(|entry| StageFolder::new(entry.path()));
-    let mut stages: Vec<StageFolder> = folders.filter(StageFolder::is_stage).collect();
+    refuse_file(path)?;
+    let mut stages = inside(path)?;
     stages.sort_by_cached_key(|stage| (stage.place(), stage.path().to_path_buf()));
     if stages.is_empty() {
         return Err(Error::failed(format!("`{}` is neither a stage nor a cache with stages", path.display()))
-            .hint("name a folder such as `cache` or `cache/stage3`"));
+            .hint(what_instead(path, "cache` or `cache/stage3")));
     }
     Ok(stages)
+}
+
+/// What to name instead of a path that holds no pipeline.
+pub(super) fn pipeline_instead(path: &Path) -> String {
+    const EXAMPLE: &str = "name a pipeline file, such as `pipelines/demo.toml`";
+    let own = path.join(PIPELINE);
+    if own.is_file() {
+        return format!("it is the folder of the stages of `{}`: name that file", shown(&own));
+    }
+    let stages = inside(path).unwrap_or_default();
+    match stages.iter().find_map(|stage| stage.record().ok()) {
+        Some(record) => format!("it is the folder of the stages of pipeline `{}`: name its file", record.pipeline),
+        None => EXAMPLE.into(),
+    }
+}
+
+fn inside(cache: &Path) -> Result<Vec<StageFolder>> {
+    let entries = fs::read_dir(cache).map_err(|e| Error::io("read folder", cache, &e))?;
+    Ok(entries.flatten().map(|entry| StageFolder::new(entry.path())).filter(StageFolder::is_stage).collect())
+}
+
+/// What to name instead of a folder without stages: the caches in it, where there are any.
+pub fn what_instead(path: &Path, example: &str) -> String {
+    let folders = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut caches: Vec<PathBuf> =
+        folders.filter(|path| path.is_dir() && inside(path).is_ok_and(|stages| !stages.is_empty())).collect();
+    caches.sort();
+    match &caches[..] {
+        [] => format!("name a folder such as `{example}`"),
+        [one] => format!("there are stages in `{}`", shown(one)),
+        [first, others @ ..] => {
+            let more = counted(others.len() as u64, "other folder");
+            format!("there are stages in `{}` and in {more} of it", shown(first))
+        }
+    }
 }
 
 impl StageFolder {

@@ -8,7 +8,7 @@ use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::is_litter;
-use crate::lock::{LOCK, Lock};
+use crate::lock::{self, LOCK, Lock};
 use crate::pipeline::Verdict;
 use crate::room;
 use std::collections::BTreeMap;
@@ -107,6 +107,10 @@ impl Garbage {
         };
         let opinions: Vec<Option<Unneeded>> = users.iter().flat_map(of).collect();
         if opinions.iter().any(Option::is_none) {
+            if lock::writer(&path).is_some() {
+                // What seems left over is what the run there is about to finish.
+                return;
+            }
             let leftovers = seen.findings.iter().filter(|finding| finding.flaw == Flaw::Leftover);
             self.unwanted.extend(leftovers.map(|finding| {
                 let path = path.join(&finding.name);

@@ -11,6 +11,7 @@ use crate::features::{self, Refresh, Split};
 use crate::network::{Network, prune, save_bytes};
 use crate::pipeline::{Average, Group, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
 use crate::room;
+use crate::text::counted;
 use crate::training::{self, Epoch, Job, Outcome, ensemble, score};
 use candle_core::Tensor;
 use std::collections::HashMap;
@@ -132,6 +133,11 @@ impl Work<'_> {
         record.classes = inputs.classes.clone();
         let title = self.node.title();
         let batch = (subject.stage, subject.training.batch);
+        let samples = inputs.train.len();
+        if samples < batch.1 {
+            let words = counted(samples as u64, "training image");
+            self.progress.say(&format!("{title}: each step takes all {words}: `training.batch` is {}", batch.1));
+        }
         let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
             title: &title,

@@ -30,11 +30,11 @@ mod underway;
 mod update;
 mod verify;
 
-pub use cache::{keep_pipeline, stages};
+pub use cache::{keep_pipeline, stages, what_instead};
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
-pub use device::device;
-pub use folder::StageFolder;
+pub use device::{check_device, device};
+pub use folder::{StageFolder, refuse_file};
 pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings, softmax};
 pub use observe::{Observation, observe};
 pub use parts::{Part, Parts};
@@ -68,7 +68,7 @@ impl From<Fault> for Error {
 pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
     let bytes = std::fs::read(path).map_err(|e| {
         let error = Error::usage(Error::io("read", path, &e).to_string());
-        error.hint("name a pipeline file, such as `pipelines/demo.toml`")
+        error.hint(cache::pipeline_instead(path))
     })?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let found = match e.as_bytes() {

@@ -270,6 +270,11 @@ impl Record {
         self.figures.as_ref().map(|figures| figures.accuracy).or_else(|| self.measures.get("accuracy").copied())
     }
 
+    /// How often the right class was among the first five, where there are more.
+    pub fn top5(&self) -> Option<f64> {
+        self.figures.as_ref().filter(|_| self.classes.len() > 5).map(|figures| figures.top5)
+    }
+
     /// The stage right before it: its input, if it has one. Of a node that says something about stages, the last of them.
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {

@@ -18,6 +18,7 @@ use crate::lock::Lock;
 use crate::network::{Network, Sequence, save_bytes};
 use crate::pipeline::{Kind, Node, Recipe};
 use crate::progress::{Progress, Silent};
+use crate::text::counted;
 use crate::training;
 use candle_core::Device;
 use std::collections::BTreeMap;
@@ -290,8 +291,10 @@ impl Repair<'_> {
             return error;
         }
         error.hint(format!(
-            "it was made on {} with {} threads by greedy {}: repair it there, or let `greedy run` write the stage anew",
-            made.device, made.threads, made.version
+            "it was made on {} with {} by greedy {}: repair it there, or let `greedy run` write the stage anew",
+            made.device,
+            counted(made.threads as u64, "thread"),
+            made.version
         ))
     }
 }

@@ -16,6 +16,7 @@ use crate::network::map_type;
 use crate::pipeline::{Graph, Kind, Manifest, Node, Probe, Recipe, Seen, Settings, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use crate::room;
+use crate::text::shown;
 use candle_core::Device;
 use std::path::{Path, PathBuf};
 
@@ -83,7 +84,10 @@ impl Project {
                 let record = folder_of(pipeline, cache, &Node::images(Manifest::default())).record().ok();
                 let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
                 let fingerprint = files.unwrap_or_else(|| "unknown".into());
-                (Fingerprint { text: fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
+                (
+                    Fingerprint { text: fingerprint, memory: None },
+                    Some(without_data(e, record.is_some(), &pipeline.data.source, cache)),
+                )
             }
         }
     }
@@ -204,13 +208,17 @@ impl Project {
 
     /// Each node as it was seen.
     pub fn nodes(&self) -> impl Iterator<Item = Look<'_>> {
-        self.folders.iter().enumerate().map(|(at, folder)| Look {
+        (0..self.folders.len()).map(|at| self.look_at(at))
+    }
+
+    fn look_at(&self, at: usize) -> Look<'_> {
+        Look {
             node: &self.graph.nodes()[at],
-            folder,
+            folder: &self.folders[at],
             verdict: &self.verdicts[at],
             found: self.observations[at].as_ref(),
             trouble: self.troubles[at].as_ref(),
-        })
+        }
     }
 
     /// Fails where [`update`](Self::update) would refuse to begin.
@@ -221,7 +229,7 @@ impl Project {
     pub fn check(&self) -> Result<()> {
         self.refuse_trouble()?;
         self.refuse_weights(&vec![true; self.folders.len()])?;
-        (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
+        self.nodes().try_for_each(|look| self.refuse_another_pipeline(&look))
     }
 
     /// Whether all stages are current.
@@ -264,7 +272,7 @@ impl Project {
         wanted: &[usize],
         device: &Device,
         progress: &dyn Progress,
-        mut before: impl FnMut(&Node, &Verdict, &Graph),
+        mut before: impl FnMut(&Look<'_>, &Graph),
         mut after: impl FnMut(&StageFolder, &Record) -> Result<()>,
     ) -> Result<Update> {
         let needed = self.graph.needed(wanted);
@@ -289,8 +297,8 @@ impl Project {
             if matches!(self.verdicts[at], Verdict::Current | Verdict::Waiting(_)) {
                 continue;
             }
+            before(&self.look_at(at), &self.graph);
             let node = &self.graph.nodes()[at];
-            before(node, &self.verdicts[at], &self.graph);
             self.execute(at, device, progress).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
             if let Some(found) = &self.observations[at] {
@@ -361,7 +369,7 @@ impl Project {
     }
 
     fn execute(&self, at: usize, device: &Device, progress: &dyn Progress) -> Result<()> {
-        self.refuse_another_pipeline(at)?;
+        self.refuse_another_pipeline(&self.look_at(at))?;
         let (node, folder) = (&self.graph.nodes()[at], &self.folders[at]);
         let (mut stages, mut network, mut inputs) = (Vec::new(), None, Vec::new());
         for &input in &node.inputs {
@@ -386,15 +394,18 @@ impl Project {
         Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress }.execute(&self.verdicts[at])
     }
 
-    /// A stage of another pipeline is never overwritten.
-    fn refuse_another_pipeline(&self, at: usize) -> Result<()> {
-        let Some(found) = &self.observations[at] else { return Ok(()) };
+    /// A node of another pipeline is never overwritten.
+    ///
+    /// # Errors
+    /// Where this pipeline would make a node anew that belongs to another.
+    pub fn refuse_another_pipeline(&self, look: &Look<'_>) -> Result<()> {
+        let Some(found) = look.found else { return Ok(()) };
         let (own, other) = (&self.pipeline.name, &found.record.pipeline);
-        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_) | Verdict::ReExtract(_)) {
+        if own == other || !matches!(look.verdict, Verdict::Stale(_) | Verdict::ReExtract(_)) {
             return Ok(());
         }
-        let folder = self.folders[at].path().display();
-        if self.graph.nodes()[at].kind == Kind::Images && self.pipeline.data.decoded.is_some() {
+        let folder = look.folder.path().display();
+        if look.node.kind == Kind::Images && self.pipeline.data.decoded.is_some() {
             return Err(Error::failed(format!(
                 "the images in `{folder}` were decoded for pipeline `{other}` with other settings, and `{own}` would decode them again"
             ))
@@ -415,13 +426,18 @@ fn folder_of(pipeline: &Recipe, cache: &Path, node: &Node) -> StageFolder {
 }
 
 /// The error about data that cannot be found, with what can be done without them.
-fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
+fn without_data(error: Error, decoded: bool, data: &Images, cache: &Path) -> Error {
     let folder = cache.display();
-    match decoded && error.hint_text().is_none() {
-        true => error.hint(format!(
-            "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
-        )),
-        false => error,
+    if decoded {
+        let way = format!("the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`");
+        return error.or_hint(way);
+    }
+    match (data.place(), std::env::current_dir()) {
+        (Some(place), Ok(here)) if place.is_relative() && !place.exists() => {
+            let here = shown(&here);
+            error.or_hint(format!("`data.path` is taken from the folder where the command is given, here `{here}`"))
+        }
+        _ => error,
     }
 }
 

@@ -36,7 +36,7 @@ fn one_line_says_how_many_files_were_found_taken_and_passed_over() {
     }
     let run = space.run("run photos.toml --json").ok();
     assert!(run.stderr.contains("16 files found, 12 images taken, passed over: 1 .avif"), "{}", run.stderr);
-    assert!(run.stderr.contains("1 folders hold no image and are no classes: `heron`"), "{}", run.stderr);
+    assert!(run.stderr.contains("1 folder holds no image and is no class: `heron`"), "{}", run.stderr);
     let data = &run.json()["images"]["data"];
     assert_eq!((&data["files"], &data["images"]), (&16.into(), &12.into()));
     assert_eq!(data["passed_over"]["system litter"]["example"], "train/Thumbs.db");
@@ -126,7 +126,7 @@ fn settings_as_people_type_them_are_answered_with_what_would_be_right() {
     for (setting, words) in [
         ("augmentation.flip=True", ["\"True\"", "write `flip = true`"]),
         ("training.learning_rate=.1", ["\".1\"", "write `learning_rate = 0.1`"]),
-        ("training.learning_rate=nan", ["a number that is finite, not NaN", ""]),
+        ("training.learning_rate=nan", ["a number between 1e-9 and 1000.0, not NaN", ""]),
         ("training.epochs=5.0", ["not 5.0", "write `epochs = 5`"]),
         ("name=5", ["a text, not 5", "write `name = \"5\"`"]),
         ("data.mean=[0.5]", ["needs 3 values", ""]),

@@ -31,4 +31,5 @@ mod views;
 mod watching;
 mod whole_images;
 mod windows;
+mod wording;
 mod zarr;
