@@ -210,7 +210,13 @@ mod tests {
     #[test]
     fn a_classifier_in_the_place_of_the_last_is_a_node_that_no_other_knows_of() {
         let graph = |more: &str| {
-            Graph::of(&parse(&format!("[auxiliary]\nwidth = 8\n[compression]\nepochs = 5\n{more}")).unwrap(), "f")
+            Graph::of(
+                &parse(&format!(
+                    "[auxiliary]\nwidth = 8\n[augmentation]\nflip = true\n[compression]\nepochs = 5\n{more}"
+                ))
+                .unwrap(),
+                "f",
+            )
         };
         let [without, with] = ["", "[compression.classifier]\nwidth = 3\nepochs = 4\n"].map(graph);
         let [node] = &with.nodes()[without.nodes().len()..] else { panic!("one node more") };
@@ -232,7 +238,7 @@ mod tests {
         let text = |table: &str| {
             format!(
                 "[data]\nsource = \"builtin\"\nsize = 64\n[network]\narchitecture = \"vgg11\"\nwidth = 2\nhidden = 5\n\
-                 [compression]\nwidth = 1.0\n[compression.classifier]\n{table}"
+                 [auxiliary]\npadding = 1\n[compression]\nwidth = 1.0\n[compression.classifier]\n{table}"
             )
         };
         let layers = |table: &str| {
@@ -244,7 +250,7 @@ mod tests {
             layers("layers = [{ avg_pool = 1 }, \"flatten\", { linear = \"classes\" }]\n").matches("linear").count(),
             1
         );
-        assert!(layers("k = 2\npadding = 1\n").contains("conv"));
+        assert!(layers("k = 2\n").contains("conv"));
     }
 
     #[test]
