@@ -38,6 +38,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy stage 3 --from cache/stage2\n  greedy stage 3 --from cache/stage2 --to cache/wider --set auxiliary.width=64"
     )]
     Stage(StageArgs),
+    /// Make one part of a node's shards (features, decoded images), as one of many workers; or check or verify a part
+    #[command(
+        after_help = "Examples:\n  greedy stage 3 --from cache/stage2 --until trained\n  greedy shards 3 --from cache/stage2 --part 1/4      # and 2/4, 3/4, 4/4, anywhere\n  greedy stage 3 --from cache/stage2\n  greedy shards images pipelines/imagenet-vgg11.toml --check --parts 64\n\nParts may run at once, be killed and started again. docs/cluster.md has the same for Slurm, Snakemake and Kubernetes."
+    )]
+    Shards(ShardsArgs),
     /// Say of each stage whether it is current, and why not
     #[command(
         after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot\n  greedy status pipelines/demo.toml --watch"
@@ -126,12 +131,24 @@ pub(super) struct WorkArgs {
     /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster
     #[arg(long)]
     pub fast: bool,
+    /// Stop where shards come next, for `greedy shards` to make them: of a stage when it is trained, of the images when
+    /// they are begun. The same command without it makes what is missing and finishes
+    #[arg(long, value_name = "POINT")]
+    pub until: Option<Until>,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Where a node is left to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Until {
+    /// Before its first shard
+    #[value(alias = "begun")]
+    Trained,
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +177,51 @@ pub(super) struct StageArgs {
     pub pipeline: Option<PathBuf>,
     #[command(flatten)]
     pub work: WorkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").args(["part", "parts"]).required(true))]
+pub(super) struct ShardsArgs {
+    /// The node: images, stage3 (or 3)
+    pub node: String,
+    /// The pipeline's file, where it is not said with `--from` or `--to` where the node lies
+    #[arg(value_name = "PIPELINE", conflicts_with_all = ["from", "to"])]
+    pub pipeline: Option<PathBuf>,
+    /// The folder of the stage before it
+    #[arg(long, value_name = "DIR", conflicts_with = "to")]
+    pub from: Option<PathBuf>,
+    /// The folder of the node itself
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// The folder of the stages [default: `cache` in the file]
+    #[arg(long, value_name = "DIR", requires = "pipeline")]
+    pub cache: Option<PathBuf>,
+    /// The part of the work, such as 2/4
+    #[arg(long, value_name = "I/N", conflicts_with = "parts")]
+    pub part: Option<String>,
+    /// The number of parts; which of them this is says SLURM_ARRAY_TASK_ID (from 1) or JOB_COMPLETION_INDEX (from 0)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parts: Option<u32>,
+    /// Look which images are bad instead, for `data.on_bad_image = "skip"`
+    #[arg(long, conflicts_with = "verify")]
+    pub check: bool,
+    /// Hold a part of the files of a finished node against their sums instead; exit code 1 where one is wrong
+    #[arg(long)]
+    pub verify: bool,
+    /// How long to wait for what another machine has written to be seen on this one
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Override a setting, such as data.path=/local/imagenet
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// How a graph is printed.

@@ -18,6 +18,7 @@ mod predict;
 mod progress;
 mod report;
 mod run;
+mod shards;
 mod status;
 mod table;
 mod verify;
@@ -72,6 +73,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     match &cli.command {
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
+        Command::Shards(args) => shards::shards(args, &terminal, &mut output),
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Plan(args) => plan::plan(args, &terminal, &mut output),

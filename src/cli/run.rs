@@ -11,7 +11,7 @@ use crate::export::write_events;
 use crate::images::ImageSet;
 use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
 use crate::progress::Progress;
-use crate::run::{self, Look, Project, Record, StageFolder, Update, open_pipeline};
+use crate::run::{self, Look, Project, Record, StageFolder, State, Update, open_pipeline};
 use crate::text::shown;
 use candle_core::Device;
 use serde_json::{Value, json};
@@ -38,6 +38,11 @@ pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<Opene
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let Opened { mut project, cache, unplanned } = project(&args.pipeline, &args.work.set)?;
+    if args.work.until.is_some() && args.nodes.len() != 1 {
+        return Err(
+            Error::usage("`--until` goes with one node").hint("such as `greedy run PIPELINE stage3 --until trained`")
+        );
+    }
     if args.work.dry_run {
         return dry_run(&project, &args.nodes, args.work.json, output);
     }
@@ -48,6 +53,9 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     let device =
         run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
     let wanted = project.find(&args.nodes)?;
+    if args.work.until.is_some() {
+        project.scatter();
+    }
     let update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     let pipeline = project.pipeline();
     if args.work.json {
@@ -121,6 +129,9 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     }
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let wanted = project.find(&[])?;
+    if args.work.until.is_some() {
+        project.scatter();
+    }
     let mut update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     update.records.drain(..update.records.len() - 1);
     if args.work.json {
@@ -146,6 +157,9 @@ fn bring_up_to_date(
         events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
     };
     let update = project.update(wanted, device, terminal, before, write)?;
+    if let Some(record) = update.records.last().filter(|record| record.state != State::Finished) {
+        terminal.say(&format!("{}: its shards come next; `greedy shards` makes them in parts", record.title()));
+    }
     let is_new = |node: &Node| update.done.iter().any(|done| done.id == node.id);
     let old = project.nodes().filter(|look| *look.verdict == Verdict::Current && !is_new(look.node));
     for (look, found) in old.filter_map(|look| Some((look, look.found?))) {
@@ -155,7 +169,7 @@ fn bring_up_to_date(
 }
 
 /// The folder `stageN` beside another stage's.
-fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
+pub(super) fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
     let path = std::fs::canonicalize(other.path()).map_err(|e| Error::io("find", other.path(), &e))?;
     Ok(StageFolder::new(path.with_file_name(format!("stage{number}"))))
 }

@@ -21,6 +21,17 @@ const CHECKSUM: usize = 4;
 /// Offset and length of a sample that is not there.
 const ABSENT: u64 = u64::MAX;
 
+/// A shard that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSum {
+    /// Its key below the array's folder.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
+}
+
 /// Writes a shard from its first sample to its last, in bounded memory.
 pub struct ShardWriter {
     file: NewFile,

@@ -5,8 +5,9 @@ use super::folder::StageFolder;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{INDEX, is_litter};
+use crate::temporary;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file that marks a folder as a cache, so that backups leave it out (bford.info/cachedir).
 const TAG: &str = "CACHEDIR.TAG";
@@ -27,10 +28,20 @@ pub(super) fn tag(cache: &Path) -> Result<()> {
     disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
 }
 
+/// Removes what runs that were cut off have left over beside the stages.
+pub(super) fn sweep(cache: &Path) -> Result<()> {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        temporary::target(&name).is_some_and(|target| [TAG, SEEN, INDEX, CHOICE].contains(&target))
+    };
+    entries.filter(own).filter(|path| temporary::is_abandoned(path)).try_for_each(|path| disk::remove(&path))
+}
+
 /// Whether it is something that this program puts into a cache.
 fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
+    let name = temporary::target(&name).unwrap_or(&name);
     let stage = StageFolder::new(path);
     let litter = path.file_name().is_some_and(is_litter);
     litter || [TAG, SEEN, INDEX, CHOICE].contains(&name) || stage.named_number().is_some() || stage.is_stage()

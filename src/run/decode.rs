@@ -1,10 +1,11 @@
 //! The node of the images: decodes them once.
 
 use super::execute::{Work, note_array};
+use super::receipt::{Found, Receipts, bad_images, identity};
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
-use crate::images::ImageSet;
+use crate::images::{ImageSet, SplitImages};
 use crate::pipeline::{Verdict, footprint};
 use crate::room;
 use std::path::Path;
@@ -17,6 +18,9 @@ impl Work<'_> {
         let count = images.train.len() + images.val.len();
         room::require(self.folder.path(), footprint::images_on_disk(&self.pipeline.data, count))?;
         let mut record = self.prepare(verdict)?;
+        if self.scatters {
+            return Ok(());
+        }
         self.decode_images(&mut record, &images)?;
         self.finish(&mut record)
     }
@@ -29,13 +33,13 @@ impl Work<'_> {
     fn decode_images(&self, record: &mut Record, images: &ImageSet) -> Result<()> {
         let started = Instant::now();
         let splits = [(Split::Train, &images.train), (Split::Val, &images.val)];
-        // A finished stage knows what it left out: without the list every later image would move up.
-        if !record.skipped.is_empty() {
-            let mut noted = 0;
-            for (split, own) in splits {
-                noted += features::note_skipped(self.folder.path(), split, own, &record.skipped)?;
-            }
-            self.require_all_noted(noted, record.skipped.len())?;
+        let bad = self.bad_images(record, splits)?;
+        for (split, _) in splits {
+            features::note_skipped(self.folder.path(), split, bad.of(split))?;
+        }
+        let receipts = Receipts::read(self.folder, &identity(record, &bad));
+        if receipts.made_on()?.is_some() {
+            receipts.say_all(self.progress);
         }
         self.write_arrays(record, |record| {
             record.skipped.clear();
@@ -43,10 +47,10 @@ impl Work<'_> {
             let mut hindrances = features::Hindrances::default();
             for (split, own) in splits {
                 let known = (&mut hindrances, self.progress);
-                let Some(decoded) = features::decode_noting(self.folder.path(), split, own, self.pipeline, known)?
-                else {
-                    continue;
-                };
+                let place = (self.folder.path(), split);
+                let sums = receipts.sums(split);
+                let Some(decoded) = features::decode_noting(place, own, self.pipeline, &sums, known)? else { continue };
+                record.warned.extend(receipts.odd(split).into_iter().map(|(index, text)| (own.place(index), text)));
                 note_array(record, split, &decoded.written);
                 if let Some(note) = own.empty_classes(&images.classes, decoded.kept.iter().copied()) {
                     let note = format!("{note} among the {} good {} images", decoded.kept.len(), split.name());
@@ -70,6 +74,20 @@ impl Work<'_> {
         }
         record.spend("decode", started.elapsed());
         Ok(())
+    }
+
+    /// The bad images that are known before any is decoded, without whose list every later image would move up: a finished
+    /// stage knows what it left out, and else all workers together do.
+    fn bad_images(&self, record: &Record, splits: [(Split, &SplitImages); 2]) -> Result<Found> {
+        if record.skipped.is_empty() {
+            return Ok(bad_images(self.folder, record).unwrap_or_default());
+        }
+        let mut bad = Found::default();
+        for (split, own) in splits {
+            bad.add(split, features::list_skipped(own, &record.skipped));
+        }
+        self.require_all_noted(bad.count(), record.skipped.len())?;
+        Ok(bad)
     }
 
     /// Fails where images that were left out are no longer to be found.

@@ -17,6 +17,7 @@ mod pipelines;
 mod planning;
 mod program;
 mod report;
+mod shards;
 mod space;
 mod staleness;
 mod steps_of_networks;
