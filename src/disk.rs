@@ -90,8 +90,8 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.finished {
-            // Nobody reads an unfinished file, so one that cannot be removed does no harm.
-            let _ = remove(&self.temporary);
+            // Nobody reads an unfinished file, so one that cannot be removed does no harm. A full disk still removes files.
+            let _ = fs::remove_file(&self.temporary);
         }
     }
 }

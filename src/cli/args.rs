@@ -79,9 +79,10 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
-    /// Hand a network or its features on: weights, ONNX, TensorBoard, embedding projector
+    /// Hand a network or its features on (weights, ONNX, TensorBoard, embedding projector), or a pipeline to an engine for
+    /// clusters (snakemake, slurm, kubernetes)
     #[command(
-        after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
+        after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n  greedy export snakemake pipelines/demo.toml --parts 4 --to Snakefile\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
     )]
     Export(ExportArgs),
     /// Measure how fast this machine trains, extracts, decodes and reads, and whether a GPU computes what the CPU does
@@ -254,16 +255,14 @@ pub(super) struct StatusArgs {
     pub json: bool,
 }
 
+/// What time and memory of a pipeline are predicted from.
 #[derive(Debug, Args)]
-pub(super) struct PlanArgs {
+pub(super) struct PredictionArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Bytes that all features together may take, such as 2TB [default: `features.disk` in the file]
-    #[arg(long, value_name = "SIZE", value_parser = figures::size)]
-    pub disk: Option<u64>,
     /// Plan for an assumed machine, instead of measuring this one
     #[arg(long, value_name = "NAME", value_parser = figures::profile)]
     pub profile: Option<Profile>,
@@ -293,6 +292,15 @@ pub(super) struct PlanArgs {
     pub decode: Option<f64>,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub prediction: PredictionArgs,
+    /// Bytes that all features together may take, such as 2TB [default: `features.disk` in the file]
+    #[arg(long, value_name = "SIZE", value_parser = figures::size)]
+    pub disk: Option<u64>,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
@@ -463,7 +471,52 @@ pub(super) enum ExportForm {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ExportArgs {
+    #[command(subcommand)]
+    pub engine: Option<Engine>,
+    #[command(flatten)]
+    pub artifact: Option<ArtifactArgs>,
+}
+
+/// An engine that runs a pipeline on many machines.
+#[derive(Debug, Subcommand)]
+pub(super) enum Engine {
+    /// Write a pipeline as a Snakefile
+    Snakemake(Box<WorkflowArgs>),
+    /// Write a pipeline as a script of Slurm's job arrays
+    Slurm(Box<WorkflowArgs>),
+    /// Write a pipeline as indexed jobs of Kubernetes
+    Kubernetes(Box<WorkflowArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowArgs {
+    #[command(flatten)]
+    pub prediction: PredictionArgs,
+    /// Parts that the work over shards is divided into
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub parts: u16,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Cores and threads of each task, which also decide about the bits of results [default: those of the machine that is
+    /// planned for, and 8 beside a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub cores: Option<u16>,
+    /// How often a task that failed is tried again
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub retries: u16,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactArgs {
     /// The folder of the last stage of the network, or of a network that was trained as a whole; for TensorBoard also of
     /// all stages
     pub stage: PathBuf,

@@ -24,6 +24,7 @@ mod table;
 mod verify;
 mod watch;
 mod wording;
+mod workflow;
 
 use crate::error::{Error, Kind, Result};
 use args::{Cli, Command};
@@ -83,7 +84,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Report(args) => report::report(args),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
-        Command::Export(args) => export::export(args, &mut output),
+        Command::Export(args) => export::export(args, &terminal, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
             let mut script = Vec::new();
