@@ -61,7 +61,9 @@ pub struct Standing {
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { epoch, epochs, loss, train_accuracy, accuracy } = self;
-        write!(f, "epoch {epoch}/{epochs}  loss {loss:.3}  train {train_accuracy:.1} %")?;
+        write!(f, "epoch {epoch}/{epochs}  loss ")?;
+        if loss.abs() < 1e4 { write!(f, "{loss:.3}") } else { write!(f, "{loss:.1e}") }?;
+        write!(f, "  train {train_accuracy:.1} %")?;
         accuracy.map_or(Ok(()), |accuracy| write!(f, "  val {accuracy:.1} %"))
     }
 }

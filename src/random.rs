@@ -22,6 +22,10 @@ pub enum Purpose {
     Bench = 7,
     /// Values that dropout sets to zero; the counters are (part and layer of the network, stage and epoch; sample).
     Dropout = 9,
+    /// The order in which modules that are trained at once take their turns; the counters are (epoch, step).
+    Turns = 14,
+    /// Fixed weights that carry gradients back in the place of a network's own; the counters are (stage, 0).
+    Feedback = 13,
     /// The samples that a probe learns from, where it takes but some; the counters are (0, 0).
     Probe = 12,
 }

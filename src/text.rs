@@ -40,6 +40,15 @@ pub fn printable(text: &str, allowed: &[char]) -> String {
     clean
 }
 
+/// A count with its noun, such as `1 image` and `2 images`.
+pub fn counted(count: u64, noun: &str) -> String {
+    match (count, noun.strip_suffix("class")) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(_)) => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
 /// A class as people call it, shortly, with its name where that says nothing.
 pub fn class(name: &str, words: Option<&str>) -> String {
     match words.and_then(|words| words.split(',').next()) {

@@ -5,6 +5,7 @@ mod cache;
 mod comparisons;
 mod decoding;
 mod operations;
+mod probes;
 mod rates;
 mod steps;
 

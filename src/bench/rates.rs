@@ -4,6 +4,7 @@
 //! data set where they are there, on a sample of a few dozen MiB in the folder of the stages.
 
 use super::cache::{Scratch, block, write};
+use super::probes;
 use super::{Bench, decoding};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -11,7 +12,9 @@ use crate::features::{Batch, Loader, Split, View, decode, label_files, processor
 use crate::images::ImageSet;
 use crate::network::{Chain, Network, Noise, Sequence, map_type};
 use crate::ops::{cast, compute};
-use crate::pipeline::{self, Cost, Estimate, Features, Layers, Machine, Method, Parts, Recipe, Source, Stage};
+use crate::pipeline::{
+    self, Cost, Estimate, Features, Kind, Layers, Machine, Parts, Recipe, Source, Stage, Training, Whole,
+};
 use crate::progress::{Progress, Silent, Task};
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -57,14 +60,33 @@ pub fn rates(
     let Bench { least, precision, .. } = *bench;
     let bench = &Bench { least, device: bench.device.clone(), precision, only: None, progress: &quiet, report };
     let scratch = Scratch::new(nearest(folder)?.as_path())?;
+    quiet.0.say("  images");
     let sample = Sample::new(bench, pipeline, (images, classes), &scratch.0);
     let mut stages = vec![Parts { store: sample.decode(images.is_some())?, ..Parts::default() }];
     for stage in &pipeline.stages {
+        quiet.0.say(&format!("  stage {} of {}", stage.number, pipeline.stages.len()));
         let (load, parts) = sample.stage(stage)?;
         stages[stage.number - 1].load = load;
         stages.push(parts);
     }
-    let network = if pipeline.method == Method::EndToEnd { sample.network()? } else { Parts::default() };
+    if pipeline.probed().next().is_some() {
+        quiet.0.say("  probes");
+    }
+    let probes = sample.probes(&mut stages)?;
+    let network = match pipeline.whole() {
+        None => Parts::default(),
+        // All stages are trained at once, each as it would be by itself.
+        Some(Whole { kind: Kind::Decoupled, .. }) => Parts {
+            train: stages.iter().map(|parts| parts.train).sum(),
+            classify: stages.iter().map(|parts| parts.classify).sum(),
+            ..Parts::default()
+        },
+        Some(whole) => {
+            quiet.0.say("  the whole network");
+            sample.network(&whole)?
+        }
+    };
+    quiet.0.say("  the disk");
     let file = scratch.0.join("file");
     let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
     let noise: Vec<u8> = (0..FILE / 8).flat_map(|_| rng.bits().to_le_bytes()).collect();
@@ -72,7 +94,7 @@ pub fn rates(
     let read = FILE as f64 / bench.seconds(|| read_from_disk(&file))?;
     let memory = pipeline.features.memory as f64;
     let processor = processor(&bench.device);
-    Ok(Machine { name: "this machine, as measured".into(), processor, stages, network, read, write, memory })
+    Ok(Machine { name: "this machine, as measured".into(), processor, stages, network, probes, read, write, memory })
 }
 
 /// The stages whose features make a pipeline fastest here, as measured for some seconds: what `features.materialize =
@@ -163,8 +185,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let load = || input.for_each_batch(&order, stage.training.batch, view, |_| Ok(()));
         let load = per_sample(bench.seconds(load)?);
         // Blocks that are trained together are measured together.
-        let alone = self.pipeline.method == Method::Layerwise && stage.head.is_some();
-        let train = if alone { self.training(stage, (&input, &order), load)? } else { 0.0 };
+        let train = if self.pipeline.trains_apart(stage) { self.training(stage, (&input, &order), load)? } else { 0.0 };
         let [classify, frozen] = self.forward(stage)?;
         let block = block(bench, &self.pipeline, stage.number)?;
         let mut folders = Vec::new();
@@ -220,7 +241,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let block = Network::block(&stage.block, (self.pipeline.init, &mut rng, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
         let frozen = bench.seconds(frozen)? / batch as f64;
-        if stage.head.is_none() || self.pipeline.method == Method::EndToEnd {
+        if !self.pipeline.trains_apart(stage) {
             return Ok([0.0, frozen]);
         }
         let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, &bench.device))?;
@@ -229,14 +250,29 @@ impl<'a, 'b> Sample<'a, 'b> {
         Ok([bench.seconds(classify)? / batch as f64, frozen])
     }
 
+    /// The parts of each probe; and what loading the last features takes, which nothing but probes reads.
+    fn probes(&self, stages: &mut [Parts]) -> Result<Vec<Parts>> {
+        let last = self.pipeline.stages.len();
+        if self.pipeline.probed().any(|probed| probed.stage == last) {
+            let none = Chain::new(Vec::new(), &self.bench.device, DType::F32);
+            let input = Loader::open(&self.stage_folder(last), Split::Train, &self.pipeline, self.classes, none)?;
+            let order: Vec<u32> = (0..input.len() as u32).collect();
+            let load = || input.for_each_batch(&order, self.pipeline.training.batch, View::Cached(0), |_| Ok(()));
+            stages[last].load = self.bench.seconds(load)? / input.len() as f64;
+        }
+        self.pipeline.probed().map(|probed| probes::parts(self.bench, &probed, self.classes)).collect()
+    }
+
     /// Seconds an image of a training step and of a classification of the whole network, on noise that is in memory.
-    fn network(&self) -> Result<Parts> {
+    /// What comes from a file is not trained, and where it does not classify nothing of it is run.
+    fn network(&self, whole: &Whole<'_>) -> Result<Parts> {
         let (bench, pipeline) = (self.bench, &self.pipeline);
-        let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
-        let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
-        let head = head.ok_or_else(|| Error::failed("the network has no classifier"))?;
+        let Some(head) = whole.head else { return Ok(Parts::default()) };
+        let blocks: Vec<&Layers> = whole.stages.iter().map(|stage| &stage.block).collect();
         let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = Network::new(&blocks, head, self.classes, (pipeline.init, &mut rng, &bench.device))?;
+        let start = (pipeline.init, &mut rng, &bench.device);
+        let network = network.with_feedback(pipeline.feedback, self.classes, start)?;
         let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
         let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
@@ -245,8 +281,14 @@ impl<'a, 'b> Sample<'a, 'b> {
         let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &bench.device)?;
         let noise = Noise::new(0, (0, 0), &samples);
-        let sgd = &mut Sgd::new(&network.variables(), pipeline.training.momentum, pipeline.training.weight_decay)?;
-        let train = bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-9).map(drop)?))?;
+        let train = match whole.is_imported() {
+            true => 0.0,
+            false => {
+                let Training { momentum, weight_decay, .. } = pipeline.training;
+                let sgd = &mut Sgd::new(&network.variables(), momentum, weight_decay)?;
+                bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-9).map(drop)?))?
+            }
+        };
         let blocks = network.blocks.iter().map(Sequence::frozen).collect::<candle_core::Result<Vec<_>>>()?;
         let head = network.head.frozen()?;
         let classify = bench.seconds(|| {

@@ -30,7 +30,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Bring a pipeline up to date, or what some of its nodes need, then print the table of stages
     #[command(
-        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8\n  greedy run pipelines/demo.toml --events events"
+        after_help = "Examples:\n  greedy run pipelines/demo.toml\n  greedy run pipelines/demo.toml stage2\n  greedy run pipelines/paper-small/*.toml\n  greedy run pipelines/demo.toml --set training.epochs=8 --cache cache-8\n  greedy run pipelines/demo.toml --events events"
     )]
     Run(RunArgs),
     /// Train one stage from the features of the stage before it
@@ -79,6 +79,11 @@ pub(super) enum Command {
     /// Say what images show
     #[command(after_help = "Example:\n  greedy predict --from cache/stage3 cat.jpg dog.png")]
     Predict(PredictArgs),
+    /// Take a trained network from a file: each of its depths becomes a stage, to be cached, probed and trained on from
+    #[command(
+        after_help = "Examples:\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11 --blocks 8\n  greedy import net.safetensors --pipeline birds.toml --to cache/net\n\nThe file holds tensors under the names of torchvision, timm or `greedy export`. Where it classifies other classes than\nthose of the images, `--blocks N` leaves its classifier out. Images are taken as published networks want them: the\ncentre 224 x 224 of a short side of 256, unless a pipeline or `--set` says otherwise. What was done is written down as\n`pipeline.toml` in the folder of the stages; `network.weights` in a pipeline file of your own does the same.\n\nThen: `greedy stage 5 --from cache/vgg11/stage4` trains a block on what the first four give."
+    )]
+    Import(ImportArgs),
     /// Hand a network or its features on (weights, ONNX, TensorBoard, embedding projector), or a pipeline to an engine for
     /// clusters (snakemake, slurm, kubernetes)
     #[command(
@@ -96,6 +101,13 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Whether the same command, given again after it was stopped, goes on from there.
+    pub fn goes_on(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Stage(_) | Self::Import(_))
+    }
 }
 
 /// A pipeline's file and the folder of its stages.
@@ -156,7 +168,8 @@ pub(super) enum Until {
 pub(super) struct RunArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
-    /// Bring only these nodes up to date, and what they need: stage2 (or 2), images, network [default: all]
+    /// Bring only these nodes up to date, and what they need: stage2 (or 2), images, network [default: all]. Further
+    /// pipelines (names that end in .toml) are brought up to date one after the other, and compared in one table
     #[arg(value_name = "NODE")]
     pub nodes: Vec<String>,
     #[command(flatten)]
@@ -535,6 +548,29 @@ pub(super) struct ArtifactArgs {
     /// Say what would be written, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ImportArgs {
+    /// The safetensors file
+    pub weights: PathBuf,
+    /// The folder of the stages that are made
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// The network in it: alexnet, vgg11, vgg11_bn and so on to vgg19_bn, or another word of `network.architecture`
+    #[arg(long, value_name = "NAME", required_unless_present = "pipeline")]
+    pub architecture: Option<String>,
+    /// A folder of images whose features are wanted: train/CLASS/… and val/CLASS/…
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// A pipeline's file, for images in other forms, other networks, probes and all else
+    #[arg(long, value_name = "FILE")]
+    pub pipeline: Option<PathBuf>,
+    /// Take only the first blocks, without the classifier; those after them are trained
+    #[arg(long, value_name = "N")]
+    pub blocks: Option<u32>,
+    #[command(flatten)]
+    pub work: WorkArgs,
 }
 
 /// What `greedy bench` measures.

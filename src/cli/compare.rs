@@ -1,6 +1,7 @@
 //! `greedy inspect A B`.
 
 use super::output::Output;
+use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
@@ -16,9 +17,10 @@ const SHOWN_CHANNELS: usize = 16;
 pub(super) fn compare(
     stages: [(&StageFolder, &Record); 2],
     (samples, json): (usize, bool),
+    terminal: &Terminal,
     output: &mut Output,
 ) -> Result<()> {
-    let found = measure(stages, samples)?;
+    let found = measure(stages, samples, terminal)?;
     let names = stages.map(|(folder, record)| format!("{} ({})", shown(folder.path()), record.title()));
     if json {
         return output.json(&comparison_json(&names, &found));
@@ -37,6 +39,12 @@ pub(super) fn compare(
             "\nlinear CKA     {:.4} of averaged features, {:.4} of maps averaged to {a} x {a} and {b} x {b}\n",
             similarity.averaged, similarity.spatial
         ))?;
+        let channels = found.shapes.iter().map(|shape| shape.channels).max().unwrap_or(0);
+        if found.compared < 2 * channels {
+            output.line(
+                "               of few samples for so many channels it is near 1 by chance: `--samples N` takes more",
+            )?;
+        }
     }
     match &found.predictions {
         Some(predictions) => output.text(&prediction_text(predictions))?,

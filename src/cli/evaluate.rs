@@ -8,7 +8,7 @@ use super::wording;
 use crate::error::{Error, Result};
 use crate::features::Split;
 use crate::pipeline::{Average, Node};
-use crate::run::{StageFolder, TrainedNetwork, device};
+use crate::run::{StageFolder, TrainedNetwork, device, refuse_file, what_instead};
 use crate::training::Score;
 use candle_core::Device;
 use serde_json::{Value, json};
@@ -64,6 +64,7 @@ pub(super) fn network(path: &Path, together: Option<Together>, device: &Device) 
 
 /// The folder itself where it is a stage's, or the last trained stage of a cache.
 pub(super) fn last_stage(path: &Path) -> Result<StageFolder> {
+    refuse_file(path)?;
     let own = StageFolder::new(path);
     if path.join("record.json").is_file() {
         return Ok(own);
@@ -72,6 +73,6 @@ pub(super) fn last_stage(path: &Path) -> Result<StageFolder> {
     let trained = stages.take_while(|stage| stage.path().join("record.json").is_file());
     trained.filter(|stage| stage.record().is_ok_and(|record| record.figures.is_some())).last().ok_or_else(|| {
         Error::failed(format!("`{}` is neither a stage nor a cache with trained stages", path.display()))
-            .hint("name a folder such as `cache/stage3`")
+            .hint(what_instead(path, "cache/stage3"))
     })
 }

@@ -5,10 +5,11 @@ use super::output::{Output, refuse_present};
 use super::progress::Terminal;
 use super::wording;
 use super::workflow::workflow;
+use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
-use crate::pipeline::{Kind, Node};
-use crate::run::{Record, StageFolder, State};
+use crate::pipeline::Node;
+use crate::run::{Record, StageFolder, State, refuse_file, what_instead};
 use crate::text::shown;
 use std::path::Path;
 
@@ -19,12 +20,12 @@ const SAMPLES: u32 = 10_000;
 pub(super) fn export(args: &ExportArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     match (&args.engine, &args.artifact) {
         (Some(engine), _) => workflow(engine, terminal, output),
-        (None, Some(artifact)) => export_artifact(artifact, output),
+        (None, Some(artifact)) => export_artifact(artifact, terminal, output),
         (None, None) => Err(Error::usage("it is not said what to hand on")),
     }
 }
 
-fn export_artifact(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
+fn export_artifact(args: &ArtifactArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     if args.samples.is_some() && args.format != ExportForm::Projector {
         return Err(Error::usage("`--samples` goes with `--format projector` only"));
     }
@@ -32,7 +33,7 @@ fn export_artifact(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
         ExportForm::Weights => weights(args, output),
         ExportForm::Onnx => onnx(args, output),
         ExportForm::Tensorboard => tensorboard(args, output),
-        ExportForm::Projector => projector(args, output),
+        ExportForm::Projector => projector(args, terminal, output),
     }
 }
 
@@ -68,6 +69,9 @@ fn write_file(
     if args.dry_run {
         return output.line(&format!("would write {file}: {what}"));
     }
+    if let Some(folder) = args.to.parent() {
+        disk::create_folder(folder)?;
+    }
     let bytes = write(&args.to)?;
     output.line(&format!("{file}: {what}, {}", wording::bytes(bytes as u64)))
 }
@@ -87,6 +91,7 @@ fn tensorboard(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
 
 /// The stage in a folder, or all trained stages and the whole network in a cache.
 fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
+    refuse_file(path)?;
     let own = StageFolder::new(path);
     let is_stage = path.join("record.json").is_file();
     let inside = (1..).map(|number| StageFolder::in_cache(path, number));
@@ -97,19 +102,18 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     let mut nodes = Vec::new();
     for folder in folders {
         let record = folder.record()?;
-        if record.state != State::Begun && (record.kind == Kind::EndToEnd || record.stage > 0 && record.kind.is_stage())
-        {
+        if record.state != State::Begun && (record.kind.is_network() || record.stage > 0 && record.kind.is_stage()) {
             nodes.push((folder, record));
         }
     }
     if nodes.is_empty() {
         return Err(Error::failed(format!("`{}` is neither a trained stage nor a cache with some", shown(path)))
-            .hint("name a cache, such as `cache`, or a stage in it"));
+            .hint(what_instead(path, "cache` or `cache/stage3")));
     }
     Ok(nodes)
 }
 
-fn projector(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
+fn projector(args: &ArtifactArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let folder = StageFolder::new(&args.stage);
     let record = folder.record()?;
     if record.state != State::Finished {
@@ -122,7 +126,7 @@ fn projector(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
         return projector_files(&args.to)
             .try_for_each(|path| output.line(&format!("would write {}: {what}", shown(&path))));
     }
-    let done = write_projector(&folder, &record, most, &args.to)?;
+    let done = write_projector((&folder, &record), most, &args.to, terminal)?;
     done.files.iter().try_for_each(|path| output.line(&shown(path)))?;
     if let Some(why) = &done.without_images {
         output.line(&format!("without thumbnails: {why}"))?;

@@ -4,12 +4,14 @@ use super::args::InspectArgs;
 use super::compare;
 use super::output::Output;
 use super::pictures;
+use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
 use crate::features::{Reader, Split, read_labels, read_logits};
 use crate::inspect::{ArraySummary, BINS, Channel, arrays, channels, histogram, histograms, values};
 use crate::run::{Record, StageFolder, State, observe};
+use crate::text::counted;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
@@ -21,15 +23,15 @@ const SHOWN_CHANNELS: usize = 16;
 const SHOWN_VALUES: usize = 8;
 
 /// `greedy inspect STAGE`
-pub(super) fn inspect(args: &InspectArgs, output: &mut Output) -> Result<()> {
+pub(super) fn inspect(args: &InspectArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let (folder, record) = finished(&args.stage)?;
     let samples = args.samples.unwrap_or(SAMPLES);
     if let Some(other) = &args.other {
         let (other, its_record) = finished(other)?;
-        return compare::compare([(&folder, &record), (&other, &its_record)], (samples, args.json), output);
+        return compare::compare([(&folder, &record), (&other, &its_record)], (samples, args.json), terminal, output);
     }
     if let Some(to) = &args.pictures {
-        return pictures::write((&folder, &record), args, to, output);
+        return pictures::write((&folder, &record), args, to, terminal, output);
     }
     let arrays = arrays(folder.path())?;
     let mut measured = Measured { channels: Vec::new(), bins: Vec::new(), samples: 0 };
@@ -100,20 +102,21 @@ fn provenance(record: &Record) -> String {
     let output = record.output.as_deref().unwrap_or("not finished");
     let made = &record.made_on;
     let mut text = format!(
-        "{} of pipeline `{}`\nkey        {:.12}\noutput     {output:.12}\n{parent}made on    {}, {} threads, greedy {}\n",
+        "{} of pipeline `{}`\nkey        {:.12}\noutput     {output:.12}\n{parent}made on    {}, {}, greedy {}\n",
         record.title(),
         record.pipeline,
         record.key,
         made.device,
-        made.threads,
+        counted(made.threads as u64, "thread"),
         made.version
     );
     if let Some(figures) = &record.figures {
-        let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(Some(figures.top5)));
+        let (own, top5) = (wording::percent(Some(figures.accuracy)), wording::percent(record.top5()));
         text += &format!("accuracy   {own}, top-5 {top5}, ensemble {}\n", wording::percent(figures.ensemble_accuracy));
     }
+    let width = record.measures.keys().map(String::len).max().unwrap_or(0).max(10);
     for (name, value) in &record.measures {
-        text += &format!("{name:<10} {value:.4}\n");
+        text += &format!("{name:<width$} {value:.4}\n");
     }
     text += "depends on\n";
     for (name, value) in record.manifest().entries() {

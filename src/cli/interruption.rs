@@ -19,9 +19,13 @@ pub(super) const EXIT_CODE: u8 = 130;
 /// anywhere, as in the midst of a large batch or of a slow disk's answer, costs no more than what was at hand.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
+/// Whether the command that runs goes on where it was stopped.
+static GOES_ON: AtomicBool = AtomicBool::new(false);
+
 /// Listens from now on. The flag is set by the first signal; the second one ends the program at once, and so does the
-/// first after a while.
-pub(super) fn listen() -> Result<Arc<AtomicBool>> {
+/// first after a while. `goes_on` says whether the same command then goes on from there.
+pub(super) fn listen(goes_on: bool) -> Result<Arc<AtomicBool>> {
+    GOES_ON.store(goes_on, Ordering::SeqCst);
     let fault = |e| Error::failed(format!("cannot listen for Ctrl-C: {e}"));
     let stop = Arc::new(AtomicBool::new(false));
     let wanted = [SIGINT, SIGTERM].into_iter().chain((!hangup_is_ignored()).then_some(SIGHUP));
@@ -53,14 +57,19 @@ fn hangup_is_ignored() -> bool {
 }
 
 fn end() -> ! {
-    say_how_to_go_on();
+    say_interrupted();
     low_level::exit(EXIT_CODE.into())
 }
 
-/// Says, once, that the work was stopped, and the command that goes on with it.
-pub(super) fn say_how_to_go_on() {
+/// Says, once, that the work was stopped, and the command that goes on with it if there is one.
+pub(super) fn say_interrupted() {
     static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::SeqCst) {
+    if SAID.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    if !GOES_ON.load(Ordering::SeqCst) {
+        complain("interrupted");
+    } else {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&shown_name(&word))).collect();
         complain(&format!("interrupted; the same command goes on from here:\n  {}", words.join(" ")));
     }

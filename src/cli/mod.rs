@@ -8,16 +8,19 @@ mod compare;
 mod evaluate;
 mod export;
 mod figures;
+mod import;
 mod inspect;
 mod interruption;
 mod output;
 mod pictures;
 mod plan;
+mod plan_leaves;
 mod plan_table;
 mod predict;
 mod progress;
 mod report;
 mod run;
+mod several;
 mod shards;
 mod status;
 mod table;
@@ -69,7 +72,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
         pool.build_global().map_err(|e| Error::failed(format!("cannot start {threads} threads: {e}")))?;
     }
-    let terminal = Terminal::new(cli.quiet, started)?;
+    let terminal = Terminal::new(cli.quiet, started, cli.command.goes_on())?;
     let mut output = Output::new();
     match &cli.command {
         Command::Run(args) => run::run(args, &terminal, &mut output),
@@ -78,12 +81,13 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Plan(args) => plan::plan(args, &terminal, &mut output),
-        Command::Inspect(args) => inspect::inspect(args, &mut output),
+        Command::Inspect(args) => inspect::inspect(args, &terminal, &mut output),
         Command::Verify(args) => verify::verify(args, &terminal, &mut output),
         Command::Clean(args) => clean::clean(args, &mut output),
         Command::Report(args) => report::report(args),
         Command::Evaluate(args) => evaluate::evaluate(args, &terminal, &mut output),
         Command::Predict(args) => predict::predict(args, &terminal, &mut output),
+        Command::Import(args) => import::import(args, &terminal, &mut output),
         Command::Export(args) => export::export(args, &terminal, &mut output),
         Command::Bench(args) => bench::bench(args, &terminal, &mut output),
         Command::Completions { shell } => {
@@ -97,7 +101,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
 fn complain_of(error: &Error) -> ExitCode {
     match error.kind() {
         Kind::Interrupted => {
-            interruption::say_how_to_go_on();
+            interruption::say_interrupted();
             return ExitCode::from(interruption::EXIT_CODE);
         }
         Kind::Usage | Kind::Failed => complain(&format!("error: {error}")),

@@ -2,6 +2,7 @@
 
 use super::args::InspectArgs;
 use super::output::Output;
+use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::Result;
@@ -16,10 +17,11 @@ pub(super) fn write(
     (folder, record): (&StageFolder, &Record),
     args: &InspectArgs,
     to: &Path,
+    terminal: &Terminal,
     output: &mut Output,
 ) -> Result<()> {
     let query = args.image.clone().map_or(Query::Sample(args.sample), Query::Image);
-    let made = pictures(folder, record, (&query, args.samples.unwrap_or(usize::MAX)), (to, args.force))?;
+    let made = pictures(folder, record, (&query, args.samples.unwrap_or(usize::MAX)), (to, args.force), terminal)?;
     let class = |label: u32| record.classes.get(label as usize).map(String::as_str).unwrap_or_default();
     if args.json {
         let file = |(path, what): &(std::path::PathBuf, &str)| json!({ "file": shown(path), "shows": what });

@@ -8,7 +8,7 @@ use super::run::{Opened, project};
 use crate::bench::{self, Bench};
 use crate::error::{Error, Result};
 use crate::images::ImageSet;
-use crate::pipeline::{self, Costs, Estimate, Figures, Kind, Machine, Recipe, Verdict, footprint};
+use crate::pipeline::{self, Costs, Estimate, Figures, Machine, Node, Recipe, Verdict, footprint};
 use crate::progress::Progress;
 use crate::run::{self, Project, Record};
 use candle_core::DType;
@@ -23,7 +23,7 @@ const CLASSES: usize = 1000;
 /// `greedy plan PIPELINE`
 pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let Prediction { opened, data, costs, machine } = Prediction::of(&args.prediction, terminal)?;
-    let Opened { project, cache, unplanned } = opened;
+    let Opened { project, cache, unplanned, .. } = opened;
     let pipeline = project.pipeline();
     let records = records(&project);
     let estimate = Estimate { pipeline, machine: &machine, images: data.images, compression: compression(&records) };
@@ -35,9 +35,16 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let chosen = pipeline::choose(&estimate, disk);
     let follows = args.disk.is_some() || unplanned;
     let cached = if follows { chosen.clone() } else { pipeline.features.cached.clone() };
-    let network = project.nodes().find(|look| look.node.kind == Kind::EndToEnd && *look.verdict == Verdict::Current);
+    let network = project.nodes().find(|look| look.node.kind.is_network() && *look.verdict == Verdict::Current);
     let network = network.and_then(|look| look.found).map(|found| &found.record);
-    let plan = Plan { estimate, costs: &costs, records: &records, network, disk, chosen, cached };
+    let leaf = |id: &str| {
+        let look = project.nodes().find(|look| look.node.id == id && *look.verdict == Verdict::Current)?;
+        look.found.map(|found| &found.record)
+    };
+    let probes = pipeline.probed().map(|probed| leaf(&probed.probe.id(probed.stage))).collect();
+    let (ensemble, classes) = (leaf(Node::ENSEMBLE), data.classes);
+    let plan =
+        Plan { ensemble, probes, classes, estimate, costs: &costs, records: &records, network, disk, chosen, cached };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
 }
 
@@ -70,6 +77,11 @@ impl Prediction {
         };
         machine.set(&figures, pipeline, &costs);
         Ok(Self { opened, data, costs, machine })
+    }
+
+    /// Classes that are told apart.
+    pub fn classes(&self) -> usize {
+        self.data.classes
     }
 
     /// The pipeline on the machine.

@@ -13,8 +13,14 @@ pub(super) struct Plan<'a> {
     pub costs: &'a Costs,
     /// Of the stages that are there as the pipeline would make them; the images first.
     pub records: &'a [Option<&'a Record>],
-    /// Of the network that was trained as a whole, if it is there.
+    /// Of the network of which stages are taken, if it is there.
     pub network: Option<&'a Record>,
+    /// Of the ensemble, if it is there.
+    pub ensemble: Option<&'a Record>,
+    /// Of each probe, in the order of the graph.
+    pub probes: Vec<Option<&'a Record>>,
+    /// Classes that are told apart.
+    pub classes: usize,
     /// Bytes that features may take.
     pub disk: Option<u64>,
     /// The stages whose features make it fastest.
@@ -85,101 +91,112 @@ impl Plan<'_> {
         let (name, machine) = (&pipeline.name, &machine.name);
         let heading = format!("{name}, predicted for {machine}\n{train} training and {val} validation images\n\n");
         let choice = format!("features.materialize = {:?}\n", self.chosen);
-        [heading, self.stages(), "\n".into(), self.totals(), "\n".into(), self.decisions(), "\n".into(), choice]
-            .concat()
+        let leaves = self.leaves();
+        let leaves = if leaves.is_empty() { leaves } else { format!("\n{leaves}") };
+        let line = || "\n".to_string();
+        let stages = [self.sizes(), line(), self.times(), leaves, line(), self.taken()].concat();
+        [heading, stages, self.totals(), line(), self.decisions(), line(), choice].concat()
     }
 
-    fn stages(&self) -> String {
-        let done = self.records.iter().any(Option::is_some);
-        let mut headings = vec![
-            "stage",
-            "output",
-            "parameters",
-            "forward",
-            "step",
-            "an image",
-            "cached",
-            "epoch read",
-            "recomputed",
-            "fed by",
-            "limit",
-            "in all",
-            "host",
-            "device",
-        ];
-        if done {
-            headings.extend(["train", "actual", "features", "actual"]);
-        }
-        let mut table = Table::new(&headings);
-        let beside = |predicted: f64, actual: Option<f64>| {
-            let actual = actual.map_or("-".into(), seconds);
-            [if predicted > 0.0 { seconds(predicted) } else { "-".into() }, actual]
-        };
-        let data = &self.estimate.pipeline.data;
+    /// What there is: shapes, parameters, multiplications and bytes.
+    fn sizes(&self) -> String {
+        let Estimate { pipeline, .. } = self.estimate;
+        let mut table = Table::new(&["stage", "output", "parameters", "forward", "step", "an image", "cached"]);
+        let data = &pipeline.data;
         let mut cells = vec!["images".into(), say(Shape { channels: data.channels, size: data.size })];
-        cells.extend(["-"; 3].map(String::from));
+        cells.extend([NONE; 3].map(String::from));
         cells.extend([bytes(self.estimate.sample_bytes(0) as u64), bytes(self.estimate.bytes(0))]);
-        cells.extend(["-"; 3].map(String::from));
-        let decoding = self.estimate.decoding();
-        cells.extend([word(decoding.limit).into(), seconds(decoding.seconds), "-".into(), "-".into()]);
-        if done {
-            cells.extend(["-".into(), "-".into()]);
-            cells.extend(beside(decoding.seconds, self.actual(0, "decode")));
-        }
         table.row(cells);
         if let Some(cost) = &self.costs.network {
-            table.row(self.network_cells(cost, done));
+            let step = if pipeline.pretrained.is_none() { magnitude(cost.training) } else { NONE.into() };
+            let mut cells = vec!["network".into(), NONE.into(), magnitude(cost.parameters() as f64)];
+            cells.extend([magnitude(cost.classify), step, NONE.into(), NONE.into()]);
+            table.row(cells);
         }
         for row in self.rows() {
-            let number = row.number;
-            let (size, cached) = (self.estimate.bytes(number), self.cached.contains(&number));
-            let mut cells = vec![
-                number.to_string(),
+            let (size, cached) = (self.estimate.bytes(row.number), self.cached.contains(&row.number));
+            table.row([
+                row.number.to_string(),
                 say(row.output),
                 magnitude(row.cost.parameters() as f64),
                 magnitude(row.cost.forward),
-                if self.costs.network.is_some() { "-".into() } else { magnitude(row.cost.training) },
-                bytes(self.estimate.sample_bytes(number) as u64),
+                if self.is_alone(row.number) { magnitude(row.cost.training) } else { NONE.into() },
+                bytes(self.estimate.sample_bytes(row.number) as u64),
                 if cached { bytes(size) } else { format!("({})", bytes(size)) },
-            ];
-            let fed = if row.from == 0 { "images".into() } else { row.from.to_string() };
-            if self.costs.network.is_some() {
-                cells.extend(["-".into(), "-".into(), fed, "-".into(), seconds(row.features)]);
-            } else {
-                cells.extend([seconds(row.read.seconds), seconds(row.recomputed.seconds), fed]);
-                cells.push(word(row.epoch.limit).into());
-                cells.push(seconds(row.train + row.evaluation + row.features));
-            }
-            cells.extend(said(row.memory));
-            if done {
-                let [train, features] = self.as_done(number);
-                let trained = self.costs.network.is_none();
-                cells.extend(beside(
-                    if trained { train } else { 0.0 },
-                    self.actual(number, "train").filter(|_| trained),
-                ));
-                cells.extend(beside(features, self.actual(number, "features")));
-            }
-            table.row(cells);
+            ]);
         }
         table.text()
     }
 
-    /// The row of a network that is trained as a whole.
-    fn network_cells(&self, cost: &Cost, done: bool) -> Vec<String> {
-        let estimate = &self.estimate;
-        let (epoch, all) = (estimate.epoch_of_network(), estimate.training_of_network());
-        let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
-        let mut cells = vec!["network".into(), "-".into(), magnitude(cost.parameters() as f64)];
-        cells.extend([magnitude(cost.classify), magnitude(cost.training), "-".into(), "-".into()]);
-        cells.extend([seconds(epoch.seconds), "-".into(), "images".into(), word(epoch.limit).into(), seconds(all)]);
-        cells.extend(said(memory));
-        if done {
-            let epochs = epoch.seconds * estimate.pipeline.training.epochs as f64;
-            let took = self.network.and_then(|record| record.seconds.get("train").copied());
-            cells.extend([seconds(epochs), took.map_or("-".into(), seconds), "-".into(), "-".into()]);
+    /// What it takes: seconds, what limits them, and memory.
+    fn times(&self) -> String {
+        let mut headings = vec!["stage", "fed by", "epoch read", "recomputed", "limit", "in all", "host"];
+        let on_device = self.rows().any(|row| row.memory.device > 0.0);
+        headings.extend(on_device.then_some("device"));
+        let mut table = Table::new(&headings);
+        let mut add = |cells: [String; 6], memory: [String; 2]| {
+            table.row(cells.into_iter().chain(memory.into_iter().take(1 + usize::from(on_device))));
+        };
+        let decoding = self.estimate.decoding();
+        let (limit, all) = (word(decoding.limit), seconds(decoding.seconds));
+        add(["images", NONE, NONE, NONE, limit, &all].map(String::from), [NONE; 2].map(String::from));
+        if let Some(cost) = &self.costs.network {
+            let estimate = &self.estimate;
+            let epoch = estimate.epoch_of_network();
+            let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
+            let said_if = |text: String| if estimate.pipeline.pretrained.is_none() { text } else { NONE.into() };
+            let (epoch, limit) = (said_if(seconds(epoch.seconds)), said_if(word(epoch.limit).into()));
+            let all = seconds(estimate.network());
+            add(["network", "images", &epoch, NONE, &limit, &all].map(String::from), said(memory));
         }
-        cells
+        for row in self.rows() {
+            let fed = if row.from == 0 { "images".into() } else { row.from.to_string() };
+            let (read, recomputed) = (seconds(row.read.seconds), seconds(row.recomputed.seconds));
+            let (cells, all) = match self.is_alone(row.number) {
+                true => ([read, recomputed, word(row.epoch.limit).into()], row.train + row.evaluation + row.features),
+                false => ([NONE; 3].map(String::from), row.features),
+            };
+            let [read, recomputed, limit] = cells;
+            add([row.number.to_string(), fed, read, recomputed, limit, seconds(all)], said(row.memory));
+        }
+        table.text()
+    }
+
+    /// What was predicted of nodes that are there as the pipeline would make them, beside what they took; nothing where there
+    /// are none.
+    fn taken(&self) -> String {
+        if self.network.is_none() && self.records.iter().all(Option::is_none) {
+            return String::new();
+        }
+        let mut table = Table::new(&["stage", "training", "it took", "features", "they took"]);
+        let beside = |predicted: f64, actual: Option<f64>| {
+            let predicted = if predicted > 0.0 { seconds(predicted) } else { NONE.into() };
+            [predicted, actual.map_or(NONE.into(), seconds)]
+        };
+        let decoding = beside(self.estimate.decoding().seconds, self.actual(0, "decode"));
+        let images = ["images", NONE, NONE].map(String::from);
+        table.row(images.into_iter().chain(decoding));
+        if self.costs.network.is_some() {
+            let estimate = &self.estimate;
+            let epochs = estimate.epoch_of_network().seconds * estimate.pipeline.training.epochs as f64;
+            let trained = estimate.pipeline.pretrained.is_none();
+            let took = self.network.and_then(|record| record.seconds.get("train").copied());
+            let cells = beside(if trained { epochs } else { 0.0 }, took);
+            table.row(std::iter::once("network".into()).chain(cells).chain([NONE; 2].map(String::from)));
+        }
+        for number in 1..=self.costs.stages.len() {
+            let [train, features] = self.as_done(number);
+            let alone = self.is_alone(number);
+            let trained = beside(if alone { train } else { 0.0 }, self.actual(number, "train").filter(|_| alone));
+            let written = beside(features, self.actual(number, "features"));
+            table.row(std::iter::once(number.to_string()).chain(trained).chain(written));
+        }
+        format!("{}\n", table.text())
+    }
+
+    fn is_alone(&self, number: usize) -> bool {
+        let pipeline = self.estimate.pipeline;
+        pipeline.trains_alone(&pipeline.stages[number - 1])
     }
 
     /// Choices beside each other: name, stages.
@@ -229,6 +246,7 @@ impl Plan<'_> {
         for (stage, cached, more, fits) in self.others() {
             let verb = if cached { "cached" } else { "recomputed" };
             let more = match (more >= 0.0, fits) {
+                _ if more.abs() < 0.05 => "the same".into(),
                 (true, _) => format!("{} more", seconds(more)),
                 (false, true) => format!("{} less", seconds(-more)),
                 (false, false) => format!("{} less, but no room", seconds(-more)),
@@ -261,6 +279,7 @@ impl Plan<'_> {
             },
             "network": self.costs.network.map(|cost| self.network_json(&cost)),
             "stages": self.rows().map(|row| self.row_json(&row)).collect::<Vec<_>>(),
+            "measured": self.leaf_rows().iter().map(|row| row.json()).collect::<Vec<_>>(),
             "choices": choices.collect::<Vec<_>>(),
             "decisions": decisions.collect::<Vec<_>>(),
             "disk": self.disk,
@@ -273,10 +292,11 @@ impl Plan<'_> {
         let memory = Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor));
         json!({
             "parameters": cost.parameters(),
+            "feedback_values": cost.feedback_values,
             "forward_flops": cost.classify,
             "step_flops": cost.training,
             "epoch_seconds": estimate.epoch_of_network().seconds,
-            "seconds": estimate.training_of_network(),
+            "seconds": estimate.network(),
             "actual_seconds": self.network.map(|record| &record.seconds),
             "host_bytes": memory.host,
             "device_bytes": memory.device,
@@ -313,12 +333,15 @@ impl Plan<'_> {
     }
 }
 
+/// What stands where there is nothing to say.
+const NONE: &str = "-";
+
 fn say(shape: Shape) -> String {
     format!("{} x {} x {}", shape.channels, shape.size, shape.size)
 }
 
 /// Memory of the host, and of the device where it has its own.
-fn said(memory: Memory) -> [String; 2] {
+pub(super) fn said(memory: Memory) -> [String; 2] {
     let device = if memory.device > 0.0 { bytes(memory.device as u64) } else { "-".into() };
     [bytes(memory.host as u64), device]
 }

@@ -5,7 +5,7 @@ use super::output::complain;
 use super::wording;
 use crate::error::Result;
 use crate::progress::{Progress, Silent, Task};
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// How often a plain line is printed while a task runs.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// A bar and what stands beside it; what does not fit the terminal is cut off at the end.
-const BAR: &str = "  {prefix:<14} [{bar:12}] {done}  {rate}  {eta} left  {wide_msg}";
+const BAR: &str = "  {prefix} [{bar:12}] {wide_msg}";
 
 /// Speaks to the user on the standard error stream.
 pub(super) struct Terminal {
@@ -34,15 +34,16 @@ enum Style {
 }
 
 impl Terminal {
-    /// Chooses how to speak, and listens for the user's wish to stop.
-    pub fn new(quiet: bool, started: Instant) -> Result<Self> {
+    /// Chooses how to speak, and listens for the user's wish to stop a command, which may be one that goes on when it is
+    /// given again.
+    pub fn new(quiet: bool, started: Instant, goes_on: bool) -> Result<Self> {
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let style = match (quiet, std::io::stderr().is_terminal() && !dumb) {
             (true, _) => Style::Nothing,
             (false, true) => Style::Bars,
             (false, false) => Style::Lines,
         };
-        Ok(Self { style, stop: interruption::listen()?, started, bar: Mutex::new(None) })
+        Ok(Self { style, stop: interruption::listen(goes_on)?, started, bar: Mutex::new(None) })
     }
 }
 
@@ -88,7 +89,7 @@ impl Terminal {
         if self.style == Style::Nothing {
             return Box::new(Silent);
         }
-        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total, unit));
+        let bar = (self.style == Style::Bars).then(|| draw_bar(name, total));
         *locked(&self.bar) = bar.clone();
         Box::new(Shown { name: name.into(), bar, count: Mutex::new(Count::new(total, unit)) })
     }
@@ -120,16 +121,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn draw_bar(name: &str, total: u64, unit: Unit) -> ProgressBar {
+fn draw_bar(name: &str, total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-    // A writer that refuses is indicatif's to report.
-    let rate = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = out.write_str(&unit.rate(state.per_sec()));
-    };
-    let done = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = write!(out, "{}/{}", unit.count(state.pos()), unit.count(total));
-    };
-    let style = style.with_key("rate", rate).with_key("done", done);
     let bar = ProgressBar::new(total).with_style(style.progress_chars("=> ")).with_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
@@ -165,15 +158,37 @@ impl Count {
         if self.skipped == self.total {
             return format!("  {name}: {total}, already there");
         }
-        let elapsed = self.started.elapsed().as_secs_f64();
-        let rate = (self.done - self.skipped) as f64 / elapsed.max(1e-9);
-        let time = match self.total.saturating_sub(self.done) {
-            0 => format!(", took {}", wording::seconds(elapsed)),
-            left if rate > 0.0 => format!(", {} left", wording::seconds(left as f64 / rate)),
-            _ => String::new(),
+        let time = match self.left() {
+            _ if self.done >= self.total => format!(", took {}", wording::seconds(self.elapsed())),
+            Some(left) => format!(", {} left", wording::seconds(left)),
+            None => String::new(),
         };
         let text = if self.text.is_empty() { String::new() } else { format!(", {}", self.text) };
-        format!("  {name}: {}/{total}, {}{time}{text}", unit.count(self.done), unit.rate(rate))
+        format!("  {name}: {}/{total}, {}{time}{text}", unit.count(self.done), unit.rate(self.rate()))
+    }
+
+    /// What stands beside the bar, most important first.
+    fn beside_bar(&self) -> String {
+        let left = self.left().map(|left| format!("{} left", wording::seconds(left)));
+        let done = format!("{}/{}", self.unit.count(self.done), self.unit.count(self.total));
+        let text = Some(self.text.clone()).filter(|text| !text.is_empty());
+        let parts = [text, left, Some(self.unit.rate(self.rate())), Some(done)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+    }
+
+    fn elapsed(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// How many this run has done in a second.
+    fn rate(&self) -> f64 {
+        (self.done - self.skipped) as f64 / self.elapsed().max(1e-9)
+    }
+
+    /// Seconds until the task is done, once there is a rate.
+    fn left(&self) -> Option<f64> {
+        let rate = self.rate();
+        (rate > 0.0).then(|| self.total.saturating_sub(self.done) as f64 / rate)
     }
 }
 
@@ -182,7 +197,10 @@ impl Task for Shown {
         let mut count = locked(&self.count);
         count.done += images;
         match &self.bar {
-            Some(bar) => bar.inc(images),
+            Some(bar) => {
+                bar.set_position(count.done);
+                bar.set_message(count.beside_bar());
+            }
             None if count.printed.elapsed() > LINE_EVERY => {
                 complain(&count.line(&self.name));
                 count.printed = Instant::now();
@@ -196,15 +214,15 @@ impl Task for Shown {
         count.done += images;
         count.skipped += images;
         if let Some(bar) = &self.bar {
-            bar.inc(images);
-            bar.reset_eta();
+            bar.set_position(count.done);
         }
     }
 
     fn tell(&self, text: &str) {
-        locked(&self.count).text = text.into();
+        let mut count = locked(&self.count);
+        count.text = text.into();
         if let Some(bar) = &self.bar {
-            bar.set_message(text.to_string());
+            bar.set_message(count.beside_bar());
         }
     }
 }
@@ -215,5 +233,24 @@ impl Drop for Shown {
             bar.finish_and_clear();
         }
         complain(&locked(&self.count).line(&self.name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_run_did_is_no_part_of_the_rate() {
+        let mut count = Count::new(1000, Unit::Images);
+        (count.done, count.skipped) = (900, 900);
+        assert_eq!(count.left(), None);
+        assert_eq!(count.beside_bar(), "0 images/s  900/1000");
+        count.started = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        count.done += 50;
+        count.text = "loss 0.5".into();
+        assert!((count.rate() - 5.0).abs() < 0.1 && (count.left().unwrap() - 10.0).abs() < 0.2);
+        assert!(count.beside_bar().starts_with("loss 0.5  "), "{}", count.beside_bar());
+        assert!(count.beside_bar().ends_with(" left  5 images/s  950/1000"), "{}", count.beside_bar());
     }
 }

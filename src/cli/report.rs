@@ -27,6 +27,9 @@ pub(super) fn report(args: &ReportArgs) -> Result<()> {
         complain(&format!("would write {bytes} to `{place}`"));
         return Ok(());
     }
+    if let Some(folder) = args.to.parent() {
+        disk::create_folder(folder)?;
+    }
     disk::write(&args.to, page.as_bytes())?;
     complain(&format!("wrote {bytes} to `{place}`"));
     Ok(())

@@ -1,18 +1,19 @@
 //! `greedy run` and `greedy stage`.
 
-use super::args::{PipelineArgs, RunArgs, StageArgs};
+use super::args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
 use super::output::Output;
 use super::progress::Terminal;
+use super::several;
 use super::table::Table;
 use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
 use crate::export::write_events;
 use crate::images::ImageSet;
-use crate::pipeline::{Graph, Kind, Method, Node, Recipe, Verdict};
+use crate::pipeline::{Graph, Kind, Node, Recipe, Verdict};
 use crate::progress::Progress;
 use crate::run::{self, Look, Project, Record, StageFolder, State, Update, open_pipeline};
-use crate::text::shown;
+use crate::text::{counted, shown};
 use candle_core::Device;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub(super) struct Opened {
     pub cache: PathBuf,
     /// Whether it has still to be planned which features are cached.
     pub unplanned: bool,
+    /// Whether every image file is looked at.
+    pub look_again: bool,
 }
 
 /// Reads the pipeline and looks at its nodes.
@@ -32,48 +35,39 @@ pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<Opene
     let cache = args.cache.clone().unwrap_or_else(|| PathBuf::from(&settings.as_written().cache));
     let unplanned = settings.leaves_plan_open() && run::recall_choice(&cache, &settings).is_none();
     let project = Project::open(run::resolve(settings, &cache), &cache, args.look_again);
-    Ok(Opened { project, cache, unplanned })
+    Ok(Opened { project, cache, unplanned, look_again: args.look_again })
 }
 
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let Opened { mut project, cache, unplanned } = project(&args.pipeline, &args.work.set)?;
-    if args.work.until.is_some() && args.nodes.len() != 1 {
+    if args.nodes.iter().any(|name| several::is_pipeline(name)) {
+        return several::run(args, terminal, output);
+    }
+    bring(project(&args.pipeline, &args.work.set)?, &args.nodes, &args.work, terminal, output)
+}
+
+/// Brings an opened pipeline up to date, or what some of its nodes need, and prints its table.
+pub(super) fn bring(
+    opened: Opened,
+    nodes: &[String],
+    work: &WorkArgs,
+    terminal: &Terminal,
+    output: &mut Output,
+) -> Result<()> {
+    if work.until.is_some() && nodes.len() != 1 {
         return Err(
             Error::usage("`--until` goes with one node").hint("such as `greedy run PIPELINE stage3 --until trained`")
         );
     }
-    if args.work.dry_run {
-        return dry_run(&project, &args.nodes, args.work.json, output);
+    if work.dry_run {
+        return dry_run(&opened.project, nodes, work.json, output);
     }
-    if unplanned {
-        project = planned(&project, &cache, args, terminal)?;
-    }
-    // Where nothing is to be computed, no device has to be woken.
-    let device =
-        run::device(if project.is_current() { "cpu" } else { &args.work.device.device }, args.work.fast, terminal)?;
-    let wanted = project.find(&args.nodes)?;
-    if args.work.until.is_some() {
-        project.scatter();
-    }
-    let update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
+    let cache = opened.cache.clone();
+    let (project, update) = work_on(opened, nodes, work, terminal)?;
     let pipeline = project.pipeline();
-    if args.work.json {
+    if work.json {
         list_odd(&update, terminal);
-        let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
-            update.records.iter().filter(wanted).map(stage_json).collect()
-        };
-        return output.json(&json!({
-            "pipeline": pipeline.name,
-            "cache": shown(&cache),
-            "done": done_json(&update),
-            "elapsed_seconds": terminal.elapsed().as_secs_f64(),
-            "images": update.records.iter().find(|record| record.kind == Kind::Images).map(stage_json),
-            "network": update.records.iter().find(|record| record.kind == Kind::EndToEnd).map(stage_json),
-            "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
-            "ensemble": update.records.iter().find(|record| record.kind == Kind::Ensemble).map(stage_json),
-            "probes": of(&|record| record.kind == Kind::Probe),
-        }));
+        return output.json(&update_json(pipeline, &cache, &update, terminal));
     }
     if update.done.is_empty() {
         let (stages, time) = (update.records.len(), 1e3 * terminal.elapsed().as_secs_f64());
@@ -88,13 +82,53 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
     Ok(())
 }
 
+/// Brings an opened pipeline up to date, or what some of its nodes need.
+pub(super) fn work_on(
+    opened: Opened,
+    nodes: &[String],
+    work: &WorkArgs,
+    terminal: &Terminal,
+) -> Result<(Project, Update)> {
+    run::check_device(&work.device.device)?;
+    let mut project = if opened.unplanned { planned(&opened, work, terminal)? } else { opened.project };
+    // Where nothing is to be computed, no device has to be woken.
+    let device = run::device(if project.is_current() { "cpu" } else { &work.device.device }, work.fast, terminal)?;
+    let wanted = project.find(nodes)?;
+    if work.until.is_some() {
+        project.scatter();
+    }
+    let update = bring_up_to_date(&mut project, (&wanted, &device), work.events.as_deref(), terminal)?;
+    Ok((project, update))
+}
+
+/// What `--json` says of a pipeline that is up to date.
+pub(super) fn update_json(pipeline: &Recipe, cache: &Path, update: &Update, terminal: &Terminal) -> Value {
+    let of = |wanted: &dyn Fn(&&Record) -> bool| -> Vec<Value> {
+        update.records.iter().filter(wanted).map(stage_json).collect()
+    };
+    let one = |wanted: &dyn Fn(&&Record) -> bool| update.records.iter().find(wanted).map(stage_json);
+    json!({
+        "pipeline": pipeline.name,
+        "cache": shown(cache),
+        "done": done_json(update),
+        "elapsed_seconds": terminal.elapsed().as_secs_f64(),
+        "images": one(&|record| record.kind == Kind::Images),
+        "network": one(&|record| record.kind.is_network()),
+        "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
+        "not_pruned": of(&|record| record.kind == Kind::Wide),
+        "ensemble": one(&|record| record.kind == Kind::Ensemble),
+        "probes": of(&|record| record.kind == Kind::Probe),
+    })
+}
+
 /// The same with what this machine is measured to do best with: which features are written is decided once for a cache.
-fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal) -> Result<Project> {
-    project.check()?;
-    let mut pipeline = project.pipeline().clone();
+fn planned(opened: &Opened, work: &WorkArgs, terminal: &Terminal) -> Result<Project> {
+    let cache = &opened.cache;
+    opened.project.check()?;
+    let mut pipeline = opened.project.pipeline().clone();
     let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
     let size = ([images.train.len(), images.val.len()], images.classes.len());
-    let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
+    let device = run::device(&work.device.device, work.fast, terminal)?;
     terminal.say("measuring which features are worth keeping on this machine");
     let stages = bench::worth_keeping(&pipeline, size, cache, &device, terminal)?;
     let cached = run::remember_choice(cache, &pipeline, stages)?;
@@ -103,19 +137,27 @@ fn planned(project: &Project, cache: &Path, args: &RunArgs, terminal: &Terminal)
         "features of stages {cached:?} are cached (`{}` remembers it)",
         cache.join("plan.json").display()
     ));
-    Ok(Project::open(pipeline, cache, args.pipeline.look_again))
+    Ok(Project::open(pipeline, cache, opened.look_again))
 }
 
 /// `greedy stage N --from DIR`
 pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let from = StageFolder::new(&args.from);
+    let before = StageFolder::in_cache(&args.from, args.number.saturating_sub(1));
+    let is_stage = |folder: &StageFolder| folder.path().join("record.json").is_file();
+    if !is_stage(&from) && is_stage(&before) {
+        let (number, before) = (args.number, shown(before.path()));
+        return Err(Error::usage(format!("`{}` is the folder of all stages, not of one", shown(&args.from)))
+            .hint(format!("`greedy stage {number} --from {before}`")));
+    }
     let settings = match &args.pipeline {
         Some(file) => open_pipeline(file, &args.work.set)?,
         None => {
             // A stage by itself is trained by itself, also on features of a network that was trained as a whole.
-            let layerwise = format!("training.method={}", Method::Layerwise.word());
-            let overrides: Vec<String> = std::iter::once(layerwise).chain(args.work.set.iter().cloned()).collect();
-            run::settings(&from, &from.record()?, &overrides)?
+            let record = from.record()?;
+            let alone = run::settings(&from, &record, &[])?.as_written().alone(args.number);
+            let overrides: Vec<String> = alone.into_iter().chain(args.work.set.iter().cloned()).collect();
+            run::settings(&from, &record, &overrides)?
         }
     };
     let to = args.to.clone().map_or_else(|| beside(&from, args.number), |path| Ok(StageFolder::new(path)))?;
@@ -152,7 +194,7 @@ fn bring_up_to_date(
     events: Option<&Path>,
     terminal: &Terminal,
 ) -> Result<Update> {
-    let before = |node: &Node, verdict: &Verdict, graph: &Graph| announce(terminal, node, verdict, graph);
+    let before = |look: &Look<'_>, graph: &Graph| announce(terminal, look, graph);
     let write = |folder: &StageFolder, record: &Record| {
         events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
     };
@@ -179,16 +221,21 @@ fn done_json(update: &Update) -> Vec<&str> {
     update.done.iter().map(|node| node.id.as_str()).collect()
 }
 
-fn announce(terminal: &Terminal, node: &Node, verdict: &Verdict, graph: &Graph) {
-    let title = node.title();
-    match wording::verdict(verdict, graph) {
+fn announce(terminal: &Terminal, look: &Look<'_>, graph: &Graph) {
+    let title = look.node.title();
+    match wording::verdict(look.verdict, graph) {
         ("missing", _) => terminal.say(&title),
         (word, reasons) => terminal.say(&format!("{title} ({word}: {})", reasons.join("; "))),
+    }
+    let begun = look.found.filter(|found| found.record.state != State::Finished);
+    if let (Verdict::Stale(_), Some(found)) = (look.verdict, begun) {
+        let progress = &found.seen.progress;
+        terminal.say(&format!("{title}: what an earlier run left ({progress}) is of other settings and begins anew"));
     }
 }
 
 /// What would be done, without doing it.
-fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output) -> Result<()> {
+pub(super) fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output) -> Result<()> {
     project.check()?;
     let needed = &project.graph().needed(&project.find(names)?);
     let graph = project.graph();
@@ -213,7 +260,7 @@ fn dry_run(project: &Project, names: &[String], json: bool, output: &mut Output)
 }
 
 /// The table of stages.
-fn stage_table(pipeline: &Recipe, update: &Update) -> String {
+pub(super) fn stage_table(pipeline: &Recipe, update: &Update) -> String {
     let mut table = Table::new(&["stage", "features", "accuracy", "top-5", "ensemble", "time", "on disk", "images/s"]);
     for record in update.records.iter().filter(|record| record.kind != Kind::Probe) {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
@@ -225,7 +272,7 @@ fn stage_table(pipeline: &Recipe, update: &Update) -> String {
             name,
             features,
             wording::percent(figures.map(|figures| figures.accuracy)),
-            wording::percent(figures.map(|figures| figures.top5)),
+            wording::percent(record.top5()),
             wording::percent(figures.and_then(|figures| figures.ensemble_accuracy)),
             wording::seconds(record.total_seconds()),
             wording::bytes(record.stored_bytes()),
@@ -310,14 +357,15 @@ pub(super) fn stage_json(record: &Record) -> Value {
 }
 
 /// The images that were left out, and those that were read with warnings, as far as a person would read them.
-fn list_odd(update: &Update, terminal: &Terminal) {
+pub(super) fn list_odd(update: &Update, terminal: &Terminal) {
     const SHOWN: usize = 20;
     for record in &update.records {
         for (list, what) in [(&record.skipped, "left out"), (&record.warned, "read with warnings")] {
             if list.is_empty() {
                 continue;
             }
-            terminal.say(&format!("{} images were {what}:", list.len()));
+            let (images, were) = (counted(list.len() as u64, "image"), if list.len() == 1 { "was" } else { "were" });
+            terminal.say(&format!("{images} {were} {what}:"));
             list.iter().take(SHOWN).for_each(|(_, fault)| terminal.say(&format!("  {fault}")));
             if list.len() > SHOWN {
                 terminal.say(&format!("  and {} more, all in the record of stage 0", list.len() - SHOWN));

@@ -8,7 +8,7 @@ use super::wording;
 use crate::error::Result;
 use crate::pipeline::{Graph, Verdict};
 use crate::run::{Look, Project, Record};
-use crate::text::shown;
+use crate::text::{counted, shown};
 use serde_json::{Value, json};
 
 /// `greedy status PIPELINE`: a stage in trouble has its row like the others.
@@ -26,7 +26,8 @@ pub(super) fn status(args: &StatusArgs, output: &mut Output) -> Result<()> {
     let mut explained = Vec::new();
     for look in project.nodes() {
         let record = look.found.map(|found| &found.record);
-        let (word, reasons) = state(&look, graph);
+        let (word, mut reasons) = state(&look, graph);
+        reasons.extend(project.refuse_another_pipeline(&look).err().map(|refused| refused.to_string()));
         table.row([
             look.node.title(),
             word.to_string(),
@@ -119,6 +120,11 @@ fn background(look: &Look<'_>) -> Vec<String> {
         lines.push(format!("its own output is {output:.12}"));
     }
     let made = &record.made_on;
-    lines.push(format!("made on {} with {} threads by greedy {}", made.device, made.threads, made.version));
+    lines.push(format!(
+        "made on {} with {} by greedy {}",
+        made.device,
+        counted(made.threads as u64, "thread"),
+        made.version
+    ));
     lines
 }

@@ -37,7 +37,10 @@ pub(super) fn verify(args: &VerifyArgs, terminal: &Terminal, output: &mut Output
         wrong => Error::failed(format!("{wrong} files are missing, damaged or foreign")),
     };
     let folder = args.folder.display();
-    Err(if args.repair {
+    let has = |flaw| all.iter().any(|one| one.count(flaw) > 0);
+    Err(if !has(Flaw::Missing) && !has(Flaw::Damaged) {
+        fault.hint("no file of greedy's is concerned: move foreign files elsewhere, or remove them")
+    } else if args.repair {
         fault
     } else {
         fault.hint(format!("`greedy verify {folder} --repair` makes again what can be made again"))

@@ -168,7 +168,7 @@ fn line((node, activity): &Seen) -> String {
         Activity::Running(_, Some(now)) => format!("{node}: {}", says(now)),
         Activity::Running(process, None) => format!("{node}: process {process} works on it"),
         Activity::Killed(now) => format!(
-            "{node}: not running: process {} was killed in {}; `greedy run` goes on with it",
+            "{node}: not running: process {} ended in the midst of {}; `greedy run` goes on with it",
             now.process,
             says(now)
         ),

@@ -8,7 +8,7 @@ use super::table::Table;
 use super::wording;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::export::{Commands, Limits, Workflow, kubernetes_jobs, slurm_script, snakefile};
+use crate::export::{Commands, Limits, Predicted, Workflow, kubernetes_jobs, slurm_script, snakefile};
 use crate::pipeline::Processor;
 use crate::text::shown;
 
@@ -38,7 +38,8 @@ pub(super) fn workflow(engine: &Engine, terminal: &Terminal, output: &mut Output
     };
     let commands = commands(args, &prediction, threads);
     let limits = Limits { parts: args.parts.into(), retries: args.retries.into() };
-    let workflow = Workflow::of(prediction.opened.project.graph(), &estimate, &prediction.costs, &commands, limits);
+    let predicted = Predicted { estimate: &estimate, costs: &prediction.costs, classes: prediction.classes() };
+    let workflow = Workflow::of(prediction.opened.project.graph(), predicted, &commands, limits);
     let text = render(&workflow);
     if !args.dry_run {
         disk::write(&args.to, text.as_bytes())?;

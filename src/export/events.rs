@@ -37,7 +37,7 @@ mod value {
 pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
     let plain = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
     let pipeline: String = record.pipeline.chars().map(plain).collect();
-    let node = if record.kind == Kind::EndToEnd { Node::NETWORK.into() } else { Node::stage_id(record.stage) };
+    let node = if record.kind.is_network() { Node::NETWORK.into() } else { Node::stage_id(record.stage) };
     to.join(if pipeline.is_empty() { "pipeline" } else { &pipeline }).join(node)
 }
 
@@ -47,7 +47,7 @@ pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
 /// # Errors
 /// When weights are damaged or the file cannot be written. Features that are out of reach are left out.
 pub fn write_events(folder: &StageFolder, record: &Record, to: &Path) -> Result<Option<PathBuf>> {
-    if matches!(record.kind, Kind::Images | Kind::Ensemble | Kind::Probe) {
+    if matches!(record.kind, Kind::Images | Kind::Wide | Kind::Ensemble | Kind::Probe) {
         return Ok(None);
     }
     let mut file = EventFile::new();
@@ -90,7 +90,7 @@ fn scalars(file: &mut EventFile, stage: usize, figures: &Figures) {
 /// Names and values of all that was learned.
 fn weights(folder: &StageFolder, record: &Record) -> Result<Vec<(String, Vec<f32>)>> {
     let (blocks, head) = match record.kind {
-        Kind::EndToEnd => {
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported => {
             let parts = Parts::read(folder)?;
             (parts.blocks, parts.head)
         }

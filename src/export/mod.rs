@@ -19,4 +19,4 @@ pub use projector::{Projection, projector_files, write_projector};
 pub use slurm::slurm_script;
 pub use snakemake::snakefile;
 pub use weights::Exported;
-pub use workflow::{Commands, Limits, Step, Workflow};
+pub use workflow::{Commands, Limits, Predicted, Step, Workflow};

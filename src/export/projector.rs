@@ -4,6 +4,7 @@ use crate::disk;
 use crate::error::Result;
 use crate::features::{Split, read_labels};
 use crate::inspect::{Features, Images, Picture};
+use crate::progress::Progress;
 use crate::run::{Record, StageFolder};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -36,11 +37,16 @@ pub fn projector_files(to: &Path) -> impl Iterator<Item = PathBuf> + use<'_> {
 /// same bytes.
 ///
 /// # Errors
-/// When features are missing or damaged, or a file cannot be written.
-pub fn write_projector(folder: &StageFolder, record: &Record, most: usize, to: &Path) -> Result<Projection> {
+/// When features are missing or damaged, a file cannot be written, or the user interrupts.
+pub fn write_projector(
+    (folder, record): (&StageFolder, &Record),
+    most: usize,
+    to: &Path,
+    progress: &dyn Progress,
+) -> Result<Projection> {
     let features = Features::open(folder, record)?;
     let chosen = features.spread(most);
-    let averaged = features.averaged(&chosen)?;
+    let averaged = features.averaged(&chosen, progress)?;
     let labels = read_labels(folder.path(), Split::Val)?;
     let mut vectors = String::new();
     for row in averaged.rows() {

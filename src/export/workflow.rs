@@ -15,6 +15,17 @@ const DECODING: f64 = (2u64 << 30) as f64;
 /// Bytes of a megabyte, as engines count memory.
 const MEGABYTE: f64 = 1e6;
 
+/// What the steps are predicted from.
+#[derive(Clone, Copy)]
+pub struct Predicted<'a> {
+    /// The pipeline on a machine.
+    pub estimate: &'a Estimate<'a>,
+    /// What its stages cost.
+    pub costs: &'a Costs,
+    /// Classes that are told apart.
+    pub classes: usize,
+}
+
 /// How the commands of a workflow are called.
 pub struct Commands {
     /// The pipeline's file.
@@ -97,8 +108,9 @@ pub struct Workflow {
 
 impl Workflow {
     /// The steps of a pipeline, as its own choice of what is cached has them.
-    pub fn of(graph: &Graph, estimate: &Estimate<'_>, costs: &Costs, commands: &Commands, limits: Limits) -> Self {
-        let mut writer = Writer { estimate, costs, commands, limits, steps: Vec::new() };
+    pub fn of(graph: &Graph, predicted: Predicted<'_>, commands: &Commands, limits: Limits) -> Self {
+        let estimate = predicted.estimate;
+        let mut writer = Writer { predicted, commands, limits, steps: Vec::new() };
         // The last step of each node.
         let mut last: Vec<usize> = Vec::new();
         for node in graph.nodes() {
@@ -130,8 +142,8 @@ impl Workflow {
 fn acts(node: &Node, recipe: &Recipe) -> Vec<Act> {
     let cached = match node.kind {
         Kind::Images => true,
-        Kind::Block | Kind::Depth | Kind::Scattering => recipe.features.caches(node.stage),
-        Kind::EndToEnd | Kind::Ensemble | Kind::Probe => false,
+        Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => recipe.features.caches(node.stage),
+        Kind::Wide | Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble | Kind::Probe => false,
     };
     let checks = node.kind == Kind::Images && recipe.data.on_bad_image == BadImage::Skip;
     match (cached, checks) {
@@ -142,8 +154,7 @@ fn acts(node: &Node, recipe: &Recipe) -> Vec<Act> {
 }
 
 struct Writer<'a> {
-    estimate: &'a Estimate<'a>,
-    costs: &'a Costs,
+    predicted: Predicted<'a>,
     commands: &'a Commands,
     limits: Limits,
     steps: Vec<Step>,
@@ -156,6 +167,8 @@ impl Writer<'_> {
         let (ending, about) = match (act, node.kind) {
             (Act::Whole, _) => ("", node.title()),
             (Act::Begin, Kind::Images) => ("_begin", "images: begins their folder".into()),
+            (Act::Begin, Kind::Depth) => ("_begin", format!("{}: takes its block from the network", node.title())),
+            (Act::Begin, Kind::Scattering) => ("_begin", format!("{}: begins its arrays", node.title())),
             (Act::Begin, _) => ("_train", format!("{}: trains its block", node.title())),
             (Act::Check, _) => ("_check", "images: looks which are bad, in parts".into()),
             (Act::Make, Kind::Images) => ("_part", "images: decodes them, in parts".into()),
@@ -167,7 +180,7 @@ impl Writer<'_> {
             Act::Make => Some(""),
             Act::Whole | Act::Begin | Act::Finish => None,
         };
-        let folder = match (&self.estimate.pipeline.data.decoded, node.kind) {
+        let folder = match (&self.predicted.estimate.pipeline.data.decoded, node.kind) {
             (Some(decoded), Kind::Images) => decoded.clone(),
             _ => format!("{}/{}", self.commands.cache, node.id),
         };
@@ -207,26 +220,29 @@ impl Writer<'_> {
 
     fn has_gpu(&self, node: &Node) -> bool {
         let computes = !matches!(node.kind, Kind::Images | Kind::Ensemble);
-        computes && self.estimate.machine.processor == Processor::Gpu
+        computes && self.predicted.estimate.machine.processor == Processor::Gpu
     }
 
     fn needs(&self, node: &Node, act: Act) -> Needs {
-        let estimate = self.estimate;
+        let Predicted { estimate, costs, classes } = self.predicted;
         let from = estimate.pipeline.features.nearest(node.stage.max(1));
         let parts = self.limits.parts as f64;
         let written = match node.kind {
             Kind::Images => estimate.decoding().seconds,
-            Kind::Block | Kind::Depth | Kind::Scattering => estimate.extraction(node.stage, from).seconds,
-            Kind::EndToEnd | Kind::Ensemble | Kind::Probe => 0.0,
+            kind if kind.is_stage() => estimate.extraction(node.stage, from).seconds,
+            _ => 0.0,
         };
+        let probe =
+            || estimate.pipeline.probed().enumerate().find(|(_, probed)| probed.probe.id(probed.stage) == node.id);
         let learned = match node.kind {
-            Kind::Block => estimate.training(node.stage, from),
-            Kind::EndToEnd => estimate.training_of_network(),
-            // What probes take is not predicted: not more than training does, as a rule.
-            Kind::Probe => {
-                (1..=estimate.pipeline.stages.len()).map(|stage| estimate.training(stage, 0)).fold(0.0, f64::max)
-            }
-            Kind::Images | Kind::Depth | Kind::Scattering | Kind::Ensemble => 0.0,
+            Kind::Block | Kind::Wide | Kind::Pruned => estimate.training(node.stage, from),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => estimate.network(),
+            Kind::Probe => probe().map_or(0.0, |(at, probed)| {
+                let from = estimate.pipeline.features.nearest(probed.stage + 1);
+                estimate.probe(at, from, None)
+            }),
+            Kind::Ensemble => estimate.ensemble(classes),
+            Kind::Images | Kind::Depth | Kind::Scattering => 0.0,
         };
         let seconds = match act {
             Act::Whole => learned,
@@ -235,16 +251,20 @@ impl Writer<'_> {
             // It may have to make what one part has not.
             Act::Finish => written / parts,
         };
+        let (images, processor) = (estimate.images, estimate.machine.processor);
         let memory = match node.kind {
             Kind::Images => DECODING,
-            Kind::EndToEnd => self.costs.network.as_ref().map_or(0.0, |cost| {
-                Memory::of_network(estimate.pipeline, cost, (estimate.images[0], estimate.machine.processor)).host
-            }),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => costs
+                .network
+                .as_ref()
+                .map_or(0.0, |cost| Memory::of_network(estimate.pipeline, cost, (images[0], processor)).host),
             Kind::Ensemble => DECODING / 2.0,
-            Kind::Block | Kind::Depth | Kind::Scattering | Kind::Probe => {
-                let stage = node.stage.max(1);
-                let from = estimate.pipeline.features.nearest(stage);
-                estimate.memory(stage, from, &self.costs.stages[stage - 1]).host + self.views(from)
+            Kind::Probe => probe().map_or(0.0, |(_, probed)| {
+                let from = estimate.pipeline.features.nearest(probed.stage + 1);
+                Memory::of_probe(estimate.pipeline, &probed, from, (images, classes, processor)).host
+            }),
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                estimate.memory(node.stage, from, &costs.stages[node.stage - 1]).host + self.views(from)
             }
         };
         Needs {
@@ -256,7 +276,7 @@ impl Writer<'_> {
 
     /// Bytes of refreshed views of a stage's features, where they are cached in memory.
     fn views(&self, from: usize) -> f64 {
-        let (features, bytes) = (&self.estimate.pipeline.features, self.estimate.bytes(from));
+        let (features, bytes) = (&self.predicted.estimate.pipeline.features, self.predicted.estimate.bytes(from));
         if from > 0 && features.refresh > 0.0 && bytes <= features.memory { bytes as f64 } else { 0.0 }
     }
 }

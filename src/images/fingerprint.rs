@@ -4,7 +4,7 @@ use super::folder::{self, Outside, Survey};
 use super::memory::Memory;
 use super::{builtin, cifar, idx, imagenet, parquet, stl10, webdataset};
 use crate::error::{Error, Result};
-use crate::pipeline::Source;
+use crate::pipeline::{NAMES_AND_TIMES, Source};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -66,7 +66,7 @@ fn summary(files: &mut [(PathBuf, Outside)]) -> String {
     }
     let bytes: u64 = files.iter().map(|(_, found)| found.bytes).sum();
     let hash = hasher.finalize().to_hex();
-    format!("{} files, {bytes} bytes, names and times {}", files.len(), &hash[..32])
+    format!("{} files, {bytes} bytes{NAMES_AND_TIMES}{}", files.len(), &hash[..32])
 }
 
 #[cfg(test)]

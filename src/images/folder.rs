@@ -1,4 +1,4 @@
-//! A folder of images `{train,val|test}/<class>/…`.
+//! A folder of images `{train,val|valid|validation|test}/<class>/…`.
 
 use super::census::{Why, is_hidden, is_litter, why_not};
 use super::file::OpenFile;
@@ -78,7 +78,7 @@ pub(super) fn survey(root: &Path) -> Result<Survey> {
         let found = fs::metadata(&path).ok();
         let seen = (all.images.len(), all.others.len());
         survey_splits(root, below, &mut all)?;
-        if seen != (all.images.len(), all.others.len()) || TOP_LEVELS.iter().any(|split| path.join(split).is_dir()) {
+        if seen != (all.images.len(), all.others.len()) || splits().any(|split| path.join(split).is_dir()) {
             all.folders.extend(found.map(|found| (below.to_path_buf(), found)));
         }
     }
@@ -86,9 +86,12 @@ pub(super) fn survey(root: &Path) -> Result<Survey> {
 }
 
 /// Names of folders that make the one above them a data set.
-const TOP_LEVELS: [&str; 3] = [TRAIN, VAL[0], VAL[1]];
+fn splits() -> impl Iterator<Item = &'static str> {
+    std::iter::once(TRAIN).chain(VAL)
+}
 
-/// Looks at the splits in one folder: `test` only where `val` has no images. Says whether there are any.
+/// Looks at the splits in one folder: of those for validation only at the first that has images. Says whether there are
+/// any.
 fn survey_splits(root: &Path, below: &Path, all: &mut Survey) -> Result<bool> {
     let real = |folder: &Path| fs::canonicalize(folder).map_err(|e| Error::io("read folder", folder, &e));
     let mut above = vec![real(root)?];
@@ -97,15 +100,15 @@ fn survey_splits(root: &Path, below: &Path, all: &mut Survey) -> Result<bool> {
     }
     let mut found = false;
     let mut has_val = false;
-    for split in TOP_LEVELS {
+    for split in splits() {
         let path = root.join(below).join(split);
-        if !path.is_dir() || (split == VAL[1] && has_val) {
+        if !path.is_dir() || (split != TRAIN && has_val) {
             continue;
         }
         found = true;
         let before = all.images.len();
         walk(root, &path, &mut above.clone(), all)?;
-        has_val |= split == VAL[0] && all.images.len() > before;
+        has_val |= split != TRAIN && all.images.len() > before;
     }
     Ok(found)
 }

@@ -1,8 +1,8 @@
-//! The layout `{train,val|test}/<class>/…` that folders and archives share: from paths to classes and splits.
+//! The layout `{train,val|valid|validation|test}/<class>/…` that folders and archives share: from paths to classes and splits.
 
 use super::census::{Census, Why};
 use crate::error::{Error, Result};
-use crate::text::{shown, shown_name};
+use crate::text::{counted, shown, shown_name};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -10,8 +10,8 @@ use std::path::{Component, Path, PathBuf};
 use unicode_normalization::UnicodeNormalization;
 
 pub(super) const TRAIN: &str = "train";
-/// The names of the validation split; the first one found counts.
-pub(super) const VAL: [&str; 2] = ["val", "test"];
+/// The names of the validation split; the first one with images counts.
+pub(super) const VAL: [&str; 4] = ["val", "valid", "validation", "test"];
 /// Classes that are named in a note at most.
 const NAMED: usize = 5;
 
@@ -59,7 +59,12 @@ pub(super) fn arrange<P>(source: &Path, inside: Inside<P>) -> Result<Listing<P>>
         return Err(misplaced(source, "no images in `train/<class>/`", &others, &folders));
     }
     let Some(val) = VAL.into_iter().find(|name| has(name)) else {
-        return Err(misplaced(source, "no images in `val/<class>/` or `test/<class>/`", &others, &folders));
+        let fault = "no images in `val/<class>/` (or `valid`, `validation`, `test`)";
+        return Err(match others.is_empty() {
+            true => Error::failed(format!("`{}`: {fault}, only in `train/<class>/`", shown(source)))
+                .hint("move some images of each class, such as every tenth, to `val/<class>/`"),
+            false => misplaced(source, fault, &others, &folders),
+        });
     };
     let mut census = Census::default();
     let (mut of_train, mut of_val) = (Vec::new(), Vec::new());
@@ -112,7 +117,7 @@ pub(super) fn list<P>(
 fn misplaced(source: &Path, fault: &str, others: &[(PathBuf, Why)], folders: &[PathBuf]) -> Error {
     let is_split = |name: &OsStr| name == TRAIN || VAL.iter().any(|val| name == *val);
     let deeper = folders.iter().find(|path| path.components().count() > 2 && path.file_name().is_some_and(is_split));
-    let layout = "the layout expected is `train/<class>/<image>` and `val/<class>/<image>` (or `test/…`), with images named \
+    let layout = "the layout expected is `train/<class>/<image>` and `val/<class>/<image>` (or `valid/…`, `validation/…`, `test/…`), with images named \
          *.jpg, *.png, *.bmp, *.gif, *.tif, *.webp or *.ppm";
     let hint = match (deeper, source.file_name().is_some_and(is_split)) {
         (Some(path), _) => {
@@ -195,18 +200,22 @@ fn common_classes<P>(
     let folders = |images: &[Classified<P>]| images.iter().map(|(class, ..)| class.clone()).collect::<BTreeSet<_>>();
     let (in_train, in_val) = (folders(of_train), folders(of_val));
     let (train_forms, val_forms) = (forms(source, TRAIN, &in_train)?, forms(source, empty.val, &in_val)?);
-    let odd = |mine: &BTreeMap<Vec<u8>, OsString>, other: &BTreeMap<Vec<u8>, OsString>| {
-        mine.iter().find(|(form, _)| !other.contains_key(*form)).map(|(_, name)| name.clone())
+    let odd = |mine: &BTreeMap<Vec<u8>, OsString>, other: &BTreeMap<Vec<u8>, OsString>| -> Vec<OsString> {
+        mine.iter().filter(|(form, _)| !other.contains_key(*form)).map(|(_, name)| name.clone()).collect()
     };
-    let missing = odd(&train_forms, &val_forms).map(|class| (class, TRAIN, empty.val));
-    if let Some((class, with, without)) =
-        missing.or_else(|| odd(&val_forms, &train_forms).map(|c| (c, empty.val, TRAIN)))
-    {
-        let (path, why) = (shown(source), empty.why(without, &class));
-        let class = shown_name(&class);
-        return Err(Error::failed(format!(
-            "`{path}`: class `{class}` has images in `{with}`, but none in `{without}`{why}"
-        )));
+    let sides = [(odd(&train_forms, &val_forms), TRAIN, empty.val), (odd(&val_forms, &train_forms), empty.val, TRAIN)];
+    let faults: Vec<String> = sides
+        .iter()
+        .filter(|(classes, ..)| !classes.is_empty())
+        .map(|(classes, with, without)| {
+            let said = |class: &OsString| format!("`{}`{}", shown_name(class), empty.why(without, class));
+            let named = listed(classes, said);
+            let (word, has) = if classes.len() == 1 { ("class", "has") } else { ("classes", "have") };
+            format!("{word} {named} {has} images in `{with}`, but none in `{without}`")
+        })
+        .collect();
+    if !faults.is_empty() {
+        return Err(Error::failed(format!("`{}`: {}", shown(source), faults.join("; "))));
     }
     let mut classes: Vec<Class> = Vec::with_capacity(in_train.len());
     for class in &in_train {
@@ -272,6 +281,7 @@ impl Empty<'_> {
         let mut files = self.others.iter().filter(|(path, _)| within(path)).map(|(path, _)| path);
         match (files.next(), files.count()) {
             (None, _) => String::new(),
+            (Some(first), 0) => format!(" (1 file that is no image, `{}`)", shown(first)),
             (Some(first), more) => format!(" ({} files that are no images, such as `{}`)", more + 1, shown(first)),
         }
     }
@@ -294,20 +304,29 @@ impl Empty<'_> {
         if empty.is_empty() {
             return None;
         }
-        let named: Vec<String> = empty
-            .iter()
-            .take(NAMED)
-            .map(|class| {
-                let why = match self.why(TRAIN, class) {
-                    none if none.is_empty() => self.why(self.val, class),
-                    why => why,
-                };
-                format!("`{}`{why}", shown_name(class))
-            })
-            .collect();
-        let more = if empty.len() > NAMED { format!(" and {} more", empty.len() - NAMED) } else { String::new() };
-        Some(format!("{} folders hold no image and are no classes: {}{more}", empty.len(), named.join(", ")))
+        let said = |class: &OsString| {
+            let why = match self.why(TRAIN, class) {
+                none if none.is_empty() => self.why(self.val, class),
+                why => why,
+            };
+            format!("`{}`{why}", shown_name(class))
+        };
+        let folders = counted(empty.len() as u64, "folder");
+        let (hold, are) = if empty.len() == 1 { ("holds", "is no class") } else { ("hold", "are no classes") };
+        Some(format!("{folders} {hold} no image and {are}: {}", listed(&empty, said)))
     }
+}
+
+/// The first of some classes, and how many more there are.
+fn listed<'a>(
+    classes: impl IntoIterator<Item = &'a OsString, IntoIter: ExactSizeIterator>,
+    said: impl Fn(&OsString) -> String,
+) -> String {
+    let classes = classes.into_iter();
+    let count = classes.len();
+    let named: Vec<String> = classes.take(NAMED).map(said).collect();
+    let more = if count > NAMED { format!(" and {} more", count - NAMED) } else { String::new() };
+    format!("{}{more}", named.join(", "))
 }
 
 /// A note where the same folders lie in several classes and hold all their images: they may be the classes themselves.
@@ -394,7 +413,12 @@ mod tests {
     }
 
     #[test]
-    fn val_is_preferred_to_test() {
+    fn val_is_preferred_to_test_and_may_have_longer_names() {
+        for name in ["valid", "validation"] {
+            let other = format!("{name}/cat/1.jpg");
+            let listing = arranged(&["train/cat/1.jpg", "test/cat/1.jpg", &other]).unwrap();
+            assert_eq!(listing.val[0].path, Path::new(&other));
+        }
         let listing = arranged(&["train/cat/1.jpg", "test/cat/1.jpg", "val/cat/1.jpg"]).unwrap();
         assert_eq!(listing.val[0].path, Path::new("val/cat/1.jpg"));
     }
@@ -406,6 +430,12 @@ mod tests {
         assert!(fault(&["train/1.jpg"]).contains("no images"));
         let odd = fault(&["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg"]);
         assert!(odd.contains("class `dog` has images in `train`, but none in `val`"), "{odd}");
+        let both = ["train/cat/1.jpg", "train/dog/1.jpg", "train/elk/1.jpg", "val/cat/1.jpg", "val/cow/1.jpg"];
+        let odd = fault(&both);
+        assert!(
+            odd.contains("classes `dog`, `elk` have images in `train`, but none in `val`; class `cow` has"),
+            "{odd}"
+        );
     }
 
     #[test]
@@ -445,11 +475,11 @@ mod tests {
         assert_eq!(census.passed_over[".avif"].example, "train/heron/1.avif");
         assert_eq!(census.passed_over["not in the folder of a class"].files, 1);
         assert!(
-            census.notes[0].starts_with("2 folders hold no image and are no classes: `heron` (1 files"),
+            census.notes[0].starts_with("2 folders hold no image and are no classes: `heron` (1 file that"),
             "{census:?}"
         );
         let odd = fault(&["train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/dog/1.heic"]);
-        assert!(odd.contains("none in `val` (1 files that are no images, such as `val/dog/1.heic`)"), "{odd}");
+        assert!(odd.contains("but none in `val`"), "{odd}");
     }
 
     #[test]

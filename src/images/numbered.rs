@@ -67,7 +67,10 @@ pub(super) fn splits(place: &Path, extension: &str, files: Option<Vec<PathBuf>>)
             let other = others.first().map_or_else(String::new, |path| format!(" (`{}` says neither)", shown(path)));
             let error =
                 Error::failed(format!("`{}`: no .{extension} file has `{name}` in its name{other}", shown(place)));
-            return Err(error.hint("names tell the split, as in `imagenet1k-train-0000.tar`; a pattern may be `…-{train,validation}-*.tar`"));
+            let example = if extension == "tar" { "imagenet1k-train-0000" } else { "train-00000-of-00294" };
+            return Err(error.hint(format!(
+                "names tell the split, as in `{example}.{extension}`; a pattern may be `…-{{train,validation}}-*.{extension}`"
+            )));
         }
     }
     Ok(Shards { train, val })

@@ -6,6 +6,7 @@ use super::validation::{AT_ONCE, Features, Matrix, averages};
 use crate::error::Result;
 use crate::features::{Split, has_logits, read_labels, read_logits};
 use crate::pipeline::Shape;
+use crate::progress::Progress;
 use crate::run::{Record, StageFolder};
 use crate::training::score;
 
@@ -78,8 +79,8 @@ pub struct Predictions {
 /// Compares two finished stages on at most so many samples.
 ///
 /// # Errors
-/// When features, labels or logits are missing or damaged.
-pub fn compare(stages: [(&StageFolder, &Record); 2], most: usize) -> Result<Comparison> {
+/// When features, labels or logits are missing or damaged, or the user interrupts.
+pub fn compare(stages: [(&StageFolder, &Record); 2], most: usize, progress: &dyn Progress) -> Result<Comparison> {
     let features = [Features::open(stages[0].0, stages[0].1)?, Features::open(stages[1].0, stages[1].1)?];
     let labels = [read_labels(stages[0].0.path(), Split::Val)?, read_labels(stages[1].0.path(), Split::Val)?];
     let shapes = [features[0].shape(), features[1].shape()];
@@ -97,7 +98,9 @@ pub fn compare(stages: [(&StageFolder, &Record); 2], most: usize) -> Result<Comp
     let grids = shapes.map(|shape| GRID.min(shape.size));
     let mut spatial =
         [0, 1].map(|at| Matrix { columns: shapes[at].channels * grids[at] * grids[at], values: Vec::new() });
+    let task = progress.start("compare features", chosen.len() as u64);
     for block in chosen.chunks(AT_ONCE) {
+        progress.check()?;
         let both = [features[0].read(block)?, features[1].read(block)?];
         for at in [0, 1] {
             for sample in both[at].chunks_exact(shapes[at].values()) {
@@ -111,7 +114,9 @@ pub fn compare(stages: [(&StageFolder, &Record); 2], most: usize) -> Result<Comp
                 sums[at % shapes[0].channels].add(a, b);
             }
         }
+        task.advance(block.len() as u64);
     }
+    drop(task);
     if !sums.is_empty() {
         let all = sums.iter().fold(Sums::default(), |all, sum| all.plus(sum));
         found.values =

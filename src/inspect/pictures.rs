@@ -12,6 +12,7 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Reader, Split, centre_square, read_labels};
 use crate::pipeline::{Kind, Shape};
+use crate::progress::Progress;
 use crate::run::{Part, Record, StageFolder, TrainedNetwork};
 use candle_core::Device;
 use std::fs::File;
@@ -106,13 +107,14 @@ struct Shown {
 /// same bytes.
 ///
 /// # Errors
-/// When features or weights are missing or damaged, there is no such sample, or a file of somebody else is in the way
-/// and `force` is not set.
+/// When features or weights are missing or damaged, there is no such sample, a file of somebody else is in the way
+/// and `force` is not set, or the user interrupts.
 pub fn pictures(
     stage: &StageFolder,
     record: &Record,
     (query, most): (&Query, usize),
     (to, force): (&Path, bool),
+    progress: &dyn Progress,
 ) -> Result<Pictures> {
     let features = Features::open(stage, record)?;
     let labels = read_labels(stage.path(), Split::Val)?;
@@ -136,7 +138,7 @@ pub fn pictures(
         }
     }
     let rows = features.spread(most);
-    let averaged = features.averaged(&rows)?;
+    let averaged = features.averaged(&rows, progress)?;
     let own = shown.sample.and_then(|sample| rows.binary_search(&sample).ok());
     let around = nearest(&averages(&shown.values, features.shape()), &averaged, NEIGHBOURS, own);
     let found: Vec<(usize, u32, f64)> = around

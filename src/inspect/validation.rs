@@ -5,6 +5,7 @@ use super::statistics::sample_values;
 use crate::error::{Error, Result};
 use crate::features::{Loader, Reader, Split, View, hwc_to_chw};
 use crate::pipeline::Shape;
+use crate::progress::Progress;
 use crate::run::{Record, StageFolder, TrainedNetwork};
 use candle_core::Device;
 use rayon::prelude::*;
@@ -108,10 +109,15 @@ impl Features {
     /// The mean of each channel over a sample's pixels \[sample, channel\].
     ///
     /// # Errors
-    /// When a sample is missing or damaged.
-    pub fn averaged(&self, samples: &[usize]) -> Result<Matrix> {
+    /// When a sample is missing or damaged, or the user interrupts.
+    pub fn averaged(&self, samples: &[usize], progress: &dyn Progress) -> Result<Matrix> {
         let mut values = Vec::with_capacity(samples.len() * self.shape.channels);
-        self.for_each(samples, |_, sample| values.extend(averages(sample, self.shape)))?;
+        let task = progress.start("read features", samples.len() as u64);
+        for some in samples.chunks(AT_ONCE) {
+            progress.check()?;
+            self.for_each(some, |_, sample| values.extend(averages(sample, self.shape)))?;
+            task.advance(some.len() as u64);
+        }
         Ok(Matrix { columns: self.shape.channels, values })
     }
 

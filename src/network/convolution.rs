@@ -23,6 +23,8 @@ pub(super) struct Convolution {
     norm: Option<BatchNorm>,
     window: Window,
     activation: Activation,
+    /// Fixed weights in the place of its own on the way back.
+    feedback: Option<Var>,
 }
 
 /// What the gradients are computed from.
@@ -51,7 +53,14 @@ impl Convolution {
         let bias = if bias { Some(initial.bias(outputs, inputs * kernel * kernel)?) } else { None };
         let norm = if batch_norm { Some(BatchNorm::new(outputs, initial.device)?) } else { None };
         let activation = if relu { Activation::Relu } else { Activation::Identity };
-        Ok(Self { weight, bias, norm, window, activation })
+        Ok(Self { weight, bias, norm, window, activation, feedback: None })
+    }
+
+    /// Draws fixed weights for the way back.
+    pub fn align(&mut self, initial: &mut Initial<'_>) -> Result<()> {
+        let (outputs, inputs, kernel, _) = self.weight.dims4()?;
+        self.feedback = Some(initial.convolution(outputs, inputs, kernel)?);
+        Ok(())
     }
 
     pub fn train(&self, x: Tensor) -> Result<(Tensor, ConvolutionPass)> {
@@ -95,7 +104,8 @@ impl Convolution {
             Input::Constant => Ok(None),
             Input::Computed => {
                 let (_, height, width, _) = x.dims4()?;
-                input_gradient(&self.weight, &sums_grad, self.window, (height, width)).map(Some)
+                let back = self.feedback.as_ref().unwrap_or(&self.weight);
+                input_gradient(back, &sums_grad, self.window, (height, width)).map(Some)
             }
         }
     }
@@ -132,6 +142,13 @@ impl Convolution {
         }
         if let Some(norm) = &self.norm {
             norm.variables(norm_name, out);
+        }
+    }
+
+    /// Adds the fixed weights for the way back, where it has some.
+    pub fn feedback(&self, name: &str, out: &mut Variables) {
+        if let Some(feedback) = &self.feedback {
+            out.add(format!("{name}.weight"), Role::Feedback, feedback);
         }
     }
 }

@@ -29,6 +29,11 @@ impl Initial<'_> {
         }
     }
 
+    /// A matrix \[classes, values\] from the gradient of the logits to a feature map of so many values.
+    pub fn direct(&mut self, classes: usize, values: usize) -> Result<Var> {
+        self.uniform(&[classes, values], values)
+    }
+
     /// The biases of a layer whose outputs are made of so many values.
     pub fn bias(&mut self, outputs: usize, fan_in: usize) -> Result<Var> {
         match self.init {

@@ -7,7 +7,7 @@ use super::initial::Initial;
 use super::noise::Noise;
 use super::sequence::{Pass, Sequence};
 use super::variables::Variables;
-use crate::pipeline::{Init, Layers, Role, Stage};
+use crate::pipeline::{Feedback, Init, Layers, Role, Stage};
 use crate::random::Stream;
 use candle_core::{Device, Result, Tensor, bail};
 
@@ -42,6 +42,24 @@ impl Network {
         Ok(Self { blocks, head: Sequence::new(head, Role::Head, classes, initial)? })
     }
 
+    /// The same with fixed weights on the way back, drawn in the order of the layers, where feedback is not exact.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub fn with_feedback(
+        mut self,
+        feedback: Feedback,
+        classes: usize,
+        (init, rng, device): (Init, &mut Stream, &Device),
+    ) -> Result<Self> {
+        let initial = &mut Initial { init, rng, device };
+        for block in &mut self.blocks {
+            block.feed_back(feedback, (Role::Block, classes), initial)?;
+        }
+        self.head.feed_back(feedback, (Role::Head, classes), initial)?;
+        Ok(self)
+    }
+
     /// The block and the head of a stage that is trained by itself.
     ///
     /// # Errors
@@ -65,6 +83,15 @@ impl Network {
     /// # Errors
     /// When the shape does not fit.
     pub fn train(&self, x: &Tensor, noise: &Noise<'_>) -> Result<(Tensor, NetworkPass)> {
+        let (_, logits, pass) = self.train_for_next(x, noise)?;
+        Ok((logits, pass))
+    }
+
+    /// The same, and the features of the last block first: what another network is trained on.
+    ///
+    /// # Errors
+    /// When the shape does not fit.
+    pub fn train_for_next(&self, x: &Tensor, noise: &Noise<'_>) -> Result<(Tensor, Tensor, NetworkPass)> {
         let mut x = x.clone();
         let mut blocks = Vec::with_capacity(self.blocks.len());
         for (number, block) in self.blocks.iter().enumerate() {
@@ -72,8 +99,8 @@ impl Network {
             blocks.push(pass);
             x = y;
         }
-        let (logits, head) = self.head.train(x, &noise.of_part(self.blocks.len()))?;
-        Ok((logits.flatten_from(1)?, NetworkPass { blocks, head }))
+        let (logits, head) = self.head.train(x.clone(), &noise.of_part(self.blocks.len()))?;
+        Ok((x, logits.flatten_from(1)?, NetworkPass { blocks, head }))
     }
 
     /// The gradients of all parameters, from the gradient of the logits. The input gets none: it is a constant.
@@ -83,24 +110,39 @@ impl Network {
     pub fn gradients(&self, pass: NetworkPass, grad: &Tensor) -> Result<Gradients> {
         let mut out = Gradients::default();
         let (batch, classes) = grad.dims2()?;
-        let grad = grad.reshape((batch, 1, 1, classes))?;
-        let mut grad = self.head.gradients(pass.head, grad, Input::Computed, &mut out)?;
-        for (at, (block, pass)) in self.blocks.iter().zip(pass.blocks).enumerate().rev() {
-            let Some(above) = grad.take() else { bail!("a head gave no gradient") };
-            let input = if at == 0 { Input::Constant } else { Input::Computed };
-            grad = block.gradients(pass, above, input, &mut out)?;
+        // Of which blocks the gradient of the input is wanted.
+        let mut inputs = Vec::with_capacity(self.blocks.len());
+        let mut below = Input::Constant;
+        for block in &self.blocks {
+            inputs.push(below);
+            below = *block.wanted(below).last().unwrap_or(&below);
+        }
+        let own = Some(grad.reshape((batch, 1, 1, classes))?);
+        let mut above = self.head.gradients(pass.head, (own, grad), below, &mut out)?;
+        for ((block, pass), input) in self.blocks.iter().zip(pass.blocks).zip(inputs).rev() {
+            above = block.gradients(pass, (above, grad), input, &mut out)?;
         }
         Ok(out)
     }
 
     /// All variables: `block.…`, or `block1.…` and so on where there are several, and `auxiliary.…`.
     pub fn variables(&self) -> Variables {
+        self.named(Sequence::variables)
+    }
+
+    /// The fixed weights by which gradients go back, under the names of those in whose place they are; `….direct` is a
+    /// matrix from the logits.
+    pub fn feedback(&self) -> Variables {
+        self.named(Sequence::feedback)
+    }
+
+    fn named(&self, of: impl Fn(&Sequence) -> Variables) -> Variables {
         let mut all = Variables::default();
         for (number, block) in (1..).zip(&self.blocks) {
             let name = if self.blocks.len() == 1 { "block".into() } else { format!("block{number}") };
-            all.append(block.variables().under(&name));
+            all.append(of(block).under(&name));
         }
-        all.append(self.head.variables().under("auxiliary"));
+        all.append(of(&self.head).under("auxiliary"));
         all
     }
 }

@@ -1,5 +1,6 @@
 //! A linear layer, with or without a ReLU.
 
+use super::convolution::Input;
 use super::gradients::Gradients;
 use super::initial::Initial;
 use super::variables::{Role, Variables};
@@ -11,6 +12,8 @@ pub(super) struct Linear {
     weight: Var,
     bias: Var,
     relu: bool,
+    /// Fixed weights in the place of its own on the way back.
+    feedback: Option<Var>,
 }
 
 /// What the gradients are computed from: the input, and the result where a ReLU gave it.
@@ -22,7 +25,14 @@ pub(super) struct LinearPass {
 impl Linear {
     pub fn new(inputs: usize, outputs: usize, relu: bool, initial: &mut Initial<'_>) -> Result<Self> {
         let weight = initial.linear(outputs, inputs)?;
-        Ok(Self { weight, bias: initial.bias(outputs, inputs)?, relu })
+        Ok(Self { weight, bias: initial.bias(outputs, inputs)?, relu, feedback: None })
+    }
+
+    /// Draws fixed weights for the way back.
+    pub fn align(&mut self, initial: &mut Initial<'_>) -> Result<()> {
+        let (outputs, inputs) = self.weight.dims2()?;
+        self.feedback = Some(initial.linear(outputs, inputs)?);
+        Ok(())
     }
 
     pub fn train(&self, x: Tensor) -> Result<(Tensor, LinearPass)> {
@@ -34,16 +44,25 @@ impl Linear {
         Ok((y.clone(), LinearPass { x, y: Some(y) }))
     }
 
-    /// Gives the gradient of the input.
-    pub fn gradients(&self, pass: LinearPass, grad: Tensor, out: &mut Gradients) -> Result<Tensor> {
+    /// Gives the gradient of the input where it is wanted.
+    pub fn gradients(
+        &self,
+        pass: LinearPass,
+        grad: Tensor,
+        input: Input,
+        out: &mut Gradients,
+    ) -> Result<Option<Tensor>> {
         let grad = match &pass.y {
             Some(y) => ops::relu_gradient(y, &grad)?,
             None => grad,
         };
-        let gradients = ops::linear_gradients(&pass.x, &self.weight.as_detached_tensor(), &grad)?;
-        out.add(&self.weight, gradients.weight);
-        out.add(&self.bias, gradients.bias);
-        Ok(gradients.x)
+        out.add(&self.weight, ops::linear_weight_gradient(&pass.x, &grad)?);
+        out.add(&self.bias, ops::bias_gradient(&grad)?);
+        if input == Input::Constant {
+            return Ok(None);
+        }
+        let back = self.feedback.as_ref().unwrap_or(&self.weight);
+        ops::linear_input_gradient(&back.as_detached_tensor(), &grad).map(Some)
     }
 
     /// The layer as it is now, which no training changes.
@@ -55,6 +74,13 @@ impl Linear {
     pub fn variables(&self, name: &str, out: &mut Variables) {
         out.add(format!("{name}.weight"), Role::Parameter, &self.weight);
         out.add(format!("{name}.bias"), Role::Parameter, &self.bias);
+    }
+
+    /// Adds the fixed weights for the way back, where it has some.
+    pub fn feedback(&self, name: &str, out: &mut Variables) {
+        if let Some(feedback) = &self.feedback {
+            out.add(format!("{name}.weight"), Role::Feedback, feedback);
+        }
     }
 }
 

@@ -7,30 +7,39 @@
 
 use super::batch_norm::{BatchNorm, BatchNormPass};
 use super::convolution::{Convolution, ConvolutionPass, Input};
+use super::direct::Direct;
 use super::frozen::{Frozen, FrozenUnit};
 use super::gradients::Gradients;
 use super::initial::Initial;
 use super::linear::{Linear, LinearPass};
 use super::noise::Noise;
 use super::shapes::{averaged, flattened, rows, samples};
-use super::variables::Variables;
+use super::variables::{self, Variables};
 use crate::ops::{
     Activation, Scattering, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu,
     relu_gradient, space_to_depth, to_nhwc,
 };
-use crate::pipeline::{Layer, Layers, Role, scattered};
+use crate::pipeline::{Feedback, Layer, Layers, Role, Shape, scattered};
 use candle_core::{DType, Result, Tensor, bail};
 use std::sync::Arc;
 
 /// A block, or the head that classifies its features.
 pub struct Sequence {
     layers: Layers,
-    units: Vec<(Unit, Names)>,
+    members: Vec<Member>,
 }
 
-/// What the variables of a unit are called: those of the convolution, linear layer or batch norm, and those of a batch
-/// norm behind a convolution.
-type Names = (String, String);
+/// A unit among others.
+struct Member {
+    unit: Unit,
+    /// What its variables are called: those of the convolution, linear layer or batch norm, and those of a batch norm
+    /// behind a convolution.
+    names: (String, String),
+    /// The index of its last layer, and what that gives.
+    last: (usize, Shape),
+    /// What stands for the gradient of its result, where that is not what comes from the units behind it.
+    direct: Option<Direct>,
+}
 
 pub(super) enum Unit {
     SpaceToDepth,
@@ -49,7 +58,8 @@ pub(super) enum Unit {
 
 /// What the gradients of a list of layers are computed from.
 pub struct Pass {
-    units: Vec<UnitPass>,
+    /// Of each unit, with the type of its result.
+    units: Vec<(UnitPass, DType)>,
 }
 
 enum UnitPass {
@@ -79,10 +89,9 @@ impl Sequence {
         let all: Vec<_> = layers.shapes(classes).collect();
         let follows = |at: usize, layer: Layer| all.get(at).is_some_and(|(own, ..)| *own == layer);
         let name = |at: usize| names.get(at).cloned().flatten().unwrap_or_default();
-        let mut units = Vec::new();
+        let mut members = Vec::new();
         let mut at = 0;
         while let Some(&(layer, input, output)) = all.get(at) {
-            let own = (name(at), name(at + 1));
             let mut taken = 1;
             let unit = match layer {
                 Layer::SpaceToDepth => Unit::SpaceToDepth,
@@ -115,7 +124,7 @@ impl Sequence {
                     let convolved = all[at + 1..].iter().any(|(layer, ..)| matches!(layer, Layer::Conv { .. }));
                     Unit::AvgPool(size, convolved)
                 }
-                Layer::Dropout { rate } => Unit::Dropout(rate, units.len()),
+                Layer::Dropout { rate } => Unit::Dropout(rate, members.len()),
                 Layer::Flatten => Unit::Flatten,
                 Layer::Linear { .. } => {
                     let relu = follows(at + 1, Layer::Relu);
@@ -123,10 +132,36 @@ impl Sequence {
                     Unit::Linear(Linear::new(input.values(), output.values(), relu, initial)?)
                 }
             };
-            units.push((unit, own));
+            let last = at + taken - 1;
+            let output = all.get(last).map_or(output, |(_, _, output)| *output);
+            members.push(Member { unit, names: (name(at), name(at + 1)), last: (last, output), direct: None });
             at += taken;
         }
-        Ok(Self { layers: layers.clone(), units })
+        Ok(Self { layers: layers.clone(), members })
+    }
+
+    /// Draws the fixed weights by which gradients go back.
+    ///
+    /// # Errors
+    /// When the device has no memory.
+    pub(super) fn feed_back(
+        &mut self,
+        feedback: Feedback,
+        (role, classes): (Role, usize),
+        initial: &mut Initial<'_>,
+    ) -> Result<()> {
+        let ends = self.layers.fed_directly(role);
+        for Member { unit, last: (last, output), direct, .. } in &mut self.members {
+            match (feedback, unit) {
+                (Feedback::Aligned, Unit::Convolution(own)) => own.align(initial)?,
+                (Feedback::Aligned, Unit::Linear(own)) => own.align(initial)?,
+                (Feedback::Direct, _) if ends.contains(last) => {
+                    *direct = Some(Direct::new(*output, classes, initial)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// \[batch, height, width, channels\] → the result of the last layer in training mode: batch norm uses the statistics
@@ -136,41 +171,52 @@ impl Sequence {
     /// When the shape does not fit.
     pub fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, Pass)> {
         let mut x = x;
-        let mut passes = Vec::with_capacity(self.units.len());
-        for (unit, _) in &self.units {
-            let (y, pass) = unit.train(x, noise)?;
-            passes.push(pass);
+        let mut passes = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let (y, pass) = member.unit.train(x, noise)?;
+            passes.push((pass, y.dtype()));
             x = y;
         }
         Ok((x, Pass { units: passes }))
     }
 
-    /// Adds the gradients of all parameters, from the gradient of the result, and gives that of the input where it is
-    /// wanted.
+    /// Adds the gradients of all parameters, from the gradient of the result and that of the logits \[batch, classes\], which
+    /// direct feedback takes. Gives the gradient of the input where it is wanted.
     ///
     /// # Errors
     /// When the pass is not one of these layers.
     pub(super) fn gradients(
         &self,
         pass: Pass,
-        grad: Tensor,
+        (grad, logits_grad): (Option<Tensor>, &Tensor),
         input: Input,
         out: &mut Gradients,
     ) -> Result<Option<Tensor>> {
-        // Below the first layer that learns there is nothing to be computed unless somebody wants the input's gradient.
-        let first = self.units.iter().position(|(unit, _)| unit.learns()).unwrap_or(self.units.len());
+        let wanted = self.wanted(input);
         let mut grad = grad;
-        for (at, ((unit, _), pass)) in self.units.iter().zip(pass.units).enumerate().rev() {
-            let wanted = if input == Input::Computed || at > first { Input::Computed } else { Input::Constant };
-            if at < first && wanted == Input::Constant {
-                return Ok(None);
+        for (at, (member, (pass, dtype))) in self.members.iter().zip(pass.units).enumerate().rev() {
+            if let Some(direct) = &member.direct {
+                grad = Some(direct.signal(logits_grad, dtype)?);
             }
-            match unit.gradients(pass, grad, wanted, out)? {
-                Some(before) => grad = before,
-                None => return Ok(None),
-            }
+            grad = match grad {
+                _ if wanted[at] == Input::Constant && !member.unit.learns() => None,
+                Some(grad) => member.unit.gradients(pass, grad, wanted[at], out)?,
+                None => bail!("no gradient comes to a layer that learns"),
+            };
         }
-        Ok(Some(grad).filter(|_| input == Input::Computed))
+        Ok(grad.filter(|_| input == Input::Computed))
+    }
+
+    /// Of which units the gradient of the input is wanted, where that of the first is or not; the last entry is whether that
+    /// of the result is of any use. Below the first unit that learns there is nothing to be computed unless somebody wants
+    /// the input's gradient, and none goes past a result that is fed directly.
+    pub(super) fn wanted(&self, input: Input) -> Vec<Input> {
+        let mut wanted = vec![input];
+        for Member { unit, direct, .. } in &self.members {
+            let below = unit.learns() || wanted.last() == Some(&Input::Computed);
+            wanted.push(if direct.is_none() && below { Input::Computed } else { Input::Constant });
+        }
+        wanted
     }
 
     /// The layers as they are now, in evaluation mode.
@@ -178,19 +224,36 @@ impl Sequence {
     /// # Errors
     /// When the device has no memory.
     pub fn frozen(&self) -> Result<Frozen> {
-        let units = self.units.iter().filter_map(|(unit, _)| unit.frozen().transpose()).collect::<Result<_>>()?;
+        let units = self.members.iter().filter_map(|member| member.unit.frozen().transpose()).collect::<Result<_>>()?;
         Ok(Frozen::new(self.layers.clone(), units))
     }
 
     /// The variables, named as PyTorch would.
     pub fn variables(&self) -> Variables {
         let mut all = Variables::default();
-        for (unit, (name, norm_name)) in &self.units {
+        for Member { unit, names: (name, norm_name), .. } in &self.members {
             match unit {
                 Unit::Convolution(own) => own.variables(name, norm_name, &mut all),
                 Unit::BatchNorm(own, _) => own.variables(name, &mut all),
                 Unit::Linear(own) => own.variables(name, &mut all),
                 _ => {}
+            }
+        }
+        all
+    }
+
+    /// The fixed weights by which gradients go back, named as those in whose place they are, or `….direct`.
+    pub(super) fn feedback(&self) -> Variables {
+        let mut all = Variables::default();
+        for Member { unit, names: (name, _), direct, .. } in &self.members {
+            match unit {
+                Unit::Convolution(own) => own.feedback(name, &mut all),
+                Unit::Linear(own) => own.feedback(name, &mut all),
+                _ => {}
+            }
+            if let Some(direct) = direct {
+                let name = if name.is_empty() { "direct".into() } else { format!("{name}.direct") };
+                all.add(name, variables::Role::Feedback, &direct.weight);
             }
         }
         all
@@ -254,7 +317,10 @@ impl Unit {
                 let planes = grad.reshape((grad.dim(0)?, channels, height, width))?;
                 cast(&to_nhwc(&planes)?, dtype)?
             }
-            (Self::Linear(own), UnitPass::Linear(pass)) => samples(&own.gradients(pass, rows(&grad)?, out)?)?,
+            (Self::Linear(own), UnitPass::Linear(pass)) => {
+                let grad = own.gradients(pass, rows(&grad)?, input, out)?;
+                return grad.map(|grad| samples(&grad)).transpose();
+            }
             (Self::Scattering(_), UnitPass::Nothing) => {
                 bail!("a scattering transform has no gradient: it reads images")
             }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
+use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 
@@ -12,6 +13,8 @@ pub enum Role {
     Parameter,
     /// Gathered from the batches: running mean and variance.
     Statistic,
+    /// Drawn once, and never changed: what carries gradients back.
+    Feedback,
 }
 
 /// Variables of a network with their names, in a fixed order.
@@ -25,7 +28,8 @@ impl Variables {
         self.all.push((name, role, variable.clone()));
     }
 
-    pub(super) fn append(&mut self, other: Self) {
+    /// Adds those of another network, whose names are others.
+    pub fn append(&mut self, other: Self) {
         self.all.extend(other.all);
     }
 
@@ -110,9 +114,24 @@ pub fn load(bytes: &[u8], origin: &str, device: &Device) -> Result<HashMap<Strin
         if view.dtype() != Dtype::F32 {
             return Err(Error::failed(format!("`{name}` in `{origin}` is {:?}, not F32", view.dtype())));
         }
-        let values: Vec<f32> =
-            view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        tensors.insert(name, Tensor::from_vec(values, view.shape(), device)?);
+        let tensor = tensor_of(&name, &view, view.shape(), origin)?.to_device(device)?;
+        tensors.insert(name, tensor);
     }
     Ok(tensors)
+}
+
+/// A tensor of a file in single precision, with these dimensions, which have as many values.
+///
+/// # Errors
+/// When it is of a type that stands for no weights.
+pub(super) fn tensor_of(name: &str, view: &TensorView<'_>, shape: &[usize], origin: &str) -> Result<Tensor> {
+    let bytes = view.data();
+    let values: Vec<f32> = match view.dtype() {
+        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+        Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
+        Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+        other => return Err(Error::usage(format!("`{name}` in `{origin}` is {other:?}, no type of weights"))),
+    };
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }

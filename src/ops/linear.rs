@@ -1,17 +1,6 @@
 //! A linear layer and its gradients.
 
-use super::relu::bias_gradient;
 use candle_core::{Result, Tensor, bail};
-
-/// Gradients of what went into a linear layer.
-pub struct LinearGradients {
-    /// Of the input \[batch, inputs\].
-    pub x: Tensor,
-    /// Of the weights \[outputs, inputs\].
-    pub weight: Tensor,
-    /// Of the bias \[outputs\].
-    pub bias: Tensor,
-}
 
 /// `x` \[batch, inputs\] times the transposed `weight` \[outputs, inputs\] plus `bias` \[outputs\]: \[batch, outputs\].
 ///
@@ -49,16 +38,4 @@ pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
     }
     on_gpu!(grad, crate::cuda::linear_input_gradient(weight, grad));
     grad.matmul(weight)
-}
-
-/// All three gradients, from the input and the gradient of the result \[batch, outputs\].
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn linear_gradients(x: &Tensor, weight: &Tensor, grad: &Tensor) -> Result<LinearGradients> {
-    Ok(LinearGradients {
-        x: linear_input_gradient(weight, grad)?,
-        weight: linear_weight_gradient(x, grad)?,
-        bias: bias_gradient(grad)?,
-    })
 }

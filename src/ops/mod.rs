@@ -55,7 +55,7 @@ pub use descent::{Descent, descend};
 pub use dropout::dropout;
 pub use elementwise::{accumulate, affine, cast, concat};
 pub use encoded::{Form, Values, on_host, put};
-pub use linear::{LinearGradients, linear, linear_gradients, linear_input_gradient, linear_weight_gradient};
+pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};

@@ -1,6 +1,6 @@
 //! Which stages' features are worth their bytes: those that make the whole pipeline fastest on the disk there is.
 
-use super::{Estimate, Method};
+use super::Estimate;
 
 /// What is known of a pipeline with so many stages. `from` is the nearest stage before whose features are written, 0 for
 /// the images: nothing else that was chosen matters to the time of a stage, which is why the search below is exact.
@@ -34,12 +34,12 @@ pub fn choose(estimate: &Estimate<'_>, disk: Option<u64>) -> Vec<usize> {
         stages: estimate.pipeline.stages.len(),
         disk: disk.unwrap_or(u64::MAX),
         bytes: &|stage| estimate.bytes(stage),
-        train: &|stage, from| match estimate.pipeline.method {
-            Method::Layerwise => estimate.training(stage, from),
-            // The network is trained before any of its features is there.
-            Method::EndToEnd => 0.0,
+        train: &|stage, from| estimate.training(stage, from) + estimate.probes_of(stage, from),
+        // Probes of features that are written read these.
+        write: &|stage, from| {
+            let probes = estimate.probes_of(stage, stage) - estimate.probes_of(stage, from);
+            estimate.extraction(stage, from).seconds + probes
         },
-        write: &|stage, from| estimate.extraction(stage, from).seconds,
     }
     .solve()
 }

@@ -4,10 +4,11 @@
 //! each value (batch norm, ReLU, pooling, the optimiser) is left out.
 
 use super::layer::Layer;
-use super::{Layers, Method, Recipe, Stage};
+use super::{Feedback, Layers, Recipe, Role, Stage};
+use std::iter::Sum;
 
 /// The costs of one stage, or of a network that is trained as a whole.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
     /// Learned values of the block, or of all blocks.
     pub block_parameters: usize,
@@ -22,6 +23,8 @@ pub struct Cost {
     /// Values an image that a training step holds at once: its input, what the gradients are computed from, and the two
     /// gradients that are in flight.
     pub step_values: usize,
+    /// Fixed values by which gradients go back in the place of weights.
+    pub feedback_values: usize,
 }
 
 /// The costs of all that a pipeline trains.
@@ -29,26 +32,35 @@ pub struct Cost {
 pub struct Costs {
     /// Of each stage, first to last.
     pub stages: Vec<Cost>,
-    /// Of the whole network, where it is trained as a whole.
+    /// Of the whole network, where stages are taken of one.
     pub network: Option<Cost>,
+    /// Operations of each probe, as [`Probed::operations`](super::Probed::operations) has them.
+    pub probes: Vec<[f64; 2]>,
 }
 
 impl Costs {
     /// The costs of a pipeline that tells so many classes apart.
     pub fn of(recipe: &Recipe, classes: usize) -> Self {
         let stages = recipe.stages.iter().map(|stage| Cost::of(stage, classes)).collect();
-        let network = (recipe.method == Method::EndToEnd).then(|| {
-            let blocks: Vec<&Layers> = recipe.stages.iter().map(|stage| &stage.block).collect();
-            Cost::of_network(&blocks, recipe.stages.last().and_then(|stage| stage.head.as_ref()), classes)
+        let of_network = |blocks: &[&Layers], head| {
+            Cost::of_network(blocks, head, classes).fed_back(recipe.feedback, (blocks, head), classes)
+        };
+        let network = recipe.whole().map(|whole| match whole.head {
+            None => of_network(&whole.stages.iter().map(|stage| &stage.block).collect::<Vec<_>>(), None),
+            Some(_) => whole.groups().iter().map(|group| of_network(&group.blocks, Some(group.head))).sum(),
         });
-        Self { stages, network }
+        let probes = recipe.probed().map(|probed| probed.operations(classes)).collect();
+        Self { stages, network, probes }
     }
 }
 
 impl Cost {
     /// The costs of a stage that tells so many classes apart.
     pub fn of(stage: &Stage, classes: usize) -> Self {
-        Self::of_network(&[&stage.block], stage.head.as_ref(), classes)
+        let own = Self::of_network(&[&stage.block], stage.head.as_ref(), classes);
+        // Before it is pruned it takes more memory.
+        let wide = stage.pruning.as_ref().map(|wide| Self::of_network(&[&wide.block], Some(&wide.head), classes));
+        Self { step_values: wide.map_or(own.step_values, |wide| wide.step_values.max(own.step_values)), ..own }
     }
 
     /// The costs of blocks that are trained together with a classifier of the last.
@@ -69,12 +81,51 @@ impl Cost {
             classify,
             training: 3.0 * classify - first,
             step_values: input + steps.iter().map(|(_, kept)| kept.values).sum::<usize>() + 2 * largest,
+            feedback_values: 0,
+        }
+    }
+
+    /// The costs of the same blocks and classifier where gradients go back by fixed weights.
+    fn fed_back(self, feedback: Feedback, (blocks, head): (&[&Layers], Option<&Layers>), classes: usize) -> Self {
+        let all = blocks.iter().map(|block| (*block, Role::Block)).chain(head.map(|head| (head, Role::Head)));
+        let (mut training, mut aligned, mut direct) = (0.0, 0, 0);
+        // Whether a layer's input gets a gradient: not the first of those that learn, nor one whose input is fed directly.
+        let mut wanted = false;
+        for (layers, role) in all {
+            let fed = layers.fed_directly(role);
+            for (at, (layer, input, output)) in layers.shapes(classes).enumerate() {
+                let operations = layer.operations(input, output);
+                training += operations * if wanted { 3.0 } else { 2.0 };
+                wanted = (wanted || operations > 0.0) && !fed.contains(&at);
+                aligned += layer.weights(input, classes);
+                direct += if fed.contains(&at) { output.values() * classes } else { 0 };
+            }
+        }
+        match feedback {
+            Feedback::Exact => self,
+            Feedback::Aligned => Self { feedback_values: aligned, ..self },
+            Feedback::Direct => Self { feedback_values: direct, training: training + 2.0 * direct as f64, ..self },
         }
     }
 
     /// Learned values of the stage.
     pub fn parameters(&self) -> usize {
         self.block_parameters + self.head_parameters
+    }
+}
+
+impl Sum for Cost {
+    /// Of networks that are trained at once.
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, own| Self {
+            block_parameters: sum.block_parameters + own.block_parameters,
+            head_parameters: sum.head_parameters + own.head_parameters,
+            forward: sum.forward + own.forward,
+            classify: sum.classify + own.classify,
+            training: sum.training + own.training,
+            step_values: sum.step_values + own.step_values,
+            feedback_values: sum.feedback_values + own.feedback_values,
+        })
     }
 }
 
@@ -128,6 +179,26 @@ mod tests {
         let plain = cost("k = 1\n");
         assert_eq!(plain.parameters(), 5 * 12 * 9 + 5 + 21 * 10);
         assert_eq!(plain.step_values, 3 * 1024 * 2 + 5 * 256 + 20 + 10 + 2 * 5 * 256);
+    }
+
+    #[test]
+    fn fixed_weights_take_memory_and_direct_ones_spare_what_goes_back_between_blocks() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 2\nwidth = 5\nbatch_norm = false\n\
+                    [auxiliary]\nwidth = 7\n[training]\nmethod = \"end_to_end\"\n";
+        let cost = |feedback: &str| {
+            let recipe = Recipe::parse("p", "p", &format!("{text}feedback = \"{feedback}\"\n"), &[]).unwrap();
+            Costs::of(&recipe, 10).network.unwrap()
+        };
+        let [exact, aligned, direct] = ["exact", "aligned", "direct"].map(cost);
+        let weights = 5 * 27 + 5 * 45 + 7 * 45 + 28 * 10;
+        assert_eq!(aligned, Cost { feedback_values: weights, ..exact });
+        // Two blocks and the hidden layer of the classifier: none of them gives a gradient to what is below.
+        let matrices = (2 * 5 + 7) * 1024 * 10;
+        let [first, second, hidden, linear] =
+            [18 * 3 * 5 * 1024, 18 * 5 * 5 * 1024, 18 * 5 * 7 * 1024, 2 * 28 * 10].map(f64::from);
+        assert_eq!(exact.training, 2.0 * first + 3.0 * (second + hidden + linear));
+        let training = 2.0 * (first + second + hidden + linear) + 2.0 * f64::from(matrices);
+        assert_eq!(direct, Cost { feedback_values: matrices as usize, training, ..exact });
     }
 
     #[test]

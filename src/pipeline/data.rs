@@ -2,7 +2,7 @@
 
 use super::Fault;
 use super::section::Section;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the images come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,16 @@ impl Source {
             Self::Cifar100(_) => "cifar100",
             Self::Stl10(_) => "stl10",
             Self::Idx(_) => "idx",
+        }
+    }
+
+    /// The file or folder that `data.path` names; nothing for the built-in pictures. Of several files it is their pattern.
+    pub fn place(&self) -> Option<&Path> {
+        match self {
+            Self::Builtin => None,
+            Self::Folder(path) | Self::Tar(path) | Self::Imagenet(path) | Self::Cifar10(path) => Some(path),
+            Self::Cifar100(path) | Self::Stl10(path) | Self::Idx(path) => Some(path),
+            Self::WebDataset(place) | Self::Parquet(place) => Some(Path::new(place)),
         }
     }
 }

@@ -6,7 +6,7 @@
 //! the disk share the same cores, so that their times add up; with a GPU loading and computing run side by side, and the
 //! slower counts. The disk works beside both, and not at all for files that stay in memory from one epoch to the next.
 
-use super::{Cost, Machine, Memory, Method, Recipe, Stage, footprint};
+use super::{Cost, Machine, Memory, Recipe, Stage, Training, footprint};
 use std::ops::{Add, Mul, Range};
 
 /// What the time of some work is spent on.
@@ -31,10 +31,10 @@ pub struct Time {
 
 /// Seconds that each part of the machine is busy.
 #[derive(Clone, Copy, Debug, Default)]
-struct Load {
-    decode: f64,
-    compute: f64,
-    disk: f64,
+pub(super) struct Load {
+    pub decode: f64,
+    pub compute: f64,
+    pub disk: f64,
 }
 
 impl Add for Load {
@@ -102,14 +102,14 @@ impl Estimate<'_> {
     }
 
     /// Reading one training sample of a stage's output.
-    fn loading(&self, from: usize) -> Load {
+    pub(super) fn loading(&self, from: usize) -> Load {
         let stays = self.train_bytes(from) <= self.machine.memory;
         let disk = if stays { 0.0 } else { self.sample_bytes(from) / self.machine.read };
         Load { decode: self.machine.stages[from].load, compute: 0.0, disk } * self.canvas(from)
     }
 
     /// Running the frozen blocks of some stages.
-    fn frozen(&self, stages: Range<usize>) -> Load {
+    pub(super) fn frozen(&self, stages: Range<usize>) -> Load {
         Load { compute: self.machine.stages[stages].iter().map(|parts| parts.frozen).sum(), ..Load::default() }
     }
 
@@ -118,7 +118,7 @@ impl Estimate<'_> {
         if stage == 0 { Load::default() } else { self.loading(0) + self.frozen(1..stage + 1) }
     }
 
-    fn time(&self, load: Load) -> Time {
+    pub(super) fn time(&self, load: Load) -> Time {
         let Load { decode, compute, disk } = load;
         let busiest = if compute >= decode { Limit::Compute } else { Limit::Decode };
         let seconds = if !self.machine.processor.is_cpu() { decode.max(compute) } else { decode + compute };
@@ -158,16 +158,29 @@ impl Estimate<'_> {
         self.time(Load { decode, compute: 0.0, disk: self.bytes(0) as f64 / self.machine.write })
     }
 
-    /// Seconds of all epochs of a stage, without evaluation.
+    /// Seconds of all epochs of a stage, without evaluation; 0 where it is not trained by itself.
     pub fn epochs(&self, stage: usize, from: usize) -> f64 {
-        self.stage(stage).training.epochs as f64 * self.epoch(stage, from).seconds
+        if !self.pipeline.trains_alone(self.stage(stage)) {
+            return 0.0;
+        }
+        let (own, epoch) = (self.stage(stage), self.epoch(stage, from).seconds);
+        let Some(wide) = own.wide() else { return own.training.epochs as f64 * epoch };
+        // A step before it is pruned takes longer, as it has more operations; how many classes there are is of no weight.
+        let times = Cost::of(&wide, 1).training / Cost::of_network(&[&own.block], own.head.as_ref(), 1).training;
+        let more = (times - 1.0) * self.machine.stages[stage].train * self.images[0] as f64;
+        wide.training.epochs as f64 * (epoch + more) + own.last_training().epochs as f64 * epoch
     }
 
-    /// Seconds until a stage is trained: its epochs, and the looks at the validation images between. Without a classifier
-    /// there is nothing to be trained.
+    /// Seconds until a stage is trained: its epochs, and the looks at the validation images between; 0 where it is not
+    /// trained by itself.
     pub fn training(&self, stage: usize, from: usize) -> f64 {
-        let Stage { training, head: Some(_), .. } = self.stage(stage) else { return 0.0 };
-        let looks = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
+        if !self.pipeline.trains_alone(self.stage(stage)) {
+            return 0.0;
+        }
+        let own = self.stage(stage);
+        let all = [Some(&own.training), own.pruning.as_ref().map(|pruning| &pruning.training)].into_iter().flatten();
+        let looks = |training: &Training| (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
+        let looks: usize = all.map(looks).sum();
         self.epochs(stage, from) + looks as f64 * self.evaluation(stage, from).seconds
     }
 
@@ -182,26 +195,31 @@ impl Estimate<'_> {
         self.time((self.loading(0) + step) * self.images[0] as f64)
     }
 
-    /// Seconds until the whole network is trained: its epochs, and the evaluations between.
-    pub fn training_of_network(&self) -> f64 {
+    /// Seconds until a network of which stages are taken is there: its epochs, and the evaluations between; or, where it
+    /// comes from a file, one evaluation where it classifies. 0 where there is none.
+    pub fn network(&self) -> f64 {
+        let Some(whole) = self.pipeline.whole() else { return 0.0 };
         let training = &self.pipeline.training;
         let classify = Load { decode: self.machine.stages[0].load, compute: self.machine.network.classify, disk: 0.0 };
         let evaluation = self.time(classify * self.images[1] as f64).seconds;
+        if whole.is_imported() {
+            return if whole.head.is_some() { evaluation } else { 0.0 };
+        }
         let evaluated = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count();
         training.epochs as f64 * self.epoch_of_network().seconds + evaluated as f64 * evaluation
     }
 
-    /// Seconds of everything where the features of these stages are written, which are in order.
+    /// Seconds of everything but the ensemble where the features of these stages are written, which are in order.
     pub fn total(&self, kept: &[usize]) -> f64 {
-        let whole = self.pipeline.method == Method::EndToEnd;
-        let mut all = self.decoding().seconds + if whole { self.training_of_network() } else { 0.0 };
+        let mut all = self.decoding().seconds + self.network() + self.probes_of(0, 0);
         let mut from = 0;
         for stage in 1..=self.pipeline.stages.len() {
-            all += if whole { 0.0 } else { self.training(stage, from) };
+            all += self.training(stage, from);
             if kept.contains(&stage) {
                 all += self.extraction(stage, from).seconds;
                 from = stage;
             }
+            all += self.probes_of(stage, from);
         }
         all
     }
@@ -231,7 +249,7 @@ mod tests {
         let images = Parts { load: 1e-3, store: 64e-3, ..Parts::default() };
         let stages = vec![images, parts, parts, parts];
         let network = Parts { train: 24e-3, classify: 48e-3, ..Parts::default() };
-        Machine { name: "m".into(), processor, stages, network, read: 1e6, write: 1e9, memory }
+        Machine { name: "m".into(), processor, stages, network, probes: Vec::new(), read: 1e6, write: 1e9, memory }
     }
 
     #[track_caller]
@@ -306,8 +324,8 @@ mod tests {
         let machine = machine(false, 1e12);
         let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
         same(estimate.epoch_of_network().seconds, 1.0 + 24.0);
-        same(estimate.training_of_network(), 4.0 * 25.0 + 2.0 * (1.0 + 48.0) / 10.0);
-        same(estimate.total(&[]), estimate.decoding().seconds + estimate.training_of_network());
+        same(estimate.network(), 4.0 * 25.0 + 2.0 * (1.0 + 48.0) / 10.0);
+        same(estimate.total(&[]), estimate.decoding().seconds + estimate.network());
         let more = estimate.extraction(1, 0).seconds + estimate.extraction(2, 1).seconds;
         same(estimate.total(&[1, 2]), estimate.total(&[]) + more);
     }

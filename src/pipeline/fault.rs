@@ -24,10 +24,17 @@ impl Fault {
     /// Hints at the known word that is nearest to the one written, or lists them all.
     pub(super) fn suggest<'a>(self, written: &str, known: impl Iterator<Item = &'a str>) -> Self {
         let known: Vec<&str> = known.collect();
-        let nearest = known.iter().map(|word| (strsim::damerau_levenshtein(written, word), word)).min();
-        match nearest {
-            Some((distance, word)) if distance <= 1 + word.len() / 4 => self.hint(format!("did you mean `{word}`?")),
-            Some(_) => self.hint(format!("known here: {}", known.join(", "))),
+        match nearest(written, known.iter().copied()) {
+            Some(word) => self.hint(format!("did you mean `{word}`?")),
+            None if known.is_empty() => self,
+            None => self.hint(format!("known here: {}", known.join(", "))),
+        }
+    }
+
+    /// Adds a known word that is like the one written, where there is one; the others are named already.
+    pub(super) fn suggest_like<'a>(self, written: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        match nearest(written, known) {
+            Some(word) => self.hint(format!("did you mean `{word}`?")),
             None => self,
         }
     }
@@ -36,6 +43,12 @@ impl Fault {
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref()
     }
+}
+
+/// The known word that a mistaken one is so like that it may have been meant.
+fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, word) = known.map(|word| (strsim::damerau_levenshtein(written, word), word)).min()?;
+    (distance <= 1 + word.len() / 4).then_some(word)
 }
 
 impl fmt::Display for Fault {

@@ -16,6 +16,9 @@ const CHECKPOINTS: u64 = 3;
 /// Batches of input that are in memory at once: one is used, two wait, one is being read.
 pub const BATCHES: usize = 4;
 
+/// Batches that wait between two networks that are trained at once, each by a thread of its own, beside those of a ring.
+pub const AHEAD: usize = 1;
+
 /// Samples that extraction takes at once at most.
 const EXTRACTED: usize = 256;
 /// Values of such a batch, in or out, at most, so that large feature maps take fewer samples at once: 8 MiB of f32 for each
@@ -81,12 +84,28 @@ pub fn stage_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2], c
     features_on_disk(recipe, stage, [train, val]) + labels + logits + learned(weights)
 }
 
-/// Bytes on the disk of a network that is trained as a whole, before its depths are taken from it: weights, checkpoints,
-/// labels and logits of the validation samples.
+/// Bytes on the disk of a network of which stages are taken, without these: weights, checkpoints where it is trained, with
+/// the batches that wait between blocks, labels and logits of the validation samples.
 pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
-    let blocks: usize = recipe.stages.iter().map(|stage| stage.block.weights(classes)).sum();
-    let head = recipe.stages.last().and_then(|stage| stage.head.as_ref()).map_or(0, |head| head.weights(classes));
-    learned(blocks + head) + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+    let Some(whole) = recipe.whole() else { return 0 };
+    let layers = whole.stages.iter().flat_map(|stage| [Some(&stage.block), stage.head.as_ref()]).flatten();
+    let weights = layers.map(|layers| layers.weights(classes)).sum();
+    let weights = if whole.is_imported() { (weights * VALUE) as u64 } else { learned(weights) };
+    weights
+        + CHECKPOINTS * (waiting_values(recipe) * VALUE) as u64
+        + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+}
+
+/// Values of the batches that wait in rings between networks that are trained at once.
+fn waiting_values(recipe: &Recipe) -> usize {
+    between_values(recipe).saturating_mul(recipe.replay)
+}
+
+/// Values of a batch at all places between networks that are trained at once.
+fn between_values(recipe: &Recipe) -> usize {
+    let groups = recipe.whole().map_or_else(Vec::new, |whole| whole.groups());
+    let inputs = groups.iter().skip(1).filter_map(|group| Some(group.blocks.first()?.input.values()));
+    inputs.sum::<usize>().saturating_mul(recipe.training.batch)
 }
 
 fn learned(weights: usize) -> u64 {
@@ -116,7 +135,7 @@ pub struct Memory {
 }
 
 impl Memory {
-    fn of(processor: Processor, host: usize, device: usize) -> Self {
+    pub(super) fn of(processor: Processor, host: usize, device: usize) -> Self {
         let [host, device] = [PROGRAM + host * VALUE, device * VALUE].map(|bytes| bytes as f64);
         if processor.is_cpu() { Self { host: host + device, device: 0.0 } } else { Self { host, device } }
     }
@@ -133,10 +152,11 @@ impl Memory {
         let first = recipe.stages[from].block.input;
         let between = recipe.stages[from..stage - 1].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
-        let step = own.training.batch * cost.step_values.max(widest) + 3 * cost.parameters();
+        let trained = if recipe.trains_alone(own) { own.training.batch } else { 0 };
+        let step = trained * cost.step_values.max(widest) + 3 * cost.parameters();
         let at_once = processor.extraction_batch(first, own.block.output);
         let extraction = at_once * widest.max(own.block.input.values() + own.block.output.values());
-        let loaded = BATCHES * first.values() * own.training.batch.max(at_once);
+        let loaded = BATCHES * first.values() * trained.max(at_once);
         let index = samples * recipe.features.views * BESIDE_SAMPLE as usize / VALUE;
         Self::of(processor, loaded + index, step.max(extraction))
     }
@@ -144,7 +164,10 @@ impl Memory {
     /// What a network takes that is trained as a whole.
     pub fn of_network(recipe: &Recipe, cost: &Cost, (samples, processor): (usize, Processor)) -> Self {
         let batch = recipe.training.batch;
-        let step = batch * cost.step_values + 3 * cost.parameters();
+        // Beside those that wait between threads, one each is to be handed over.
+        let handed = if processor.is_cpu() { (AHEAD + 1) * between_values(recipe) } else { 0 };
+        let waiting = waiting_values(recipe) + handed;
+        let step = batch * cost.step_values + 3 * cost.parameters() + cost.feedback_values + waiting;
         let loaded = BATCHES * recipe.image().values() * batch;
         Self::of(processor, loaded + samples * BESIDE_SAMPLE as usize / VALUE, step)
     }

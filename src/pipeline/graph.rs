@@ -1,66 +1,25 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Manifest, Method, Recipe, Stage};
+use super::{Kind, Manifest, Probed, Recipe, Stage};
 use std::fmt::Write;
 
-/// What a node does; what it leaves in its folder follows from this.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Decodes the images.
-    Images,
-    /// Trains a block with a classifier on frozen features, and writes its own.
-    Block,
-    /// Trains all blocks together on the images.
-    EndToEnd,
-    /// Takes a block from a network that was trained as a whole, and writes its features.
-    Depth,
-    /// Writes features that are handcrafted: the scattering transform of the images.
-    Scattering,
-    /// Asks all stages that classify together.
-    Ensemble,
-    /// Measures something of the features of a stage.
-    Probe,
-}
-
 impl Kind {
-    /// All kinds.
-    pub const ALL: [Self; 7] =
-        [Self::Images, Self::Block, Self::EndToEnd, Self::Depth, Self::Scattering, Self::Ensemble, Self::Probe];
-
     /// What makes a stage that is not taken from a whole network.
     pub fn of(stage: &Stage) -> Self {
-        if stage.head.is_some() { Self::Block } else { Self::Scattering }
-    }
-
-    /// Its name in records.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Images => "images",
-            Self::Block => "block",
-            Self::EndToEnd => "end_to_end",
-            Self::Depth => "depth",
-            Self::Scattering => "scattering",
-            Self::Ensemble => "ensemble",
-            Self::Probe => "probe",
+        match (&stage.head, &stage.pruning) {
+            (None, _) => Self::Scattering,
+            (Some(_), None) => Self::Block,
+            (Some(_), Some(_)) => Self::Pruned,
         }
-    }
-
-    /// Whether it is one of the images or of a stage: what stages are made of and can be made from.
-    pub fn is_stage(self) -> bool {
-        matches!(self, Self::Images | Self::Block | Self::Depth | Self::Scattering)
-    }
-
-    /// Whether nothing is ever made of it: it says something about stages.
-    pub fn is_leaf(self) -> bool {
-        matches!(self, Self::Ensemble | Self::Probe)
     }
 
     /// What people call a node of this kind and of a stage, made of these settings.
     pub fn title(self, stage: usize, manifest: &Manifest) -> String {
         match self {
             Self::Images => "images".into(),
-            Self::Block | Self::Depth | Self::Scattering => format!("stage {stage}"),
-            Self::EndToEnd => Node::NETWORK.into(),
+            Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
+            Self::Wide => format!("stage {stage}, not pruned"),
+            Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -87,7 +46,7 @@ pub struct Node {
 }
 
 impl Node {
-    /// The name of the node that trains a whole network.
+    /// The name of the node of a whole network.
     pub const NETWORK: &str = "network";
     /// The name of the node that asks all stages together.
     pub const ENSEMBLE: &str = "ensemble";
@@ -105,6 +64,11 @@ impl Node {
     /// The name of the node of a stage.
     pub fn stage_id(stage: usize) -> String {
         format!("stage{stage}")
+    }
+
+    /// The name of the node of a stage before it is pruned.
+    pub fn wide_id(stage: usize) -> String {
+        format!("stage{stage}.wide")
     }
 
     /// What people call it: `images`, `stage 3`, `network`.
@@ -125,32 +89,38 @@ impl Graph {
         let mut graph = Self::default();
         // The index of the node of each stage.
         let mut at = vec![graph.add(Node::images(Manifest::of_images(pipeline, files)))];
-        match pipeline.method {
-            Method::Layerwise => {
-                for stage in &pipeline.stages {
-                    let inputs = at[pipeline.reads(stage.number)].to_vec();
-                    let manifest = Manifest::of_stage(pipeline, stage);
-                    at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
-                }
-            }
-            Method::EndToEnd => {
-                let manifest = Manifest::of_network(pipeline);
-                let network =
-                    Node { id: Node::NETWORK.into(), kind: Kind::EndToEnd, stage: 0, inputs: at.clone(), manifest };
-                let network = graph.add(network);
-                for number in 1..=pipeline.stages.len() {
-                    let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
-                    inputs.push(network);
-                    inputs.sort_unstable();
-                    let manifest = Manifest::of_depth(pipeline, number);
-                    at.push(graph.add(Node::stage(Kind::Depth, number, inputs, manifest)));
-                }
+        let whole = pipeline.whole();
+        let depths = whole.as_ref().map_or(0, |whole| whole.stages.len());
+        if let Some(whole) = &whole {
+            let manifest = Manifest::of_network(pipeline, whole);
+            let network = Node { id: Node::NETWORK.into(), kind: whole.kind, stage: 0, inputs: at.clone(), manifest };
+            let network = graph.add(network);
+            for number in 1..=depths {
+                let mut inputs = at[pipeline.features.nearest(number)..number].to_vec();
+                inputs.push(network);
+                inputs.sort_unstable();
+                let manifest = Manifest::of_depth(pipeline, number);
+                at.push(graph.add(Node::stage(Kind::Depth, number, inputs, manifest)));
             }
         }
+        for stage in &pipeline.stages[depths..] {
+            let mut inputs = at[pipeline.reads(stage.number)].to_vec();
+            if let Some(wide) = stage.wide() {
+                let manifest = Manifest::of_wide(pipeline, &wide);
+                let node = Node {
+                    id: Node::wide_id(stage.number),
+                    kind: Kind::Wide,
+                    stage: stage.number,
+                    inputs: inputs.clone(),
+                    manifest,
+                };
+                inputs.push(graph.add(node));
+            }
+            let manifest = Manifest::of_stage(pipeline, stage);
+            at.push(graph.add(Node::stage(Kind::of(stage), stage.number, inputs, manifest)));
+        }
         graph.add_ensemble(pipeline, &at);
-        for (probe, &stage) in
-            pipeline.probes.iter().flat_map(|probe| probe.stages.iter().map(move |stage| (probe, stage)))
-        {
+        for Probed { probe, stage, .. } in pipeline.probed() {
             let inputs = at[pipeline.features.nearest(stage + 1)..=stage].to_vec();
             let manifest = Manifest::of_probe(pipeline, probe, stage);
             graph.add(Node { id: probe.id(stage), kind: Kind::Probe, stage, inputs, manifest });
@@ -246,6 +216,16 @@ mod tests {
             [Some(1), Some(3), Some(0), None]
         );
         assert_eq!(graph.needed(&[2]), [true, true, true, false, false]);
+    }
+
+    #[test]
+    fn blocks_from_a_file_are_depths_of_it_and_the_next_is_trained_on_them() {
+        let graph = graph("weights = \"w\"\nimported = 2\n[features]\nrefresh = 0.0\n");
+        let kinds: Vec<Kind> = graph.nodes().iter().map(|node| node.kind).collect();
+        assert_eq!(kinds, [Kind::Images, Kind::Imported, Kind::Depth, Kind::Depth, Kind::Block]);
+        let inputs: Vec<_> = graph.nodes().iter().map(|node| ids(&graph, &node.inputs)).collect();
+        let expected: [&[&str]; 5] = [&[], &["stage0"], &["stage0", "network"], &["network", "stage1"], &["stage2"]];
+        assert_eq!(inputs, expected);
     }
 
     #[test]

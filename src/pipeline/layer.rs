@@ -153,6 +153,15 @@ impl Layer {
         }
     }
 
+    /// Those of them by which its input is multiplied.
+    pub fn weights(&self, input: Shape, classes: usize) -> usize {
+        match *self {
+            Self::Conv { channels, kernel, .. } => channels * kernel * kernel * input.channels,
+            Self::Linear { outputs } => outputs.count(classes) * input.values(),
+            _ => 0,
+        }
+    }
+
     /// Values that are gathered from batches: running means and variances.
     pub fn statistics(&self, input: Shape) -> usize {
         if *self == Self::BatchNorm { 2 * input.channels } else { 0 }

@@ -85,6 +85,27 @@ impl Layers {
         matches!(self.layers[..], [Layer::Scattering { .. }])
     }
 
+    /// The layers whose results get the gradient of the logits by direct feedback: the last of a block that learns; of a
+    /// head each convolution and linear layer but the one that gives the logits, or rather what follows right behind it and
+    /// is computed with it, a batch norm and a ReLU.
+    pub fn fed_directly(&self, role: Role) -> Vec<usize> {
+        if role == Role::Block {
+            let learns =
+                self.layers.iter().any(|layer| is_conv(layer) || is_linear(layer) || *layer == Layer::BatchNorm);
+            return Vec::from_iter(self.layers.len().checked_sub(1).filter(|_| learns));
+        }
+        let follows = |at: usize, layer: Layer| usize::from(self.layers.get(at + 1) == Some(&layer));
+        let weighted = self.layers.iter().enumerate().filter(|(_, layer)| is_conv(layer) || is_linear(layer));
+        let mut last: Vec<usize> = weighted
+            .map(|(at, layer)| {
+                let at = if is_conv(layer) { at + follows(at, Layer::BatchNorm) } else { at };
+                at + follows(at, Layer::Relu)
+            })
+            .collect();
+        last.pop();
+        last
+    }
+
     /// Operations of a sample's forward pass.
     pub fn operations(&self, classes: usize) -> f64 {
         self.shapes(classes).map(|(layer, input, output)| layer.operations(input, output)).sum()
@@ -98,6 +119,32 @@ impl Layers {
     /// The output for an input of another size, such as a whole image instead of a crop.
     pub fn output_of(&self, input: Shape) -> Shape {
         self.layers.iter().fold(input, |shape, layer| layer.output(shape, 1).unwrap_or(shape))
+    }
+
+    /// The tensors of weights and running statistics: the name of the layer, what the tensor is to it, and its dimensions as
+    /// PyTorch has them.
+    pub fn tensors(&self, role: Role, classes: usize) -> Vec<(String, &'static str, Vec<usize>)> {
+        let mut all = Vec::new();
+        for ((layer, input, output), name) in self.shapes(classes).zip(self.names(role)) {
+            let Some(name) = name else { continue };
+            let own = match layer {
+                Layer::Conv { channels, kernel, bias, .. } => {
+                    let weight = ("weight", vec![channels, input.channels, kernel, kernel]);
+                    vec![Some(weight), bias.then(|| ("bias", vec![channels]))]
+                }
+                Layer::BatchNorm => {
+                    let kinds = ["weight", "bias", "running_mean", "running_var"];
+                    kinds.map(|kind| Some((kind, vec![input.channels]))).into()
+                }
+                Layer::Linear { .. } => {
+                    let (inputs, outputs) = (input.values(), output.values());
+                    vec![Some(("weight", vec![outputs, inputs])), Some(("bias", vec![outputs]))]
+                }
+                _ => Vec::new(),
+            };
+            all.extend(own.into_iter().flatten().map(|(kind, shape)| (name.clone(), kind, shape)));
+        }
+        all
     }
 
     /// What the weights of each layer are called; nothing for layers without.

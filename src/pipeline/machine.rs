@@ -28,6 +28,9 @@ pub struct Machine {
     pub stages: Vec<Parts>,
     /// The steps and the classification of the whole network, where it is trained as a whole.
     pub network: Parts,
+    /// Of the probes, in the order of the graph: in place of a training step what is done once for each training sample of an
+    /// iteration or an epoch, and of a classification for each validation sample or, of what compares, each pair.
+    pub probes: Vec<Parts>,
     /// Bytes a second that are read from the disk.
     pub read: f64,
     /// Bytes a second that are written to the disk.
@@ -116,6 +119,7 @@ impl Profile {
             name: format!("{}: {} (assumed)", self.name, self.about),
             processor: self.processor,
             network: Parts::default(),
+            probes: vec![Parts::default(); costs.probes.len()],
             stages: vec![Parts::default(); costs.stages.len() + 1],
             read: f64::INFINITY,
             write: f64::INFINITY,
@@ -141,6 +145,10 @@ impl Machine {
         if let Some(whole) = &costs.network {
             replace(&mut self.network.train, figures.training.map(|rate| whole.training / rate));
             replace(&mut self.network.classify, figures.forward.map(|rate| whole.classify / rate));
+        }
+        for (parts, [learn, ask]) in self.probes.iter_mut().zip(&costs.probes) {
+            replace(&mut parts.train, figures.training.map(|rate| learn / rate));
+            replace(&mut parts.classify, figures.forward.map(|rate| ask / rate));
         }
         replace(&mut self.stages[0].load, figures.decode.map(f64::recip));
         replace(&mut self.stages[0].store, figures.files.map(f64::recip));

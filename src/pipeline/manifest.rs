@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Init, Keep, Keys, Layers, Orientation, Precision,
-    Probe, ProbeKind, Recipe, Shuffle, Stage, Training,
+    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Feedback, Init, Keep, Keys, Layers, Orientation,
+    Precision, Probe, ProbeKind, Recipe, Shuffle, Stage, Training, Whole,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -15,6 +15,8 @@ pub struct Manifest {
 const STORAGE: &str = "features.";
 /// To be raised when a new version of the program would learn or write something else from the same settings.
 const TRAINING: u32 = 2;
+/// The same of weights that are read from a file.
+const IMPORT: u32 = 1;
 /// The same of what is measured of features.
 const PROBE: u32 = 1;
 /// Names that begin so follow from settings that are entries as well: they explain nothing that those do not.
@@ -114,9 +116,16 @@ impl Manifest {
         manifest
     }
 
-    /// What a trained stage depends on, but for the features it reads.
+    /// What a trained stage depends on, but for the features it reads and what it is pruned from.
     pub fn of_stage(pipeline: &Recipe, stage: &Stage) -> Self {
-        let Stage { number, block, head, keys, training } = stage;
+        let mut manifest = Self::of_wide(pipeline, stage);
+        manifest.add_features(pipeline, stage.number);
+        manifest
+    }
+
+    /// The same of one that writes no features.
+    pub fn of_wide(pipeline: &Recipe, stage: &Stage) -> Self {
+        let Stage { number, block, head, keys, training, pruning } = stage;
         let mut manifest = Self::default();
         manifest.add("training", TRAINING);
         manifest.add("seed", pipeline.seed);
@@ -125,27 +134,52 @@ impl Manifest {
             manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         }
         manifest.add_input(pipeline, *number);
-        manifest.add_network(pipeline, &[(block, keys)], head.as_ref());
-        match head {
-            Some(_) => manifest.add_training(training),
-            None => manifest.add_precision(training),
+        manifest.add_network(Some(pipeline.init), &[(block, keys)], &Vec::from_iter(head));
+        match (head, pruning) {
+            (Some(_), Some(pruning)) => {
+                let mut own = Self::default();
+                own.add_training(&pruning.training);
+                manifest.add("compression.width", pruning.width);
+                for (name, value) in own.entries() {
+                    manifest.add(&name.replacen("training", "compression", 1), value);
+                }
+            }
+            (Some(_), None) => manifest.add_training(training),
+            (None, _) => manifest.add_precision(training),
         }
-        manifest.add_features(pipeline, *number);
         manifest
     }
 
-    /// What a network that is trained as a whole depends on, but for the images it reads.
-    pub fn of_network(pipeline: &Recipe) -> Self {
+    /// What a network of which stages are taken depends on, but for the images it reads.
+    pub fn of_network(pipeline: &Recipe, whole: &Whole<'_>) -> Self {
+        let blocks: Vec<(&Layers, &Keys)> = whole.stages.iter().map(|stage| (&stage.block, &stage.keys)).collect();
+        let heads: Vec<&Layers> = whole.stages.iter().filter_map(|stage| stage.head.as_ref()).collect();
         let mut manifest = Self::default();
+        if let Some(pretrained) = &pipeline.pretrained {
+            manifest.add("import", IMPORT);
+            manifest.add("network.weights", &pretrained.hash);
+            manifest.add("network.imported", pretrained.part());
+            // Of the images there are logits, where anything classifies.
+            if whole.head.is_some() {
+                manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
+            }
+            manifest.add_network(None, &blocks, &heads);
+            return manifest;
+        }
         manifest.add("training", TRAINING);
         manifest.add("seed", pipeline.seed);
         manifest.add("training.method", pipeline.method.word());
+        if pipeline.feedback != Feedback::Exact {
+            manifest.add("training.feedback", pipeline.feedback.word());
+        }
+        if pipeline.replay > 0 {
+            manifest.add("training.replay", pipeline.replay);
+        }
         manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
         if pipeline.features.shuffle != Shuffle::Global {
             manifest.add("input.shuffle", pipeline.features.shuffle.word());
         }
-        let blocks: Vec<(&Layers, &Keys)> = pipeline.stages.iter().map(|stage| (&stage.block, &stage.keys)).collect();
-        manifest.add_network(pipeline, &blocks, pipeline.stages.last().and_then(|stage| stage.head.as_ref()));
+        manifest.add_network(Some(pipeline.init), &blocks, &heads);
         manifest.add_training(&pipeline.training);
         manifest
     }
@@ -223,9 +257,9 @@ impl Manifest {
         manifest
     }
 
-    /// Blocks that are trained together, and the classifier of the last: the settings that they come from, and the layers
-    /// that come of these.
-    fn add_network(&mut self, pipeline: &Recipe, blocks: &[(&Layers, &Keys)], head: Option<&Layers>) {
+    /// Blocks of one network, and its classifiers: the settings that they come from, how weights begin where they are
+    /// trained, and the layers that come of these.
+    fn add_network(&mut self, init: Option<Init>, blocks: &[(&Layers, &Keys)], heads: &[&Layers]) {
         let mut names: Vec<&str> = Vec::new();
         for (name, _) in blocks.iter().flat_map(|(_, keys)| keys.iter()) {
             if !names.contains(name) {
@@ -237,14 +271,17 @@ impl Manifest {
             let values: Vec<&str> = values.map(|(_, value)| value.as_str()).collect();
             self.add(name, values.join(", "));
         }
-        if pipeline.init != Init::Uniform {
-            self.add("network.init", pipeline.init.word());
+        if let Some(init) = init.filter(|init| *init != Init::Uniform) {
+            self.add("network.init", init.word());
         }
+        let name = |what: &str, number: usize, count: usize| {
+            if count == 1 { format!("layers.{what}") } else { format!("layers.{what}{number}") }
+        };
         for (number, (block, _)) in (1..).zip(blocks) {
-            self.add(&if blocks.len() == 1 { "layers.block".into() } else { format!("layers.block{number}") }, block);
+            self.add(&name("block", number, blocks.len()), block);
         }
-        if let Some(head) = head {
-            self.add("layers.head", head);
+        for (number, head) in (1..).zip(heads) {
+            self.add(&name("head", number, heads.len()), head);
         }
     }
 

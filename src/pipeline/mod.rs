@@ -6,6 +6,7 @@ mod alexnet;
 mod architecture;
 mod auxiliary;
 mod choice;
+mod compression;
 mod cost;
 mod custom;
 mod data;
@@ -15,13 +16,16 @@ mod fault;
 mod features;
 pub mod footprint;
 mod graph;
+mod kind;
 mod layer;
 mod layers;
 mod machine;
 mod manifest;
+mod measuring;
 mod network;
 mod place;
 mod plan;
+mod pretrained;
 mod probes;
 mod scattering;
 mod section;
@@ -32,6 +36,7 @@ mod tree;
 mod vgg;
 
 pub use choice::choose;
+pub use compression::Pruning;
 pub use cost::{Cost, Costs};
 pub use data::{Augmentation, BadImage, Crop, Data, Keep, LONGEST, Orientation, Source};
 pub use ensemble::Average;
@@ -39,17 +44,21 @@ pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
 pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
 pub use footprint::{Memory, Processor};
-pub use graph::{Graph, Kind, Node};
+pub use graph::{Graph, Node};
+pub use kind::Kind;
 pub use layer::{Layer, Outputs, Shape, scattered};
 pub use layers::{Layers, Role};
 pub use machine::{Figures, Machine, Parts, Profile};
 pub use manifest::Manifest;
 pub use network::{Init, Keys, Network};
-pub use plan::{Reason, Seen, Verdict, plan};
-pub use probes::{Probe, ProbeKind};
-pub use training::{Method, Precision, Training};
+pub use plan::{NAMES_AND_TIMES, Reason, Seen, Verdict, plan};
+pub use pretrained::{Group, Pretrained, Weight, Whole};
+pub use probes::{Probe, ProbeKind, Probed};
+pub use torchvision::torchvision_network;
+pub use training::{Feedback, Method, Precision, Training};
 
 use auxiliary::AuxiliarySettings;
+use compression::{Compression, Pruned};
 use features::{Materialize, Open};
 use section::Section;
 use std::ops::Range;
@@ -81,8 +90,14 @@ pub struct Recipe {
     pub init: Init,
     /// The numbers of the linear layers in the classifier of torchvision's network of this name, where it has one.
     torchvision_linears: Option<[usize; 3]>,
+    /// Where its weights come from, where they are not trained here, or not all of them.
+    pub pretrained: Option<Pretrained>,
     /// Whether blocks are trained one after the other or together.
     pub method: Method,
+    /// What carries gradients back where blocks are trained together.
+    pub feedback: Feedback,
+    /// Batches that wait before each block where blocks are trained at once; 0 where each is used once, in order.
+    pub replay: usize,
     /// How the whole network is trained where blocks are trained together.
     pub training: Training,
     /// How the stages, first to last, are built and trained; stage 0, the decoded images, is not among them.
@@ -104,13 +119,16 @@ pub struct Stage {
     pub number: usize,
     /// Its block.
     pub block: Layers,
-    /// The classifier that trains the block; where blocks are trained together only the last has one, and of a scattering
-    /// transform nothing is trained.
+    /// The classifier that trains the block; where blocks are trained together only the last has one, of those that come
+    /// from a file that of the file, and of a scattering transform nothing is trained.
     pub head: Option<Layers>,
     /// The settings that block and classifier come from.
     pub keys: Keys,
     /// How it is trained.
     pub training: Training,
+    /// What block and classifier are before some of the block's channels are pruned, where they are: those above are what is
+    /// left.
+    pub pruning: Option<Pruning>,
 }
 
 impl Settings {
@@ -165,8 +183,11 @@ impl Settings {
         let mut auxiliary_section = root.section("auxiliary")?;
         let mut training_section = root.section("training")?;
         let mut features_section = root.section("features")?;
+        let mut compression_section = root.section("compression")?;
         let stage_section = root.section("stage")?;
         let method = Method::read(&mut training_section)?;
+        let feedback = Feedback::read(&mut training_section, method)?;
+        let replay = method.read_replay(&mut training_section)?;
         let ensemble = Average::read(&mut root, method)?;
         let probe_items = root.list("probes")?.unwrap_or_default();
         root.finish()?;
@@ -179,12 +200,37 @@ impl Settings {
         auxiliary_section.finish()?;
         let image = Shape { channels: data.channels, size: augmentation.size };
         let network = architecture::read(&mut network_section, image, auxiliary.k)?;
+        let pretrained = Pretrained::read(&mut network_section, network.blocks.len(), method)?;
         network_section.finish()?;
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
+        let compression = Compression::read(&mut compression_section, training)?;
+        if compression.is_some() && (method != Method::Layerwise || pretrained.is_some()) {
+            let fault = "has no meaning where blocks are not trained one after the other";
+            return Err(Section::root(&table).fault("compression", fault));
+        }
+        let (network, pruned) = match compression {
+            Some(compression) => {
+                let pruned = compression.prune(&compression_section, network, image)?;
+                (pruned.network.clone(), Some(pruned))
+            }
+            None => (network, None),
+        };
+        compression_section.finish()?;
         let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
-        let stages = read_stages(stage_section, &network, (auxiliary, training), method)?;
+        let stages = read_stages(
+            stage_section,
+            (&network, pruned.as_ref()),
+            (auxiliary, training),
+            (method, pretrained.as_ref()),
+        )?;
+        if ensemble.is_some()
+            && pretrained.as_ref().is_some_and(|own| own.blocks.is_none_or(|blocks| blocks == stages.len()))
+        {
+            let fault = "has no meaning where all blocks come from a file: one classifier at most is there";
+            return Err(Section::root(&table).fault("ensemble", fault));
+        }
         let probes = Probe::read_all(probe_items, &stages, (image, &training))?;
         if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
             return Err(Section::root(&table).section("features")?.fault("crop", fault));
@@ -203,7 +249,10 @@ impl Settings {
             architecture,
             init,
             torchvision_linears: network.torchvision_linears,
+            pretrained,
             method,
+            feedback,
+            replay,
             training,
             stages,
             features,
@@ -234,6 +283,22 @@ impl Recipe {
     pub fn reads(&self, stage: usize) -> Range<usize> {
         let first = if self.features.refresh > 0.0 { 0 } else { self.features.nearest(stage) };
         first..stage
+    }
+
+    /// What has to be overridden of the settings for a stage that is trained by itself; blocks before it may come from a
+    /// file.
+    pub fn alone(&self, number: usize) -> Vec<String> {
+        let mut overrides = vec![format!("training.method={}", Method::Layerwise.word())];
+        if self.feedback != Feedback::Exact {
+            overrides.push(format!("training.feedback={}", Feedback::Exact.word()));
+        }
+        if self.replay > 0 {
+            overrides.push("training.replay=0".into());
+        }
+        if self.pretrained.is_some() {
+            overrides.push(format!("network.imported={}", number.saturating_sub(1)));
+        }
+        overrides
     }
 
     /// What becomes of a feature map (or of the image itself) where the whole padded image is run instead of a crop.
@@ -293,37 +358,51 @@ fn no_late_crops(features: &Features, data: &Data, augmentation: &Augmentation, 
 /// Fits the classifier and the training to each block; `[stage.3.training]` and `[stage.3.auxiliary]` override both.
 fn read_stages(
     mut all: Section<'_>,
-    network: &Network,
+    (network, pruned): (&Network, Option<&Pruned>),
     (auxiliary, training): (AuxiliarySettings, Training),
-    method: Method,
+    (method, pretrained): (Method, Option<&Pretrained>),
 ) -> Result<Vec<Stage>, Fault> {
     let count = network.blocks.len();
+    let imported = pretrained.map_or(0, |own| own.blocks.unwrap_or(count.saturating_sub(1)));
+    let taken = pretrained.map_or(0, |own| own.blocks.unwrap_or(count));
     let mut stages = Vec::with_capacity(count);
     for (number, block) in (1..).zip(&network.blocks) {
         let mut own = all.section(&number.to_string())?;
         let mut section = own.section("auxiliary")?;
         let auxiliary = AuxiliarySettings::read(&mut section, &auxiliary)?;
         let mut keys = network.keys[number - 1].clone();
+        let mut pruning = None;
         let head = match method {
+            _ if number <= imported => None,
             Method::EndToEnd if number < count => None,
-            Method::Layerwise if block.is_handcrafted() => None,
-            Method::Layerwise | Method::EndToEnd => {
-                let (head, more) = auxiliary.fit(network, number).map_err(|misfit| {
+            Method::Layerwise | Method::Decoupled if block.is_handcrafted() => None,
+            Method::Layerwise | Method::EndToEnd | Method::Decoupled => {
+                let fitted = match pruned {
+                    Some(pruned) => pruned.fit(&auxiliary, number),
+                    None => auxiliary.fit(network, number).map(|(head, keys)| (head, keys, None)),
+                };
+                let (head, more, before) = fitted.map_err(|misfit| {
                     section.fault("layers", format!("do not fit block {number}: {}", misfit.message))
                 })?;
                 keys.extend(more);
+                pruning = before;
                 Some(head)
             }
         };
         section.finish()?;
         let mut section = own.section("training")?;
-        if let (Method::EndToEnd, Some(key)) = (method, section.keys().next()) {
-            return Err(section.fault(key, "has no meaning where all blocks are trained together"));
+        if let Some(key) = section.keys().next() {
+            if method.is_whole() {
+                return Err(section.fault(key, "has no meaning where all blocks are trained together"));
+            }
+            if number <= taken {
+                return Err(section.fault(key, "has no meaning: the block comes from a file (`network.weights`)"));
+            }
         }
         let training = Training::read(&mut section, training)?;
         section.finish()?;
         own.finish()?;
-        stages.push(Stage { number, block: block.clone(), head, keys, training });
+        stages.push(Stage { number, block: block.clone(), head, keys, training, pruning });
     }
     if let Some(key) = all.keys().find(|key| !(1..=stages.len()).any(|number| number.to_string() == *key)) {
         return Err(all.fault(key, format!("is no stage; stages are 1 to {}", stages.len())));

@@ -35,17 +35,30 @@ impl Reason {
     /// The reason in words; `graph` is the one that was planned.
     pub fn say(&self, graph: &Graph) -> String {
         match self {
-            Self::Changed { name, old: Some(old), new: Some(new) } => format!("{name}: {old} -> {new}"),
+            Self::Changed { name, old: Some(old), new: Some(new) } => changed(name, old, new),
             Self::Changed { name, old: None, new } => format!("{name}: new, {}", new.as_deref().unwrap_or_default()),
             Self::Changed { name, old, new: None } => {
                 format!("{name}: gone, was {}", old.as_deref().unwrap_or_default())
             }
             Self::Input(at) => {
                 let input = &graph.nodes()[*at];
-                let what = if input.kind == Kind::EndToEnd { "weights" } else { "features" };
+                let what = if input.kind.is_network() || input.kind == Kind::Wide { "weights" } else { "features" };
                 format!("the {what} of {} are not those it was made of", input.title())
             }
         }
+    }
+}
+
+/// What comes before the hash of names and times in the fingerprint of image files.
+pub const NAMES_AND_TIMES: &str = ", names and times ";
+
+/// A setting with both values. Of image files people know number and bytes; their hash says only that something is
+/// different.
+fn changed(name: &str, old: &str, new: &str) -> String {
+    match (old.split_once(NAMES_AND_TIMES), new.split_once(NAMES_AND_TIMES)) {
+        (Some((old, _)), Some((new, _))) if old == new => format!("{name}: {new} as before, but other names or times"),
+        (Some((old, _)), Some((new, _))) => format!("{name}: {old} -> {new}"),
+        _ => format!("{name}: {old} -> {new}"),
     }
 }
 

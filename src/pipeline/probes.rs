@@ -4,7 +4,7 @@ use super::layer::{Layer, Outputs, Shape};
 use super::layers::Layers;
 use super::section::Section;
 use super::tree::{Node, Value};
-use super::{Fault, Stage, Training, auxiliary};
+use super::{Fault, Recipe, Stage, Training, auxiliary};
 
 /// A measurement, and the stages whose features it is taken of.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,6 +152,44 @@ impl Probe {
             return Err(section.fault("width", "gives more values than any machine holds"));
         }
         Ok(probe)
+    }
+}
+
+/// One probe of one stage.
+#[derive(Clone, Copy, Debug)]
+pub struct Probed<'a> {
+    /// What is measured.
+    pub probe: &'a Probe,
+    /// The stage; 0 are the images.
+    pub stage: usize,
+    /// The shape of its features.
+    pub features: Shape,
+}
+
+impl Recipe {
+    /// All probes, each with its stage, in the order of the graph.
+    pub fn probed(&self) -> impl Iterator<Item = Probed<'_>> {
+        let all = self.probes.iter().flat_map(|probe| probe.stages.iter().map(move |&stage| (probe, stage)));
+        all.map(|(probe, stage)| {
+            let features = stage.checked_sub(1).map_or(self.image(), |at| self.stages[at].block.output);
+            Probed { probe, stage, features }
+        })
+    }
+}
+
+impl Probed<'_> {
+    /// Values of a sample that it works with.
+    pub fn width(&self) -> usize {
+        let side = self.probe.pool.map_or(self.features.size, |side| side.min(self.features.size).max(1));
+        self.features.channels * side * side
+    }
+
+    /// Training samples that it learns from.
+    pub fn learns_from(&self, train: usize) -> usize {
+        match self.probe.kind {
+            ProbeKind::Contraction => 0,
+            _ => self.probe.train_images.map_or(train, |most| most.min(train)),
+        }
     }
 }
 

@@ -14,6 +14,22 @@ pub(super) struct Section<'a> {
     known: Vec<String>,
 }
 
+/// What other programs call a key, and its name here.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("lr", "learning_rate"),
+    ("batch_size", "batch"),
+    ("wd", "weight_decay"),
+    ("num_epochs", "epochs"),
+    ("gamma", "decay"),
+    ("step_size", "decay_every"),
+    ("image_size", "size"),
+    ("img_size", "size"),
+    ("root", "path"),
+    ("hflip", "flip"),
+    ("num_layers", "blocks"),
+    ("channels", "width"),
+];
+
 /// A type that settings can have.
 pub(super) trait Setting: Sized {
     /// What the value must be, for errors.
@@ -21,6 +37,9 @@ pub(super) trait Setting: Sized {
 
     /// What a list of such values is, for errors.
     const EXPECTED_LIST: &'static str = "a list of other values";
+
+    /// What a value in a range is, for errors that say the range.
+    const EXPECTED_WITHIN: &'static str = "a number";
 
     /// The value, if the node has the type.
     fn read(node: &Node) -> Option<Self>;
@@ -60,6 +79,7 @@ impl Setting for bool {
 impl Setting for u64 {
     const EXPECTED: &'static str = "a whole number, 0 or more";
     const EXPECTED_LIST: &'static str = "a list of whole numbers";
+    const EXPECTED_WITHIN: &'static str = "a whole number";
     fn read(node: &Node) -> Option<Self> {
         if let Value::Integer(number) = node.value { number.try_into().ok() } else { None }
     }
@@ -72,6 +92,7 @@ impl Setting for u64 {
 impl Setting for usize {
     const EXPECTED: &'static str = u64::EXPECTED;
     const EXPECTED_LIST: &'static str = u64::EXPECTED_LIST;
+    const EXPECTED_WITHIN: &'static str = u64::EXPECTED_WITHIN;
     fn read(node: &Node) -> Option<Self> {
         u64::read(node)?.try_into().ok()
     }
@@ -135,6 +156,11 @@ impl<'a> Section<'a> {
     /// A fault at a key's value.
     pub fn fault(&self, key: &str, message: impl Display) -> Fault {
         Fault::new(self.place(key), format!("`{}` {message}", self.full(key)))
+    }
+
+    /// Whether the table itself is written.
+    pub fn is_there(&self) -> bool {
+        self.table.is_some()
     }
 
     /// Whether the key is written.
@@ -201,11 +227,13 @@ impl<'a> Section<'a> {
     where
         T: Setting + PartialOrd + Debug,
     {
-        let value = self.get(key, default)?;
+        let (least, most) = (range.start(), range.end());
+        let expected = format!("{} between {least:?} and {most:?}", T::EXPECTED_WITHIN);
+        let value = self.optional_as(key, &expected)?.unwrap_or(default);
         if range.contains(&value) {
             return Ok(value);
         }
-        Err(self.fault(key, format!("is {value:?}, but must lie between {:?} and {:?}", range.start(), range.end())))
+        Err(self.fault(key, format!("is {value:?}, but must lie between {least:?} and {most:?}")))
     }
 
     /// One of several words.
@@ -216,7 +244,7 @@ impl<'a> Section<'a> {
         }
         let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
         let fault = self.fault(key, format!("is \"{word}\", but must be one of {}", names.join(", ")));
-        Err(fault.suggest(&word, choices.iter().map(|(name, _)| *name)))
+        Err(fault.suggest_like(&word, choices.iter().map(|(name, _)| *name)))
     }
 
     /// Ends the reading: a key that nobody asked for is an error.
@@ -225,6 +253,11 @@ impl<'a> Section<'a> {
         let unknown = table.entries.iter().find(|entry| !self.known.contains(&entry.key));
         unknown.map_or(Ok(()), |entry| {
             let fault = Fault::new(entry.place.clone(), format!("unknown key `{}`", self.full(&entry.key)));
+            let elsewhere =
+                ELSEWHERE.iter().find(|(other, own)| *other == entry.key && self.known.iter().any(|key| key == own));
+            if let Some((_, own)) = elsewhere {
+                return Err(fault.hint(format!("here it is `{}`", self.full(own))));
+            }
             let known: Vec<String> = self.known.iter().map(|key| self.full(key)).collect();
             Err(fault.suggest(&self.full(&entry.key), known.iter().map(String::as_str)))
         })

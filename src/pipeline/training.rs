@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::section::Section;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// How the values of feature maps are computed with; weights, statistics and losses are always single precision.
@@ -23,6 +24,9 @@ impl Precision {
     }
 }
 
+/// Batches that wait before a block at most.
+const MOST_REPLAYED: usize = 10_000;
+
 /// How the blocks of a network are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -30,6 +34,9 @@ pub enum Method {
     Layerwise,
     /// All together, by the gradient of one loss.
     EndToEnd,
+    /// All at once, each with a classifier of its own, on what the one before has just made of the same images (Belilovsky
+    /// et al. 2019).
+    Decoupled,
 }
 
 impl Method {
@@ -38,12 +45,63 @@ impl Method {
         match self {
             Self::Layerwise => "layerwise",
             Self::EndToEnd => "end_to_end",
+            Self::Decoupled => "decoupled",
         }
     }
 
+    /// Whether all blocks are trained by one node, on the images.
+    pub fn is_whole(self) -> bool {
+        self != Self::Layerwise
+    }
+
     pub(super) fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
-        let methods = [Self::Layerwise, Self::EndToEnd].map(|method| (method.word(), method));
+        let methods = [Self::Layerwise, Self::EndToEnd, Self::Decoupled].map(|method| (method.word(), method));
         section.choice("method", Self::Layerwise, &methods)
+    }
+
+    /// Reads how many batches wait before each block: 0 where each is used once, in the order of the images.
+    pub(super) fn read_replay(self, section: &mut Section<'_>) -> Result<usize, Fault> {
+        let replay = section.within("replay", 0, 0..=MOST_REPLAYED)?;
+        if replay == 0 || self == Self::Decoupled {
+            return Ok(replay);
+        }
+        let (own, decoupled) = (self.word(), Self::Decoupled.word());
+        let fault = format!("is {replay}, but `training.method` is \"{own}\": no batches wait between blocks");
+        Err(section.fault("replay", fault).hint(format!("write `method = \"{decoupled}\"` beside it, or leave it out")))
+    }
+}
+
+/// What carries the gradient of the loss back through blocks that are trained together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feedback {
+    /// The weights of each layer: backpropagation.
+    Exact,
+    /// Fixed random weights in the place of each layer's own (Lillicrap et al. 2016).
+    Aligned,
+    /// Fixed random matrices, from the logits straight to each block and hidden layer (Nøkland 2016).
+    Direct,
+}
+
+impl Feedback {
+    /// Its name in a pipeline file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Aligned => "aligned",
+            Self::Direct => "direct",
+        }
+    }
+
+    pub(super) fn read(section: &mut Section<'_>, method: Method) -> Result<Self, Fault> {
+        let words = [Self::Exact, Self::Aligned, Self::Direct].map(|feedback| (feedback.word(), feedback));
+        let feedback = section.choice("feedback", Self::Exact, &words)?;
+        if feedback == Self::Exact || method == Method::EndToEnd {
+            return Ok(feedback);
+        }
+        let (word, method, whole) = (feedback.word(), method.word(), Method::EndToEnd.word());
+        let fault =
+            format!("is \"{word}\", but `training.method` is \"{method}\": no gradient goes from block to block");
+        Err(section.fault("feedback", fault).hint(format!("write `method = \"{whole}\"` beside it, or leave it out")))
     }
 }
 
@@ -87,6 +145,9 @@ impl Training {
         checkpoint_every: Duration::from_secs(5 * 60),
     };
 
+    /// What a learning rate may be.
+    pub(super) const LEARNING_RATES: RangeInclusive<f64> = 1e-9..=1e3;
+
     pub(super) fn read(section: &mut Section<'_>, default: Self) -> Result<Self, Fault> {
         let precisions = [Precision::F32, Precision::Bf16].map(|precision| (precision.word(), precision));
         let minutes = default.checkpoint_every.as_secs_f64() / 60.0;
@@ -95,7 +156,7 @@ impl Training {
             epochs: section.within("epochs", default.epochs, 1..=100_000)?,
             batch: section.within("batch", default.batch, 2..=65_536)?,
             precision: section.choice("precision", default.precision, &precisions)?,
-            learning_rate: section.within("learning_rate", default.learning_rate, 1e-9..=1e3)?,
+            learning_rate: section.within("learning_rate", default.learning_rate, Self::LEARNING_RATES)?,
             momentum: section.within("momentum", default.momentum, 0.0..=0.9999)?,
             weight_decay: section.within("weight_decay", default.weight_decay, 0.0..=1.0)?,
             decay: section.within("decay", default.decay, 0.0..=1.0)?,

@@ -84,6 +84,8 @@ fn meant(text: &str, offset: usize) -> Option<String> {
         "None" | "null" | "none" => Some(format!("leave `{key}` out where it has no value")),
         "NaN" | "NAN" | "Inf" | "Infinity" | "-Infinity" => Some("a finite number is needed".into()),
         _ if number().is_some() => number().map(|number| format!("write `{key} = {number:?}`")),
+        // A number and more is no text that lacks its quotes.
+        _ if value.split_once(' ').is_some_and(|(first, _)| first.parse::<f64>().is_ok()) => None,
         _ if value.chars().all(|letter| letter.is_alphanumeric() || "./~_-: \\".contains(letter)) => {
             Some(format!("texts are quoted: `{key} = {}`", toml::Value::from(value)))
         }
@@ -99,7 +101,8 @@ impl Table {
         let parsed = DeTable::parse(text).map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             let fault = Fault::new(at(offset), error.message().trim().replace('\n', ", "));
-            match meant(text, offset) {
+            let unreadable = !error.message().contains("duplicate key");
+            match meant(text, offset).filter(|_| unreadable) {
                 Some(hint) => fault.hint(hint),
                 None => fault,
             }

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::progress::Progress;
 use candle_core::{D, Device, Tensor};
 use candle_nn::ops::log_softmax;
+use std::cell::Cell;
 
 /// A linear classifier.
 pub struct Linear {
@@ -47,6 +48,7 @@ impl Linear {
         let labels: Vec<Tensor> = labels.collect::<candle_core::Result<_>>()?;
         let weights = table.width * classes;
         let task = progress.start("fit", iterations as u64);
+        let looks = Cell::new(0);
         let of = |at: &[f64]| -> Result<(f64, Vec<f64>)> {
             progress.check()?;
             let linear = Self::new(at, (table.width, classes), device)?;
@@ -60,10 +62,17 @@ impl Linear {
             gradient.iter_mut().for_each(|value| *value /= count);
             gradient[..weights].iter_mut().zip(at).for_each(|(value, weight)| *value += penalty * weight);
             let squares: f64 = at[..weights].iter().map(|weight| weight * weight).sum();
-            task.advance(1);
+            // A step may take several looks.
+            looks.set(looks.get() + 1);
+            task.advance(u64::from(looks.get() <= iterations));
             Ok((loss / count + penalty / 2.0 * squares, gradient))
         };
         let found = minimise(vec![0.0; weights + classes], (iterations, tolerance), of)?;
+        if found.iterations >= iterations {
+            progress.say(&format!(
+                "  not converged after {iterations} iterations (`iterations`, `tolerance` of the probe)"
+            ));
+        }
         Ok((Self::new(&found.at, (table.width, classes), device)?, found.iterations))
     }
 

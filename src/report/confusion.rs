@@ -129,7 +129,7 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
         }
         svg.push('\n');
     }
-    svg + "</svg></div>\n<p class=\"about\">Rows are labels, columns what was named: the stronger a cell&#39;s colour, the larger its share of the row. The diagonal is right.</p>\n"
+    svg + "</svg></div>\n<p class=\"about\">Rows are labels, columns what was named: the stronger a cell&#39;s colour, the larger its share of the row. The diagonal is correct.</p>\n"
 }
 
 /// The largest entries off the diagonal.

@@ -51,7 +51,7 @@ fn arrays(recorded: &[(&str, &Record)]) -> String {
     for (title, record) in recorded {
         let rate = record.images_per_second().map_or_else(|| "-".into(), |rate| format!("{rate:.0}"));
         if record.arrays.is_empty() {
-            let none = if record.kind == Kind::EndToEnd { "weights only" } else { "no features" };
+            let none = if record.kind.is_network() { "weights only" } else { "no features" };
             table.row([*title, none, "-", "-", "-", "-", "-", "-", &rate]);
         }
         for (name, array) in &record.arrays {

@@ -18,7 +18,9 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::EndToEnd) => (node.folder.unfinished_history(), true),
+            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd | Kind::Decoupled) => {
+                (node.folder.unfinished_history(), true)
+            }
             (None, _) => continue,
         };
         if history.is_empty() && unfinished {
@@ -104,17 +106,16 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
         };
         let own = by_depth(&|record| Some(record.figures.as_ref()?.accuracy), "accuracy");
         let together = by_depth(&|record| record.figures.as_ref()?.ensemble_accuracy, "ensemble");
+        // The last depth of a network that was trained as a whole answers as the network does.
+        let own = if own.is_empty() { whole_network(subject) } else { own };
         series.push(Series { name: subject.name.clone(), colour, dashed: false, pieces: vec![own] });
-        series.push(Series {
-            name: format!("{}, ensemble", subject.name),
-            colour,
-            dashed: true,
-            pieces: vec![together],
-        });
-        series.extend(whole_network(subject, colour));
+        if together.len() > 1 {
+            let name = format!("{}, ensemble", subject.name);
+            series.push(Series { name, colour, dashed: true, pieces: vec![together] });
+        }
         for (node, record) in subject.recorded() {
             let Some(figures) = &record.figures else { continue };
-            let cells = [Some(figures.accuracy), Some(figures.top5), figures.ensemble_accuracy].map(percent);
+            let cells = [Some(figures.accuracy), record.top5(), figures.ensemble_accuracy].map(percent);
             table.row([subject.name.clone(), node.title.clone()].into_iter().chain(cells));
         }
     }
@@ -126,11 +127,13 @@ pub(super) fn depths(subjects: &[Subject]) -> String {
 }
 
 /// A network that was trained as a whole has one accuracy, behind its last block.
-fn whole_network(subject: &Subject, colour: usize) -> Option<Series> {
-    let (_, record) = subject.recorded().find(|(_, record)| record.kind == Kind::EndToEnd)?;
-    let y = record.figures.as_ref()?.accuracy;
+fn whole_network(subject: &Subject) -> Vec<Point> {
+    let found = subject.recorded().find(|(_, record)| record.kind.is_network());
+    let accuracy = found.and_then(|(_, record)| Some((record.kind, record.figures.as_ref()?.accuracy)));
     let depth = subject.stages().map(|(_, record)| record.stage).max().unwrap_or(1);
-    let name = format!("{}, trained as a whole", subject.name);
-    let point = Point { x: depth as f64, y, text: format!("{name}: accuracy {y:.2} %") };
-    Some(Series { name, colour, dashed: false, pieces: vec![vec![point]] })
+    let point = |(kind, y): (Kind, f64)| {
+        let text = format!("{}, {}: accuracy {y:.2} %", subject.name, kind.word().replace('_', " "));
+        Point { x: depth as f64, y, text }
+    };
+    accuracy.map(point).into_iter().collect()
 }

@@ -40,7 +40,7 @@ fn row(node: &NodeView) -> Vec<String> {
         ),
         or_dash(shape.map(|[_, _, channels, y, x]| format!("{channels} × {y} × {x}"))),
         percent(record.and_then(Record::accuracy)),
-        percent(figures.map(|figures| figures.top5)),
+        percent(record.and_then(Record::top5)),
         percent(figures.and_then(|figures| figures.ensemble_accuracy)),
         or_dash(
             figures.map(|figures| size::magnitude((figures.block_parameters + figures.auxiliary_parameters) as f64)),

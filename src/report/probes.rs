@@ -1,7 +1,7 @@
 //! What was measured of the features of each depth.
 
 use super::chart::{Chart, Point, Series};
-use super::html::{Table, note};
+use super::html::{Table, details, note};
 use super::subject::Subject;
 use crate::error::Result;
 use crate::pipeline::Kind;
@@ -31,12 +31,14 @@ pub(super) fn probes(subject: &Subject) -> Result<String> {
                 table.row([name.as_str(), &of, "not measured yet", "-"]);
             }
             for (measure, value) in &record.measures {
-                table.row([name, &of, measure, &format!("{value:.4}")]);
+                // Iterations are counted.
+                let digits = if value.fract() == 0.0 && measure == "iterations" { 0 } else { 4 };
+                table.row([name, &of, measure, &format!("{value:.digits$}")]);
             }
         }
     }
     let charts: String = DRAWN.into_iter().filter_map(|drawn| chart(&by_name, drawn)).collect();
-    Ok(format!("<div class=\"pair\">{charts}</div>\n{}", table.html()))
+    Ok(format!("<div class=\"pair\">{charts}</div>\n{}", details("All that was measured", &table.html())))
 }
 
 fn chart(by_name: &BTreeMap<String, Vec<&Record>>, (measure, title, y): (&str, &str, &str)) -> Option<String> {

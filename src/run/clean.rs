@@ -8,7 +8,7 @@ use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::is_litter;
-use crate::lock::{LOCK, Lock};
+use crate::lock::{self, LOCK, Lock};
 use crate::pipeline::Verdict;
 use crate::room;
 use crate::temporary::UNFINISHED;
@@ -98,6 +98,9 @@ impl Garbage {
 
     fn judge(&mut self, stage: StageFolder, users: &[&Project]) {
         let path = stage.path().to_path_buf();
+        if let Some(process) = lock::writer(&path) {
+            return self.left.push((path, format!("process {process} works on it")));
+        }
         let seen = survey(&stage);
         let Some(record) = seen.record else {
             return self.left.push((path, "it has no record that can be read".into()));

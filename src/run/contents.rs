@@ -15,7 +15,7 @@ pub(super) const SPARE: &str = "spare/record.json";
 pub(super) const BLOCK: &str = "block.safetensors";
 /// The file of a classifier's weights.
 pub(super) const HEAD: &str = "auxiliary.safetensors";
-/// The file of the weights of a network that is trained as a whole.
+/// The file of the weights of a network of which stages are taken.
 pub(super) const NETWORK: &str = "network.safetensors";
 
 /// The folder of the receipts of workers.
@@ -57,10 +57,31 @@ struct Entry {
 }
 
 const ALL: &[Kind] = &Kind::ALL;
-const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering];
-const BLOCKS: &[Kind] = &[Kind::Block, Kind::Depth, Kind::Scattering];
-const CLASSIFYING: &[Kind] = &[Kind::Block, Kind::Depth, Kind::EndToEnd, Kind::Ensemble];
-const LABELLED: &[Kind] = &[Kind::Images, Kind::Block, Kind::Depth, Kind::Scattering, Kind::EndToEnd, Kind::Ensemble];
+const FEATURES: &[Kind] = &[Kind::Images, Kind::Block, Kind::Pruned, Kind::Depth, Kind::Scattering];
+const BLOCKS: &[Kind] = &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::Scattering];
+const NETWORKS: &[Kind] = &[Kind::EndToEnd, Kind::Decoupled, Kind::Imported];
+const CLASSIFYING: &[Kind] = &[
+    Kind::Block,
+    Kind::Wide,
+    Kind::Pruned,
+    Kind::Depth,
+    Kind::EndToEnd,
+    Kind::Decoupled,
+    Kind::Imported,
+    Kind::Ensemble,
+];
+const LABELLED: &[Kind] = &[
+    Kind::Images,
+    Kind::Block,
+    Kind::Wide,
+    Kind::Pruned,
+    Kind::Depth,
+    Kind::Scattering,
+    Kind::EndToEnd,
+    Kind::Decoupled,
+    Kind::Imported,
+    Kind::Ensemble,
+];
 
 const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> Entry {
     Entry { pattern, class, kinds }
@@ -73,8 +94,8 @@ const TABLE: [Entry; 20] = [
     entry(LOCK, Class::Lock, ALL),
     entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
-    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Depth]),
-    entry(NETWORK, Class::Weights, &[Kind::EndToEnd]),
+    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth]),
+    entry(NETWORK, Class::Weights, NETWORKS),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
     entry("parts/#", Class::Receipt, FEATURES),
@@ -117,8 +138,8 @@ pub(super) fn array_name(split: Split) -> String {
 /// The splits whose labels a kind of node has.
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
-        Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => &Split::BOTH,
-        Kind::EndToEnd | Kind::Ensemble => &[Split::Val],
+        Kind::Images | Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => &Split::BOTH,
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }
 }

@@ -32,7 +32,7 @@ fn run(folder: &Path, cache: &str, overrides: &[&str]) -> PathBuf {
     let cache = folder.join(cache);
     let mut project = Project::open(resolve(settings, &cache), &cache, false);
     let all = project.find(&[]).unwrap();
-    project.update(&all, &Device::Cpu, &Silent, |_, _, _| {}, |_, _| Ok(())).unwrap();
+    project.update(&all, &Device::Cpu, &Silent, |_, _| {}, |_, _| Ok(())).unwrap();
     cache.join("stage1")
 }
 

@@ -15,7 +15,13 @@ impl Work<'_> {
     pub(super) fn decode(&self, verdict: &Verdict) -> Result<()> {
         let images = ImageSet::open_keeping(&self.pipeline.data, self.pipeline.seed, self.cache())?;
         images.census.lines().iter().for_each(|line| self.progress.say(&format!("  {line}")));
-        let count = images.train.len() + images.val.len();
+        let (train, val) = (images.train.len(), images.val.len());
+        let count = train + val;
+        if count as u64 != images.census.images {
+            self.progress.say(&format!(
+                "  {train} training and {val} validation images are used (`data.train_images`, `data.val_images`)"
+            ));
+        }
         room::require(self.folder.path(), footprint::images_on_disk(&self.pipeline.data, count))?;
         let mut record = self.prepare(verdict)?;
         if self.scatters {

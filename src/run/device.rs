@@ -12,21 +12,44 @@ use std::sync::Once;
 /// # Errors
 /// When the word is none of these, or the GPU that it names cannot be used.
 pub fn device(word: &str, fast: bool, progress: &dyn Progress) -> Result<Device> {
-    let number = match word.split_once(':') {
-        None => Some(0),
-        Some((_, number)) => number.parse().ok(),
-    };
-    match (word.split(':').next().unwrap_or_default(), number) {
-        ("auto", Some(0)) => Ok(ops::open_gpu(0, fast).unwrap_or_else(|e| {
+    match named(word) {
+        Some(Named::Auto) => Ok(ops::open_gpu(0, fast).unwrap_or_else(|e| {
             static SAID: Once = Once::new();
             if ops::gpu_is_there() {
                 SAID.call_once(|| progress.say(&format!("the GPU is not used: {}", first_line(&e))));
             }
             Device::Cpu
         })),
-        ("cpu", Some(0)) => Ok(Device::Cpu),
-        ("cuda", Some(number)) => ops::open_gpu(number, fast).map_err(|e| no_gpu(word, &e)),
-        _ => Err(Error::usage(format!("`{word}` is no device")).hint("devices are auto, cpu, cuda and cuda:N")),
+        Some(Named::Cpu) => Ok(Device::Cpu),
+        Some(Named::Gpu(number)) => ops::open_gpu(number, fast).map_err(|e| no_gpu(word, &e)),
+        None => Err(no_device(word)),
+    }
+}
+
+/// Fails where a word is that of no device, be it there or not.
+///
+/// # Errors
+/// As said.
+pub fn check_device(word: &str) -> Result<()> {
+    named(word).map(drop).ok_or_else(|| no_device(word))
+}
+
+fn no_device(word: &str) -> Error {
+    Error::usage(format!("`{word}` is no device")).hint("devices are auto, cpu, cuda and cuda:N")
+}
+
+enum Named {
+    Auto,
+    Cpu,
+    Gpu(usize),
+}
+
+fn named(word: &str) -> Option<Named> {
+    match word {
+        "auto" => Some(Named::Auto),
+        "cpu" => Some(Named::Cpu),
+        "cuda" => Some(Named::Gpu(0)),
+        _ => word.strip_prefix("cuda:")?.parse().ok().map(Named::Gpu),
     }
 }
 

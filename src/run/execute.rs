@@ -21,7 +21,7 @@ pub(super) struct Work<'a> {
     pub folder: &'a StageFolder,
     /// The stages that it reads, in order.
     pub ancestry: Ancestry,
-    /// The network that a depth is taken from, as it was seen.
+    /// What else it reads: the network that a depth is taken from, or the block that is pruned, as it was seen.
     pub network: Option<(StageFolder, Record)>,
     /// What a probe measures.
     pub probe: Option<&'a Probe>,
@@ -39,8 +39,9 @@ impl Work<'_> {
         self.folder.sweep()?;
         match self.node.kind {
             Kind::Images => self.decode(verdict),
-            Kind::Block => self.train_block(verdict),
-            Kind::EndToEnd => self.train_network(verdict),
+            Kind::Block | Kind::Wide | Kind::Pruned => self.train_block(verdict),
+            Kind::EndToEnd | Kind::Decoupled => self.train_network(verdict),
+            Kind::Imported => self.import_network(verdict),
             Kind::Depth | Kind::Scattering => self.take_depth(verdict),
             Kind::Ensemble => self.ask_together(verdict),
             Kind::Probe => self.probe(verdict),
@@ -126,7 +127,7 @@ impl Work<'_> {
         let mut hasher = blake3::Hasher::new();
         hasher.update(json!(record.classes).to_string().as_bytes());
         // The labels of the network are those of the images, which it was made of.
-        if record.kind != Kind::EndToEnd {
+        if !record.kind.is_network() {
             for &split in labelled(record.kind) {
                 let labels = features::read_labels(self.folder.path(), split)?;
                 labels.iter().for_each(|label| {

@@ -3,7 +3,8 @@
 use super::ancestry::Inputs;
 use super::contents::{BLOCK, HEAD};
 use super::execute::{Work, note_array};
-use super::network::{load_block, load_network};
+use super::folder::StageFolder;
+use super::network::{load_block, load_stage, load_whole, part_of};
 use super::receipt::{Found, Receipts, identity};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
@@ -16,8 +17,8 @@ use std::time::Instant;
 
 impl Work<'_> {
     /// Writes the features of a block that is not trained here: a scattering transform has nothing to be trained. Or it
-    /// takes the block of a depth from the network, and writes its features; the last depth has the network's classifier
-    /// and logits as well, so that it is as whole as a stage that was trained by itself.
+    /// takes the block of a depth from the network, and writes its features; one that the network has a classifier for has
+    /// that and logits as well, so that it is as whole as a stage that was trained by itself.
     pub(super) fn take_depth(&self, verdict: &Verdict) -> Result<()> {
         let stage = self.stage()?;
         let missing = || Error::failed("the network that it is taken from is missing");
@@ -37,37 +38,62 @@ impl Work<'_> {
         record.classes = inputs.classes.clone();
         if record.state != State::Trained {
             let whole = match network {
-                Some((source, whole)) => Some(load_network(source, whole, self.pipeline, self.device)?),
-                None => None,
+                Some((source, whole)) => load_whole(source, whole, self.pipeline, self.device)?,
+                None => Vec::new(),
             };
-            let block =
-                whole.as_ref().map(|whole| whole.blocks.get(stage.number - 1).ok_or_else(missing)).transpose()?;
-            let weights = block.map_or_else(Vec::new, |block| block.variables().tensors());
+            let part = part_of(&whole, stage.number);
+            if part.is_none() && network.is_some() {
+                return Err(missing());
+            }
+            let weights = part.map_or_else(Vec::new, |(block, _)| block.variables().tensors());
             if self.write_weights(&mut record, BLOCK, &save_bytes(&weights, None)?)? {
                 self.clear_features(&mut record)?;
             }
-            if let (Some(whole), Some((_, trained)), true) = (&whole, network, stage.head.is_some()) {
-                self.write_weights(&mut record, HEAD, &save_bytes(&whole.head.variables().tensors(), None)?)?;
-                record.figures = trained.figures.clone();
+            if let (Some((_, Some(head))), true) = (part, stage.head.is_some()) {
+                self.write_weights(&mut record, HEAD, &save_bytes(&head.variables().tensors(), None)?)?;
             }
             record.state = State::Trained;
             record.write(self.folder.path())?;
         }
-        if let (Some((source, _)), true) = (network, stage.head.is_some()) {
-            let (logits, _) = features::read_logits(source.path(), Split::Val)?;
-            let files = features::logit_files(Split::Val, &logits, record.classes.len())?;
-            features::write_files(self.folder.path(), &files)?;
+        if let (Some(network), true) = (network, stage.head.is_some()) {
+            self.take_answers(&mut record, network, stage, &inputs)?;
         }
         let block = load_block(self.folder, &record, self.pipeline, self.device)?;
         self.write_features(&mut record, &block, stage, &inputs)
     }
 
-    /// Writes the logits again where they got lost.
-    pub(super) fn complete_logits(&self, network: &Network, batch: usize, inputs: &Inputs) -> Result<()> {
+    /// Logits and figures of a depth that the network has a classifier for. Of blocks that were trained together they are
+    /// the network's. Where each had its own classifier they are found as those of a stage that was trained by itself:
+    /// from the features that it reads, as they are stored.
+    fn take_answers(
+        &self,
+        record: &mut Record,
+        (source, whole): &(StageFolder, Record),
+        stage: &Stage,
+        inputs: &Inputs,
+    ) -> Result<()> {
+        if whole.kind != Kind::Decoupled {
+            record.figures = whole.figures.clone();
+            let (logits, _) = features::read_logits(source.path(), Split::Val)?;
+            let files = features::logit_files(Split::Val, &logits, record.classes.len())?;
+            return features::write_files(self.folder.path(), &files);
+        }
+        let network = load_stage(self.folder, record, self.pipeline, self.device)?;
+        self.complete_logits(&[&network], self.pipeline.training.batch, inputs)?;
+        let (logits, _) = features::read_logits(self.folder.path(), Split::Val)?;
+        let groups = self.pipeline.whole().map_or_else(Vec::new, |whole| whole.groups());
+        let history = groups.iter().zip(&whole.histories).find(|(group, _)| group.number == stage.number);
+        let history = history.map_or_else(Vec::new, |(_, history)| history.clone());
+        record.figures = Some(self.figures(&[&network], vec![logits], history, inputs)?);
+        Ok(())
+    }
+
+    /// Writes the logits of the last of some networks again where they got lost.
+    pub(super) fn complete_logits(&self, networks: &[&Network], batch: usize, inputs: &Inputs) -> Result<()> {
         if features::read_logits(self.folder.path(), Split::Val).is_ok() {
             return Ok(());
         }
-        let logits = training::classify(network, &inputs.val, batch, self.progress)?;
+        let logits = training::classify_all(networks, &inputs.val, batch, self.progress)?.pop().unwrap_or_default();
         let files = features::logit_files(Split::Val, &logits, inputs.classes.len())?;
         features::write_files(self.folder.path(), &files)
     }
@@ -85,7 +111,7 @@ impl Work<'_> {
         for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
             features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
-        if !self.pipeline.features.caches(stage.number) {
+        if self.node.kind == Kind::Wide || !self.pipeline.features.caches(stage.number) {
             return self.finish(record);
         }
         let extraction = features::Extraction {

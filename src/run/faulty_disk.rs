@@ -67,7 +67,7 @@ impl Experiment {
         let settings = open_pipeline(&self.folder.path().join("p.toml"), &[])?;
         let mut project = Project::open(resolve(settings, &self.cache()), &self.cache(), false);
         let all = project.find(&[])?;
-        project.update(&all, &Device::Cpu, &Silent, |_, _, _| {}, |_, _| Ok(())).map(|_| ())
+        project.update(&all, &Device::Cpu, &Silent, |_, _| {}, |_, _| Ok(())).map(|_| ())
     }
 
     /// All files, with records that say nothing of time.

@@ -1,5 +1,6 @@
 //! The folder of a node: its record, its inputs, and whether its files are there.
 
+use super::cache;
 use super::contents::{self, BLOCK, HEAD, LOGITS, NETWORK};
 use super::record::{Input, Record, State};
 use crate::disk;
@@ -40,6 +41,7 @@ impl StageFolder {
     /// # Errors
     /// When there is none, or it is damaged.
     pub fn record(&self) -> Result<Record> {
+        cache::refuse_file(&self.path)?;
         Record::read(&self.path)?.ok_or_else(|| {
             let inside = (0..).map(|number| Self::in_cache(&self.path, number)).take_while(|stage| stage.path.is_dir());
             Error::failed(format!("`{}` is no folder of a stage: it has no `record.json`", self.path.display())).hint(
@@ -103,9 +105,9 @@ impl StageFolder {
         let needed: &[&str] = match record.kind {
             Kind::Images => return true,
             Kind::Ensemble | Kind::Probe => &[],
-            Kind::Block => &[BLOCK, HEAD],
+            Kind::Block | Kind::Wide | Kind::Pruned => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
-            Kind::EndToEnd => &[NETWORK],
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => &[NETWORK],
         };
         record.state != State::Begun
             && needed.iter().all(|name| record.weights.contains_key(*name))
@@ -123,7 +125,12 @@ impl StageFolder {
                 all.push(skipped);
             }
         }
-        if record.weights.contains_key(HEAD) || matches!(record.kind, Kind::EndToEnd | Kind::Ensemble) {
+        let classifies = match record.kind {
+            Kind::EndToEnd | Kind::Decoupled | Kind::Ensemble => true,
+            Kind::Imported => record.figures.is_some(),
+            _ => record.weights.contains_key(HEAD),
+        };
+        if classifies {
             all.extend(["val/logits/zarr.json", LOGITS].map(str::to_string));
         }
         all

@@ -1,31 +1,35 @@
-//! Nodes that learn: a block with its classifier on frozen features, or all blocks together on the images.
+//! Nodes that learn: a block with its classifier on frozen features, or all blocks of a network on the images.
 
 use super::ancestry::Inputs;
 use super::contents::{BLOCK, HEAD, NETWORK};
 use super::execute::Work;
 use super::folder::StageFolder;
-use super::network::load_stage;
+use super::network::{load_stage, load_whole, whole_variables};
 use super::record::{Figures, Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Refresh, Split};
-use crate::network::save_bytes;
-use crate::pipeline::{Average, Kind, Layers, Stage, Training, Verdict, footprint};
+use crate::network::{Network, prune, save_bytes};
+use crate::pipeline::{Average, Group, Kind, Layers, Pruning, Stage, Training, Verdict, footprint};
 use crate::room;
-use crate::training::{self, Job, Outcome, ensemble, score};
+use crate::text::counted;
+use crate::training::{self, Epoch, Job, Outcome, ensemble, score};
+use candle_core::Tensor;
+use std::collections::HashMap;
 
-/// Blocks that are trained together with a head, and how.
+/// What is trained at once, and how.
 struct Subject<'a> {
-    blocks: Vec<&'a Layers>,
-    head: &'a Layers,
+    groups: Vec<Group<'a>>,
     training: &'a Training,
     /// The number of the stage, 0 for a whole network.
     stage: usize,
+    /// What weights begin as, where they were trained before.
+    start: Option<HashMap<String, Tensor>>,
 }
 
 impl Work<'_> {
     /// Trains a block and writes its features.
     pub(super) fn train_block(&self, verdict: &Verdict) -> Result<()> {
-        let stage = self.stage()?;
+        let stage = &self.own_stage()?;
         // Inputs are opened before anything is removed: a stage that cannot be made leaves the old one as it is.
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
@@ -37,22 +41,21 @@ impl Work<'_> {
         room::require(self.folder.path(), needed)?;
         let mut record = self.prepare(verdict)?;
         let subject = Subject {
-            blocks: vec![&stage.block],
-            head: head_of(stage)?,
+            groups: vec![Group { number: stage.number, blocks: vec![&stage.block], head: head_of(stage)? }],
             training: &stage.training,
             stage: stage.number,
+            start: self.pruned(&record, stage)?,
         };
         let inputs =
             self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
         let network = load_stage(self.folder, &record, self.pipeline, self.device)?;
-        self.complete_logits(&network, stage.training.batch, &inputs)?;
+        self.complete_logits(&[&network], stage.training.batch, &inputs)?;
         self.write_features(&mut record, &network.blocks[0], stage, &inputs)
     }
 
-    /// Trains all blocks together.
+    /// Trains all blocks, together or each by its own classifier.
     pub(super) fn train_network(&self, verdict: &Verdict) -> Result<()> {
-        let stages = &self.pipeline.stages;
-        let (Some(first), Some(last)) = (stages.first(), stages.last()) else {
+        let (Some(first), Some(whole)) = (self.pipeline.stages.first(), self.pipeline.whole()) else {
             return Err(Error::failed("a network without blocks cannot be trained"));
         };
         let _reading = self.ancestry.share()?;
@@ -63,20 +66,44 @@ impl Work<'_> {
             footprint::network_on_disk(self.pipeline, inputs.val.len(), inputs.classes.len()),
         )?;
         let mut record = self.prepare(verdict)?;
-        let subject = Subject {
-            blocks: stages.iter().map(|stage| &stage.block).collect(),
-            head: head_of(last)?,
-            training: &self.pipeline.training,
-            stage: 0,
-        };
+        let subject = Subject { groups: whole.groups(), training: &self.pipeline.training, stage: 0, start: None };
         let inputs = self.train(&mut record, &subject, (inputs, None), |outcome, record| {
-            let variables = outcome.network.variables();
+            let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
+            let variables = whole_variables(&subject.groups, &networks);
             self.write_weights(record, NETWORK, &save_bytes(&variables.tensors(), None)?).map(drop)
         })?;
-        let network = super::network::load_network(self.folder, &record, self.pipeline, self.device)?;
-        self.complete_logits(&network, self.pipeline.training.batch, &inputs)?;
+        let networks = load_whole(self.folder, &record, self.pipeline, self.device)?;
+        let networks: Vec<&Network> = networks.iter().collect();
+        self.complete_logits(&networks, self.pipeline.training.batch, &inputs)?;
         features::write_files(self.folder.path(), &features::label_files(Split::Val, inputs.val.labels())?)?;
         self.finish(&mut record)
+    }
+
+    /// The settings of the node's stage as this node trains it: before it is pruned, or what is left then.
+    fn own_stage(&self) -> Result<Stage> {
+        let stage = self.stage()?;
+        Ok(match self.node.kind {
+            Kind::Wide => stage.wide().ok_or_else(|| Error::failed(format!("stage {} is not pruned", stage.number)))?,
+            _ => Stage { training: *stage.last_training(), ..stage.clone() },
+        })
+    }
+
+    /// What is left of the block that is pruned, and of its classifier: what training begins with. Nothing where nothing is
+    /// pruned, or it is trained already.
+    fn pruned(&self, record: &Record, stage: &Stage) -> Result<Option<HashMap<String, Tensor>>> {
+        let (Kind::Pruned, Some(Pruning { block, head, .. })) = (self.node.kind, &stage.pruning) else {
+            return Ok(None);
+        };
+        if record.state == State::Trained && record.figures.is_some() {
+            return Ok(None);
+        }
+        let (folder, wide) = self.network.as_ref().ok_or_else(|| Error::failed("the block to be pruned is missing"))?;
+        let whole = load_stage(folder, wide, self.pipeline, self.device)?;
+        let weights = whole.variables().tensors().into_iter().collect();
+        let (left, kept) = prune(&weights, (block, head), (&stage.block, head_of(stage)?))?;
+        let title = self.node.title();
+        self.progress.say(&format!("{title}: {} of {} channels stay", kept.len(), block.output.channels));
+        Ok(Some(left))
     }
 
     /// The settings of the node's stage.
@@ -105,11 +132,18 @@ impl Work<'_> {
         record.classes = inputs.classes.clone();
         let title = self.node.title();
         let batch = (subject.stage, subject.training.batch);
+        let samples = inputs.train.len();
+        if samples < batch.1 {
+            let words = counted(samples as u64, "training image");
+            self.progress.say(&format!("{title}: each step takes all {words}: `training.batch` is {}", batch.1));
+        }
         let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
-            blocks: subject.blocks.clone(),
-            head: subject.head,
+            groups: subject.groups.clone(),
             init: self.pipeline.init,
+            start: subject.start.as_ref(),
+            feedback: self.pipeline.feedback,
+            replay: self.pipeline.replay,
             training: subject.training,
             stage: subject.stage,
             seed: self.pipeline.seed,
@@ -130,7 +164,9 @@ impl Work<'_> {
 
     /// Writes the weights of a block and its classifier.
     fn keep_stage(&self, outcome: &Outcome, record: &mut Record) -> Result<()> {
-        for (name, part) in [(BLOCK, &outcome.network.blocks[0]), (HEAD, &outcome.network.head)] {
+        let network = outcome.learned.last().map(|learned| &learned.network);
+        let parts = network.and_then(|network| Some([(BLOCK, network.blocks.first()?), (HEAD, &network.head)]));
+        for (name, part) in parts.into_iter().flatten() {
             let changed = self.write_weights(record, name, &save_bytes(&part.variables().tensors(), None)?)?;
             if name == BLOCK && changed {
                 // Weights that got lost came out otherwise: the features are still those of the old ones.
@@ -142,25 +178,46 @@ impl Work<'_> {
 
     /// Writes the logits and notes the figures.
     fn note(&self, record: &mut Record, outcome: &Outcome, inputs: &Inputs) -> Result<()> {
-        let logits = features::logit_files(Split::Val, &outcome.logits, record.classes.len())?;
+        let Some(last) = outcome.learned.last() else { return Err(Error::failed("no network came out")) };
+        let logits = features::logit_files(Split::Val, &last.logits, record.classes.len())?;
         features::write_files(self.folder.path(), &logits)?;
-        let together = earlier_logits(&self.ancestry.parent()?.0, &outcome.logits)?.map(|mut logits| {
-            logits.push(outcome.logits.clone());
-            score(&ensemble(&logits, record.classes.len(), Average::Logits), inputs.val.labels()).top1
-        });
-        let network = &outcome.network;
-        record.figures = Some(Figures {
-            accuracy: outcome.score.top1,
-            top5: outcome.score.top5,
-            loss: outcome.score.loss,
-            ensemble_accuracy: together,
-            block_parameters: network.blocks.iter().map(|block| block.variables().parameter_count()).sum(),
-            auxiliary_parameters: network.head.variables().parameter_count(),
-            images: inputs.train.len(),
-            history: outcome.history.clone(),
-        });
+        let networks: Vec<&Network> = outcome.learned.iter().map(|learned| &learned.network).collect();
+        let all = outcome.learned.iter().map(|learned| learned.logits.clone()).collect();
+        record.figures = Some(self.figures(&networks, all, last.history.clone(), inputs)?);
+        if outcome.learned.len() > 1 {
+            record.histories = outcome.learned.iter().map(|learned| learned.history.clone()).collect();
+        }
         record.seconds.insert("train".into(), outcome.seconds);
         Ok(())
+    }
+
+    /// What networks have come to by their logits for the validation samples: the last of them, and all together with the
+    /// stages before this node.
+    pub(super) fn figures(
+        &self,
+        networks: &[&Network],
+        logits: Vec<Vec<f32>>,
+        history: Vec<Epoch>,
+        inputs: &Inputs,
+    ) -> Result<Figures> {
+        let last = logits.last().map(Vec::as_slice).unwrap_or_default();
+        let own = score(last, inputs.val.labels());
+        let earlier = earlier_logits(&self.ancestry.parent()?.0, last)?;
+        let together = earlier.map(|mut all| {
+            all.extend(logits);
+            score(&ensemble(&all, inputs.classes.len(), Average::Logits), inputs.val.labels()).top1
+        });
+        let blocks = networks.iter().flat_map(|network| &network.blocks);
+        Ok(Figures {
+            accuracy: own.top1,
+            top5: own.top5,
+            loss: own.loss,
+            ensemble_accuracy: together,
+            block_parameters: blocks.map(|block| block.variables().parameter_count()).sum(),
+            auxiliary_parameters: networks.iter().map(|network| network.head.variables().parameter_count()).sum(),
+            images: inputs.train.len(),
+            history,
+        })
     }
 }
 
@@ -176,8 +233,8 @@ fn earlier_logits(last: &StageFolder, like: &[f32]) -> Result<Option<Vec<Vec<f32
     let mut all = Vec::new();
     let (mut folder, mut record) = (last.clone(), last.record()?);
     while record.stage > 0 {
-        // A scattering transform has no classifier.
-        if record.kind != Kind::Scattering {
+        // A scattering transform has no classifier, nor has a block that comes from a whole network.
+        if record.weights.contains_key(HEAD) {
             if !features::has_logits(folder.path(), Split::Val) {
                 return Ok(None);
             }

@@ -16,6 +16,7 @@ mod extract;
 #[cfg(test)]
 mod faulty_disk;
 mod folder;
+mod import;
 mod learn;
 mod network;
 mod observe;
@@ -30,10 +31,10 @@ mod underway;
 mod update;
 mod verify;
 
-pub use cache::stages;
+pub use cache::{keep_pipeline, refuse_file, stages, what_instead};
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
-pub use device::device;
+pub use device::{check_device, device};
 pub use folder::StageFolder;
 pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings, softmax};
 pub use observe::{Observation, observe};
@@ -70,7 +71,7 @@ impl From<Fault> for Error {
 pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
     let bytes = std::fs::read(path).map_err(|e| {
         let error = Error::usage(Error::io("read", path, &e).to_string());
-        error.hint("name a pipeline file, such as `pipelines/demo.toml`")
+        error.hint(cache::pipeline_instead(path))
     })?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let found = match e.as_bytes() {
@@ -82,6 +83,14 @@ pub fn open_pipeline(path: &Path, overrides: &[String]) -> Result<Settings> {
     })?;
     let default_name = path.file_stem().map_or_else(|| "pipeline".into(), |stem| stem.to_string_lossy().into_owned());
     Ok(Settings::parse(&path.display().to_string(), &default_name, &text, overrides)?)
+}
+
+/// A pipeline that no file says: its name, and settings such as `data.source=builtin`.
+///
+/// # Errors
+/// When something in the settings is wrong or missing.
+pub fn new_pipeline(name: &str, overrides: &[String]) -> Result<Settings> {
+    Ok(Settings::parse("the settings", name, "", overrides)?)
 }
 
 /// The recipe of a pipeline's settings for a cache, with what was planned for it and with half of the memory that is free

@@ -10,7 +10,7 @@ use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
-use crate::pipeline::{self, Average, Kind, Layers, Recipe, Settings, Shape};
+use crate::pipeline::{self, Average, Group, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -85,10 +85,12 @@ impl TrainedNetwork {
         let record = last.record()?;
         let what = match record.kind {
             Kind::Images => "decoded images, no network",
-            Kind::EndToEnd => "a network that was trained as a whole",
+            Kind::EndToEnd | Kind::Decoupled => "a network that was trained as a whole",
+            Kind::Imported => "a network that was imported",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
-            Kind::Block | Kind::Depth | Kind::Scattering => "",
+            Kind::Wide => "a block before it was pruned",
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => "",
         };
         if !what.is_empty() {
             return Err(Error::usage(format!("`{}` holds {what}", last.path().display()))
@@ -316,8 +318,9 @@ fn read_stage(
 }
 
 /// The settings of a stage in those of its pipeline.
-fn stage_of<'a>(folder: &StageFolder, record: &Record, pipeline: &'a Recipe) -> Result<&'a pipeline::Stage> {
+fn stage_of(folder: &StageFolder, record: &Record, pipeline: &Recipe) -> Result<pipeline::Stage> {
     let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+    let stage = if record.kind == Kind::Wide { stage.and_then(pipeline::Stage::wide) } else { stage.cloned() };
     stage.ok_or_else(|| {
         Error::failed(format!("the record in `{}` has no settings of its stage", folder.path().display()))
     })
@@ -341,7 +344,7 @@ pub(super) fn load_block(
 pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recipe, device: &Device) -> Result<Network> {
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
     let stage = stage_of(folder, record, pipeline)?;
-    let network = Network::of_stage(stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
+    let network = Network::of_stage(&stage, record.classes.len(), (pipeline.init, &mut unused, device))?;
     for block in &network.blocks {
         read_weights(folder, record, BLOCK, &block.variables(), device)?;
     }
@@ -349,20 +352,50 @@ pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recip
     Ok(network)
 }
 
-/// A network that was trained as a whole, with the weights in its folder.
-pub(super) fn load_network(
+/// What stages are taken of, with the weights in its folder: one network, or several that were trained at once.
+pub(super) fn load_whole(
     folder: &StageFolder,
     record: &Record,
     pipeline: &Recipe,
     device: &Device,
-) -> Result<Network> {
+) -> Result<Vec<Network>> {
+    let unknown = || Error::failed("the settings have no network of which stages are taken");
+    let whole = pipeline.whole().ok_or_else(unknown)?;
+    let mut groups = whole.groups();
+    // Blocks that come without a classifier have an empty one.
+    let none = whole.stages.last().and_then(|last| Layers::new(last.block.output, Vec::new()).ok());
+    if whole.head.is_none() {
+        let blocks = whole.stages.iter().map(|stage| &stage.block).collect();
+        groups.push(Group { number: 0, blocks, head: none.as_ref().ok_or_else(unknown)? });
+    }
     let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
-    let blocks: Vec<&Layers> = pipeline.stages.iter().map(|stage| &stage.block).collect();
-    let head = pipeline.stages.last().and_then(|stage| stage.head.as_ref());
-    let head = head.ok_or_else(|| Error::failed("the settings have no classifier for the last block"))?;
-    let network = Network::new(&blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?;
-    read_weights(folder, record, NETWORK, &network.variables(), device)?;
-    Ok(network)
+    let mut networks = Vec::with_capacity(groups.len());
+    for Group { blocks, head, .. } in &groups {
+        networks.push(Network::new(blocks, head, record.classes.len(), (pipeline.init, &mut unused, device))?);
+    }
+    let variables = whole_variables(&groups, &networks.iter().collect::<Vec<_>>());
+    read_weights(folder, record, NETWORK, &variables, device)?;
+    Ok(networks)
+}
+
+/// The variables of all networks that were trained at once: those of a single one as they are, else each under `stage2.…`.
+pub(super) fn whole_variables(groups: &[Group<'_>], networks: &[&Network]) -> Variables {
+    let mut all = Variables::default();
+    for (group, network) in groups.iter().zip(networks) {
+        let own = network.variables();
+        all.append(if networks.len() == 1 { own } else { own.under(&format!("stage{}", group.number)) });
+    }
+    all
+}
+
+/// The block of a stage in what it is taken of, and the classifier behind it where there is one.
+pub(super) fn part_of(networks: &[Network], stage: usize) -> Option<(&Sequence, Option<&Sequence>)> {
+    let parts = networks.iter().flat_map(|network| {
+        let last = network.blocks.len().saturating_sub(1);
+        let part = move |(at, block)| (block, (at == last).then_some(&network.head));
+        network.blocks.iter().enumerate().map(part)
+    });
+    parts.into_iter().nth(stage.checked_sub(1)?)
 }
 
 /// Sets variables from a file of weights that is still as it was written.

@@ -31,7 +31,10 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Finished, true) => "small files are missing or damaged".into(),
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
         (State::Begun, _) if record.kind == Kind::Images => "images not all decoded".into(),
-        (State::Trained, true) if record.kind == Kind::EndToEnd => "trained".into(),
+        (State::Trained, true) if matches!(record.kind, Kind::EndToEnd | Kind::Decoupled | Kind::Wide) => {
+            "trained".into()
+        }
+        (State::Trained, true) if record.kind == Kind::Imported => "weights copied".into(),
         (State::Trained, true) => features_written(folder),
         _ => match latest_checkpoint(&folder.checkpoints()) {
             Some((epochs, 0)) => format!("trained for {epochs} of {} epochs", epochs_of(&record)),
@@ -51,7 +54,8 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
 }
 
 fn epochs_of(record: &Record) -> String {
-    record.manifest.get("training.epochs").and_then(|value| value.as_str()).unwrap_or("?").into()
+    let epochs = ["training.epochs", "compression.epochs"].iter().find_map(|name| record.manifest.get(*name));
+    epochs.and_then(|value| value.as_str()).unwrap_or("?").into()
 }
 
 /// How far the writing of features is.

@@ -2,10 +2,10 @@
 
 use super::contents::HEAD;
 use super::folder::StageFolder;
-use super::network::{load_block, load_network, load_stage, recipe};
+use super::network::{load_block, load_stage, load_whole, part_of, recipe};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
-use crate::network::Variables;
+use crate::network::{Sequence, Variables};
 use crate::pipeline::{Kind, Layers, Recipe};
 use candle_core::Device;
 
@@ -74,25 +74,27 @@ impl Parts {
     pub fn read(folder: &StageFolder) -> Result<Self> {
         let record = folder.record()?;
         match record.kind {
-            Kind::Images | Kind::Ensemble | Kind::Probe => {
+            Kind::Images | Kind::Wide | Kind::Ensemble | Kind::Probe => {
                 let held = if record.kind == Kind::Images { "decoded images".into() } else { record.title() };
                 let what = format!("`{}` holds {held}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
             }
-            Kind::EndToEnd => Self::of_network(folder, record),
-            Kind::Block | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => Self::of_network(folder, record),
+            Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),
         }
     }
 
     fn of_network(folder: &StageFolder, record: Record) -> Result<Self> {
         refuse_untrained(folder, &record)?;
         let recipe = recipe(folder, &record, &[])?;
-        let network = load_network(folder, &record, &recipe, &Device::Cpu)?;
-        let part = |(layers, variables): (&Layers, Variables)| Part { layers: layers.clone(), variables };
-        let variables = network.blocks.iter().map(|block| block.variables());
-        let blocks = recipe.stages.iter().map(|stage| &stage.block).zip(variables).map(part).collect();
-        let layers = recipe.stages.last().and_then(|stage| stage.head.as_ref());
-        let head = layers.map(|layers| part((layers, network.head.variables())));
+        let networks = load_whole(folder, &record, &recipe, &Device::Cpu)?;
+        let part = |layers: &Layers, own: &Sequence| Part { layers: layers.clone(), variables: own.variables() };
+        let (mut blocks, mut head) = (Vec::new(), None);
+        for stage in &recipe.stages {
+            let Some((block, own)) = part_of(&networks, stage.number) else { break };
+            blocks.push(part(&stage.block, block));
+            head = stage.head.as_ref().zip(own).map(|(layers, own)| part(layers, own));
+        }
         Ok(Self { blocks, head, recipe, alike: true, record })
     }
 

@@ -5,7 +5,7 @@ use super::execute::Work;
 use super::record::State;
 use crate::error::{Error, Result};
 use crate::features::{Loader, View};
-use crate::pipeline::{Init, Precision, Probe, ProbeKind, Shape, Training, Verdict};
+use crate::pipeline::{Feedback, Group, Init, Precision, Probe, ProbeKind, Shape, Training, Verdict};
 use crate::probes::{Fit, Linear, Scaling, Table, contraction, neighbours};
 use crate::random::{Purpose, Stream};
 use crate::training::{self, Job, score};
@@ -72,9 +72,11 @@ impl Work<'_> {
         let inputs = inputs.prepare(None, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let outcome = training::train(
             &Job {
-                blocks: vec![&layers.0],
-                head: &layers.1,
+                groups: vec![Group { number: self.node.stage, blocks: vec![&layers.0], head: &layers.1 }],
                 init: Init::Uniform,
+                start: None,
+                feedback: Feedback::Exact,
+                replay: 0,
                 training,
                 stage: self.node.stage,
                 seed: self.pipeline.seed,
@@ -87,11 +89,12 @@ impl Work<'_> {
             },
             self.progress,
         )?;
-        let last = outcome.history.last();
+        let learned = outcome.learned.last().ok_or_else(|| Error::failed("no network came out"))?;
+        let last = learned.history.last();
         Ok(named([
-            ("accuracy", outcome.score.top1),
-            ("top5", outcome.score.top5),
-            ("loss", outcome.score.loss),
+            ("accuracy", learned.score.top1),
+            ("top5", learned.score.top5),
+            ("loss", learned.score.loss),
             ("train_accuracy", last.map_or(0.0, |epoch| epoch.train_accuracy)),
             ("train_loss", last.map_or(0.0, |epoch| epoch.loss)),
         ]))

@@ -158,6 +158,9 @@ pub struct Record {
     pub words: Vec<String>,
     /// What the training came to.
     pub figures: Option<Figures>,
+    /// What each epoch of several networks came to that were trained at once, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub histories: Vec<Vec<Epoch>>,
     /// What a probe has found, by name: accuracies in percent, losses in nats.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measures: BTreeMap<String, f64>,
@@ -199,6 +202,7 @@ impl Record {
             classes: Vec::new(),
             words: Vec::new(),
             figures: None,
+            histories: Vec::new(),
             measures: BTreeMap::new(),
             seconds: BTreeMap::new(),
             weights: BTreeMap::new(),
@@ -281,12 +285,17 @@ impl Record {
         self.figures.as_ref().map(|figures| figures.accuracy).or_else(|| self.measures.get("accuracy").copied())
     }
 
+    /// How often the right class was among the first five, where there are more.
+    pub fn top5(&self) -> Option<f64> {
+        self.figures.as_ref().filter(|_| self.classes.len() > 5).map(|figures| figures.top5)
+    }
+
     /// The stage right before it: its input, if it has one. Of a node that says something about stages, the last of them.
     pub fn parent(&self) -> Option<&Input> {
         let before = match self.kind {
             Kind::Images => return None,
-            Kind::EndToEnd => 0,
-            Kind::Block | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => 0,
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
             Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);

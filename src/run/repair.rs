@@ -1,10 +1,11 @@
 //! Makes broken files of a stage again, and only those: with the very bytes that they had.
 
 use super::ancestry::{Ancestry, Inputs};
-use super::contents::{self, BLOCK, Class, HEAD, RECORD, SPARE, array_name};
+use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE, array_name};
 use super::execute::attributes;
 use super::folder::StageFolder;
-use super::network::{load_block, load_network, load_stage, recipe};
+use super::import::network_bytes;
+use super::network::{load_block, load_stage, load_whole, part_of, recipe};
 use super::record::Record;
 use super::together::{Together, members};
 use super::verify::{Finding, Flaw, Sum, Verified, check_file, check_record, sums};
@@ -13,9 +14,10 @@ use crate::error::{self, Error, Result};
 use crate::features::{self, Extraction, Files, Redecoding, ShardSum, Split};
 use crate::images::ImageSet;
 use crate::lock::Lock;
-use crate::network::{Sequence, save_bytes};
+use crate::network::{Network, Sequence, save_bytes};
 use crate::pipeline::{Kind, Node, Recipe};
 use crate::progress::{Progress, Silent};
+use crate::text::counted;
 use crate::training;
 use candle_core::Device;
 use std::collections::BTreeMap;
@@ -37,7 +39,7 @@ impl Verified {
     pub fn can_be_made_again(&self, name: &Path) -> bool {
         let Some(record) = &self.record else { return false };
         let class = contents::class(name.to_str().unwrap_or_default(), Some(record.kind));
-        class != Some(Class::Weights) || matches!(record.kind, Kind::Depth | Kind::Scattering)
+        class != Some(Class::Weights) || matches!(record.kind, Kind::Imported | Kind::Depth | Kind::Scattering)
     }
 }
 
@@ -140,8 +142,10 @@ impl Repair<'_> {
         let pipeline = recipe(folder, record, self.overrides)?;
         match record.kind {
             Kind::Images => self.images(folder, record, &pipeline, &broken, faults),
-            Kind::Block | Kind::Depth | Kind::Scattering => self.trained(folder, record, &pipeline, &broken, faults),
-            Kind::EndToEnd => self.network(folder, record, &pipeline, &broken),
+            Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                self.trained(folder, record, &pipeline, &broken, faults)
+            }
+            Kind::EndToEnd | Kind::Decoupled | Kind::Imported => self.network(folder, record, pipeline, &broken),
             Kind::Ensemble if broken.keys().any(|name| name.starts_with("val/")) => {
                 let (of, stages) = members(folder, record)?;
                 let _reading = Ancestry::new(stages.clone()).share()?;
@@ -200,9 +204,9 @@ impl Repair<'_> {
         }
         if record.kind == Kind::Depth && [BLOCK, HEAD].iter().any(|name| broken.contains_key(*name)) {
             let (source, whole) = network_of(folder, record)?;
-            let network = load_network(&source, &whole, pipeline, self.device)?;
-            let block = network.blocks.get(record.stage - 1);
-            let parts = [(BLOCK, block), (HEAD, Some(&network.head))];
+            let networks = load_whole(&source, &whole, pipeline, self.device)?;
+            let part = part_of(&networks, record.stage);
+            let parts = [(BLOCK, part.map(|(block, _)| block)), (HEAD, part.and_then(|(_, head)| head))];
             let files = parts.into_iter().filter_map(|(name, part)| Some((name, part?)));
             let bytes = |(name, part): (&str, &Sequence)| {
                 Ok((name.to_string(), save_bytes(&part.variables().tensors(), None)?))
@@ -226,8 +230,11 @@ impl Repair<'_> {
         };
         let [_, (_, val)] = &inputs;
         if broken.keys().any(|name| name.starts_with("val/logits/")) {
-            let logits = match record.kind {
-                Kind::Depth => features::read_logits(network_of(folder, record)?.0.path(), Split::Val)?.0,
+            let whole = if record.kind == Kind::Depth { Some(network_of(folder, record)?) } else { None };
+            let logits = match whole {
+                Some((source, whole)) if whole.kind != Kind::Decoupled => {
+                    features::read_logits(source.path(), Split::Val)?.0
+                }
                 _ => {
                     let network = load_stage(folder, record, pipeline, self.device)?;
                     training::classify(&network, val, stage.training.batch, self.progress)?
@@ -245,8 +252,13 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The labels and logits of a network that is trained as a whole.
-    fn network(&self, folder: &StageFolder, record: &Record, pipeline: &Recipe, broken: &Broken) -> Result<()> {
+    /// The labels and logits of a network of which stages are taken, and its weights where they come from a file.
+    fn network(&self, folder: &StageFolder, record: &Record, mut pipeline: Recipe, broken: &Broken) -> Result<()> {
+        if let (Some(pretrained), true) = (&mut pipeline.pretrained, broken.contains_key(NETWORK)) {
+            pretrained.hash = record.manifest().value("network.weights").unwrap_or_default().into();
+            let (bytes, _) = network_bytes(&pipeline, record.classes.len())?;
+            put(folder, broken, vec![(NETWORK.to_string(), bytes)])?;
+        }
         if !broken.keys().any(|name| name.starts_with("val/")) {
             return Ok(());
         }
@@ -256,13 +268,15 @@ impl Repair<'_> {
         let first = pipeline.stages.first().ok_or_else(|| Error::failed("its record has no settings of its blocks"))?;
         let ancestry = Ancestry::follow(&parent, 0)?;
         let _reading = ancestry.share()?;
-        let inputs = ancestry.inputs(pipeline, first, 0, self.device)?;
+        let inputs = ancestry.inputs(&pipeline, first, 0, self.device)?;
         put(folder, broken, features::label_files(Split::Val, inputs.val.labels())?)?;
         if !broken.keys().any(|name| name.starts_with("val/logits/")) {
             return Ok(());
         }
-        let network = load_network(folder, record, pipeline, self.device)?;
-        let logits = training::classify(&network, &inputs.val, pipeline.training.batch, self.progress)?;
+        let networks = load_whole(folder, record, &pipeline, self.device)?;
+        let networks: Vec<&Network> = networks.iter().collect();
+        let batch = pipeline.training.batch;
+        let logits = training::classify_all(&networks, &inputs.val, batch, self.progress)?.pop().unwrap_or_default();
         put(folder, broken, features::logit_files(Split::Val, &logits, record.classes.len())?)
     }
 
@@ -273,8 +287,10 @@ impl Repair<'_> {
             return error;
         }
         error.hint(format!(
-            "it was made on {} with {} threads by greedy {}: repair it there, or let `greedy run` write the stage anew",
-            made.device, made.threads, made.version
+            "it was made on {} with {} by greedy {}: repair it there, or let `greedy run` write the stage anew",
+            made.device,
+            counted(made.threads as u64, "thread"),
+            made.version
         ))
     }
 }
@@ -285,7 +301,7 @@ fn network_of(folder: &StageFolder, record: &Record) -> Result<(StageFolder, Rec
     let input = record.inputs.iter().find(|input| input.node == Node::NETWORK).ok_or_else(missing)?;
     let source = folder.folder_of(input);
     let whole = source.record()?;
-    if whole.kind != Kind::EndToEnd || whole.output.as_ref() != Some(&input.output) {
+    if !whole.kind.is_network() || whole.output.as_ref() != Some(&input.output) {
         let (source, folder) = (source.path().display(), folder.path().display());
         return Err(Error::failed(format!("`{source}` is not what `{folder}` was made of"))
             .hint("`greedy run` brings the nodes up to date"));

@@ -5,6 +5,7 @@ use super::cache;
 use super::choice::recall_choice;
 use super::execute::Work;
 use super::folder::StageFolder;
+use super::import;
 use super::observe::{Observation, observe};
 use super::record::{Input, Record, State};
 use super::underway::Noted;
@@ -17,6 +18,7 @@ use crate::pipeline::{
 };
 use crate::progress::Progress;
 use crate::room;
+use crate::text::shown;
 use candle_core::Device;
 use std::path::{Path, PathBuf};
 
@@ -86,12 +88,19 @@ impl Project {
                 let record = folder_of(pipeline, cache, &Node::images(Manifest::default())).record().ok();
                 let files = record.as_ref().and_then(|record| record.manifest().value("data.files").map(String::from));
                 let fingerprint = files.unwrap_or_else(|| "unknown".into());
-                (Fingerprint { text: fingerprint, memory: None }, Some(without_data(e, record.is_some(), cache)))
+                (
+                    Fingerprint { text: fingerprint, memory: None },
+                    Some(without_data(e, record.is_some(), &pipeline.data.source, cache)),
+                )
             }
         }
     }
 
-    fn build(pipeline: Recipe, cache: &Path, files: &str) -> Self {
+    fn build(mut pipeline: Recipe, cache: &Path, files: &str) -> Self {
+        if let Some(pretrained) = &mut pipeline.pretrained {
+            let copy = StageFolder::new(cache.join(Node::NETWORK)).record().ok();
+            pretrained.hash = import::seen(pretrained, copy.as_ref());
+        }
         let graph = Graph::of(&pipeline, files);
         let folders = graph.nodes().iter().map(|node| folder_of(&pipeline, cache, node)).collect();
         Self::look(pipeline, Some(cache.to_path_buf()), graph, folders)
@@ -116,6 +125,10 @@ impl Project {
                 _ => format!("add blocks with `--set network.blocks={number}`"),
             }));
         };
+        if stage.pruning.is_some() {
+            return Err(Error::usage("a single stage is not pruned: that takes the stage as it is before as well")
+                .hint("`greedy run` trains and prunes it, with another `--cache DIR` beside what is there"));
+        }
         let found = from.record()?;
         if found.kind.is_leaf() {
             let (folder, title) = (from.path().display(), found.title());
@@ -200,22 +213,28 @@ impl Project {
 
     /// Each node as it was seen.
     pub fn nodes(&self) -> impl Iterator<Item = Look<'_>> {
-        self.folders.iter().enumerate().map(|(at, folder)| Look {
+        (0..self.folders.len()).map(|at| self.look_at(at))
+    }
+
+    fn look_at(&self, at: usize) -> Look<'_> {
+        Look {
             node: &self.graph.nodes()[at],
-            folder,
+            folder: &self.folders[at],
             verdict: &self.verdicts[at],
             found: self.observations[at].as_ref(),
             trouble: self.troubles[at].as_ref(),
-        })
+        }
     }
 
     /// Fails where [`update`](Self::update) would refuse to begin.
     ///
     /// # Errors
-    /// When a stage could not be looked at, or one that would be made anew belongs to another pipeline.
+    /// When a stage could not be looked at, one that would be made anew belongs to another pipeline, or a file of weights
+    /// does not hold the network.
     pub fn check(&self) -> Result<()> {
         self.refuse_trouble()?;
-        (0..self.folders.len()).try_for_each(|at| self.refuse_another_pipeline(at))
+        self.refuse_weights(&vec![true; self.folders.len()])?;
+        self.nodes().try_for_each(|look| self.refuse_another_pipeline(&look))
     }
 
     /// Whether all stages are current.
@@ -264,12 +283,13 @@ impl Project {
         wanted: &[usize],
         device: &Device,
         progress: &dyn Progress,
-        mut before: impl FnMut(&Node, &Verdict, &Graph),
+        mut before: impl FnMut(&Look<'_>, &Graph),
         mut after: impl FnMut(&StageFolder, &Record) -> Result<()>,
     ) -> Result<Update> {
         let needed = self.graph.needed(wanted);
         self.refuse_trouble_of(&needed)?;
         self.refuse_precision(&needed, device)?;
+        self.refuse_weights(&needed)?;
         let mut done = Vec::new();
         if let Some(cache) = &self.cache {
             cache::sweep(cache)?;
@@ -296,8 +316,8 @@ impl Project {
             if matches!(self.verdicts[at], Verdict::Current | Verdict::Waiting(_)) {
                 continue;
             }
+            before(&self.look_at(at), &self.graph);
             let node = &self.graph.nodes()[at];
-            before(node, &self.verdicts[at], &self.graph);
             let scatters = scattered == Some(at);
             self.execute(at, device, (progress, scatters)).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
@@ -326,15 +346,30 @@ impl Project {
                     Some(ProbeKind::Cnn { training, .. }) => training.precision,
                     _ => continue,
                 },
-                Kind::EndToEnd | Kind::Depth => self.pipeline.training.precision,
-                Kind::Block | Kind::Scattering => match self.pipeline.stages.get(look.node.stage - 1) {
-                    Some(stage) => stage.training.precision,
-                    None => continue,
-                },
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
+                Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
+                    match self.pipeline.stages.get(look.node.stage - 1) {
+                        Some(stage) if look.node.kind == Kind::Pruned => stage.last_training().precision,
+                        Some(stage) => stage.training.precision,
+                        None => continue,
+                    }
+                }
             };
             map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
         }
         Ok(())
+    }
+
+    /// A file that does not hold the network is found before the images are decoded.
+    fn refuse_weights(&self, needed: &[bool]) -> Result<()> {
+        let undone = |look: &Look<'_>| {
+            let copied = look.found.is_some_and(|found| look.folder.holds_weights(&found.record));
+            look.node.kind == Kind::Imported
+                && *look.verdict != Verdict::Current
+                && !(copied && matches!(look.verdict, Verdict::Partial(_)))
+        };
+        let undone = self.nodes().zip(needed).any(|(look, needed)| *needed && undone(&look));
+        if undone { import::check_file(&self.pipeline) } else { Ok(()) }
     }
 
     /// The settings of a node that measures something.
@@ -352,7 +387,7 @@ impl Project {
     }
 
     fn execute(&self, at: usize, device: &Device, (progress, scatters): (&dyn Progress, bool)) -> Result<()> {
-        self.refuse_another_pipeline(at)?;
+        self.refuse_another_pipeline(&self.look_at(at))?;
         let (node, folder) = (&self.graph.nodes()[at], &self.folders[at]);
         let (mut stages, mut network, mut inputs) = (Vec::new(), None, Vec::new());
         for &input in &node.inputs {
@@ -362,8 +397,12 @@ impl Project {
             let id = self.graph.nodes()[input].id.clone();
             inputs.push(Input { node: id, folder: folder.path_to(read)?, output });
             match record.kind {
-                Kind::EndToEnd => network = Some((read.clone(), record)),
-                Kind::Images | Kind::Block | Kind::Depth | Kind::Scattering => stages.push((read.clone(), record)),
+                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Wide => {
+                    network = Some((read.clone(), record))
+                }
+                Kind::Images | Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => {
+                    stages.push((read.clone(), record))
+                }
                 Kind::Ensemble | Kind::Probe => {}
             }
         }
@@ -374,15 +413,18 @@ impl Project {
         Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress, scatters }.execute(verdict)
     }
 
-    /// A stage of another pipeline is never overwritten.
-    fn refuse_another_pipeline(&self, at: usize) -> Result<()> {
-        let Some(found) = &self.observations[at] else { return Ok(()) };
+    /// A node of another pipeline is never overwritten.
+    ///
+    /// # Errors
+    /// Where this pipeline would make a node anew that belongs to another.
+    pub fn refuse_another_pipeline(&self, look: &Look<'_>) -> Result<()> {
+        let Some(found) = look.found else { return Ok(()) };
         let (own, other) = (&self.pipeline.name, &found.record.pipeline);
-        if own == other || !matches!(self.verdicts[at], Verdict::Stale(_) | Verdict::ReExtract(_)) {
+        if own == other || !matches!(look.verdict, Verdict::Stale(_) | Verdict::ReExtract(_)) {
             return Ok(());
         }
-        let folder = self.folders[at].path().display();
-        if self.graph.nodes()[at].kind == Kind::Images && self.pipeline.data.decoded.is_some() {
+        let folder = look.folder.path().display();
+        if look.node.kind == Kind::Images && self.pipeline.data.decoded.is_some() {
             return Err(Error::failed(format!(
                 "the images in `{folder}` were decoded for pipeline `{other}` with other settings, and `{own}` would decode them again"
             ))
@@ -403,13 +445,18 @@ fn folder_of(pipeline: &Recipe, cache: &Path, node: &Node) -> StageFolder {
 }
 
 /// The error about data that cannot be found, with what can be done without them.
-fn without_data(error: Error, decoded: bool, cache: &Path) -> Error {
+fn without_data(error: Error, decoded: bool, data: &Images, cache: &Path) -> Error {
     let folder = cache.display();
-    match decoded && error.hint_text().is_none() {
-        true => error.hint(format!(
-            "the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`"
-        )),
-        false => error,
+    if decoded {
+        let way = format!("the stages in `{folder}` are whole without it: see `greedy stage N --from {folder}/stage…`");
+        return error.or_hint(way);
+    }
+    match (data.place(), std::env::current_dir()) {
+        (Some(place), Ok(here)) if place.is_relative() && !place.exists() => {
+            let here = shown(&here);
+            error.or_hint(format!("`data.path` is taken from the folder where the command is given, here `{here}`"))
+        }
+        _ => error,
     }
 }
 

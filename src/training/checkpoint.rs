@@ -1,5 +1,6 @@
 //! Checkpoints: all that the rest of a stage's training depends on, written after every epoch and in between.
 
+use super::queue::Waiting;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::network;
@@ -34,12 +35,18 @@ pub struct Epoch {
 /// How far the training of a stage is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// What the epochs behind it came to.
+    /// What the epochs behind it came to; of several networks that are trained at once, for the last.
     pub history: Vec<Epoch>,
+    /// The same for each of those before it, first to last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub below: Vec<Vec<Epoch>>,
     /// Steps of the epoch after them.
     pub step: usize,
     /// Seconds that those steps took.
     pub seconds: f64,
+    /// What waits for each of several networks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Waiting>,
 }
 
 impl Position {
@@ -211,7 +218,7 @@ mod tests {
             accuracy: Some(0.1 + 0.2),
             seconds: 1.5,
         };
-        Position { history: vec![epoch], step, seconds: 0.25 }
+        Position { history: vec![epoch], step, seconds: 0.25, ..Position::default() }
     }
 
     fn tensors(value: f32) -> Vec<(String, Tensor)> {

@@ -17,16 +17,26 @@ pub struct Outcome {
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn step(
+pub fn step(network: &Network, sgd: &mut Sgd, samples: (&Tensor, &Tensor, &Noise<'_>), rate: f64) -> Result<Outcome> {
+    step_for_next(network, sgd, samples, (rate, false)).map(|(outcome, _)| outcome)
+}
+
+/// The same; gives the features of the last block, as they were before the weights moved, where they are wanted.
+///
+/// # Errors
+/// When the shapes do not fit.
+pub(super) fn step_for_next(
     network: &Network,
     sgd: &mut Sgd,
     (x, labels, noise): (&Tensor, &Tensor, &Noise<'_>),
-    rate: f64,
-) -> Result<Outcome> {
+    (rate, wanted): (f64, bool),
+) -> Result<(Outcome, Option<Tensor>)> {
     compute(x.device(), || {
-        let (logits, pass) = network.train(x, noise)?;
+        let (features, logits, pass) = network.train_for_next(x, noise)?;
+        // Kept no longer than the pass needs them where nobody else does.
+        let features = Some(features).filter(|_| wanted);
         let loss = cross_entropy(&logits, labels)?;
         sgd.step(&network.gradients(pass, &loss.gradient)?, rate)?;
-        Ok(Outcome { correct: loss.correct, loss: loss.mean })
+        Ok((Outcome { correct: loss.correct, loss: loss.mean }, features))
     })
 }

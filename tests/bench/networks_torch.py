@@ -4,20 +4,22 @@
   python3 -m venv ~/torch && ~/torch/bin/pip install torch==2.13.0 numpy pillow
   ~/torch/bin/python tests/bench/networks_torch.py pipelines/vgg11-quick.toml --data ../shared/data/cifar10-jpeg.tar
 
-It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer or end to end, from plain torch.nn
-modules. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are run again at every
-step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the learning rate, as in the published
-code. One line of JSON for each stage, or for the whole network. Settings that change none of this are passed over; for others
-it stops rather than train something else.
+It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer, decoupled or end to end, there also by
+feedback alignment, from plain torch.nn modules. Random crops and flips are drawn anew at every epoch, and layer by layer all
+frozen blocks are run again at every step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the
+learning rate, as in the published code. One line of JSON for each stage, or for the whole network. Settings that change none of
+this are passed over; for others it stops rather than train something else.
 """
 
 import argparse
+import copy
 import io
 import json
 import math
 import tarfile
 import time
 import tomllib
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -47,26 +49,74 @@ def main():
 
     started = time.perf_counter()
     blocks, heads = NETWORKS[settings["network"].get("architecture", "simcnn").split("_")[0]](settings, data.size, data.classes)
+    if training.get("method") == "decoupled":
+        return decoupled(blocks, heads, data, training, args.seed, started)
     layerwise = training.get("method", "layerwise") == "layerwise"
     stages = range(len(blocks)) if layerwise else [len(blocks) - 1]
     for at in stages:
         frozen = nn.Sequential(*blocks[:at]) if layerwise else nn.Sequential()
         own = blocks[at] if layerwise else nn.Sequential(*blocks)
         network = nn.Sequential(own, heads(at)).to(memory_format=torch.channels_last)
+        FEEDBACK[training.get("feedback", "exact")](network)
         train(frozen.eval(), network, data, training)
         top1, top5 = evaluate(frozen, network, data)
         row = {"stage": at + 1 if layerwise else "network", "accuracy": round(top1, 2), "top5": round(top5, 2)}
         print(json.dumps(row | {"seed": args.seed, "seconds": round(time.perf_counter() - started)}), flush=True)
 
 
-def train(frozen, network, data, settings):
+def optimiser_at(epoch, network, settings, before):
+    """That of the epoch before, but anew at each drop of the learning rate."""
+    every = settings.get("decay_every", 15)
+    if epoch and (not every or epoch % every):
+        return before
+    return torch.optim.SGD(
+        network.parameters(), lr=settings["learning_rate"] * settings["decay"] ** (epoch // every if every else 0),
+        momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"])  # fmt: skip
+
+
+def decoupled(blocks, heads, data, settings, seed, started):
+    """All stages at once, each on what the block before has just made of the batch; with `replay` by turns in any order."""
+    stages = [nn.Sequential(block, heads(at)).to(memory_format=torch.channels_last) for at, block in enumerate(blocks)]
+    optimisers, rings = [None] * len(stages), [deque(maxlen=settings.get("replay", 0)) for _ in stages]
     for epoch in range(settings["epochs"]):
-        every = settings.get("decay_every", 15)
-        if epoch == 0 or (every and epoch % every == 0):
-            drops = epoch // every if every else 0
-            optimiser = torch.optim.SGD(
-                network.parameters(), lr=settings["learning_rate"] * settings["decay"] ** drops,
-                momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"])  # fmt: skip
+        optimisers = [optimiser_at(epoch, stage, settings, own) for stage, own in zip(stages, optimisers)]
+        for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
+            places = torch.randperm(len(stages)) if settings.get("replay") else torch.arange(len(stages))
+            fresh = (data.augmented(chosen), data.train[1][chosen])
+            for at, (stage, optimiser) in enumerate(zip(stages, optimisers)):
+                taken = exchanged(rings[at], fresh, at == 0 or places[at - 1] < places[at]) if at else fresh
+                fresh = None
+                if taken is None:
+                    continue
+                features = stage.train()[0](taken[0])
+                optimiser.zero_grad(set_to_none=True)
+                F.cross_entropy(stage[1](features), taken[1]).backward()
+                optimiser.step()
+                fresh = (features.detach(), taken[1])
+    for at, stage in enumerate(stages):
+        top1, top5 = evaluate(nn.Sequential(*blocks[:at]).eval(), stage, data)
+        row = {"stage": at + 1, "accuracy": round(top1, 2), "top5": round(top5, 2), "seed": seed}
+        print(json.dumps(row | {"seconds": round(time.perf_counter() - started)}), flush=True)
+
+
+def exchanged(ring, fresh, before):
+    """The batch of the ring that was used least, the newest of several, where one comes before it is taken, or after."""
+    if not ring.maxlen:
+        return fresh
+    if before and fresh:
+        ring.append([0, fresh])
+    taken = min(reversed(ring), key=lambda entry: entry[0], default=None)
+    if taken:
+        taken[0] += 1
+    if fresh and not before:
+        ring.append([0, fresh])
+    return taken and taken[1]
+
+
+def train(frozen, network, data, settings):
+    optimiser = None
+    for epoch in range(settings["epochs"]):
+        optimiser = optimiser_at(epoch, network, settings, optimiser)
         network.train()
         for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
             with torch.no_grad():
@@ -173,6 +223,91 @@ def from_tar(path):
 def from_folder(path):
     for file in sorted(path.glob("*/*/*")):
         yield file.parts[-3], file.parts[-2], file.read_bytes
+
+
+# Feedback -----------------------------------------------------------------------------------------------------------
+# Gradients that go back otherwise than by the weights: by fixed ones that are drawn like them, or straight from the logits.
+
+
+def aligned(network):
+    """Each convolution and linear layer has fixed weights in the place of its own on the way back."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            fixed = copy.deepcopy(module)
+            fixed.reset_parameters()
+            weight = fixed.weight.detach()
+            module.forward = lambda x, own=module, back=weight: AlignedLayer.apply(x, own.weight, own.bias, back, own)
+
+
+class AlignedLayer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, back, layer):
+        ctx.save_for_backward(x, weight, back)
+        ctx.layer = layer
+        if isinstance(layer, nn.Linear):
+            return F.linear(x, weight, bias)
+        return F.conv2d(x, weight, bias, layer.stride, layer.padding)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, back = ctx.saved_tensors
+        biased = ctx.layer.bias is not None
+        if isinstance(ctx.layer, nn.Linear):
+            return grad @ back, grad.t() @ x, grad.sum(0) if biased else None, None, None
+        window = dict(stride=ctx.layer.stride, padding=ctx.layer.padding)
+        grad_x = nn.grad.conv2d_input(x.shape, back, grad, **window) if ctx.needs_input_grad[0] else None
+        grad_weight = nn.grad.conv2d_weight(x, weight.shape, grad, **window)
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if biased else None, None, None
+
+
+def direct(network):
+    """Blocks, and hidden layers of the head with their batch norm and ReLU, have their gradient from the logits."""
+    memory = {}
+    blocks, head = network
+    results = list(blocks)
+    layers = list(head)
+    weighted = [at for at, layer in enumerate(layers) if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    for at in weighted[:-1]:
+        while isinstance(layers[at + 1], (nn.BatchNorm2d, nn.ReLU)):
+            at += 1
+        results.append(layers[at])
+    for module in results:
+        module.register_forward_hook(lambda module, _, y: Received.apply(y, memory, module) if module.training else y)
+    layers[-1].register_forward_hook(lambda module, _, y: Sent.apply(y, memory) if module.training else y)
+
+
+class Sent(torch.autograd.Function):
+    """Passes the logits on, and remembers their gradient."""
+
+    @staticmethod
+    def forward(ctx, x, memory):
+        ctx.memory = memory
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.memory["grad"] = grad
+        return grad, None
+
+
+class Received(torch.autograd.Function):
+    """Passes a result on; its gradient is that of the logits times a fixed matrix, which is drawn at the first step."""
+
+    @staticmethod
+    def forward(ctx, x, memory, module):
+        ctx.memory, ctx.module = memory, module
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        error, module = ctx.memory["grad"], ctx.module
+        if not hasattr(module, "fixed"):
+            values = grad[0].numel()
+            module.fixed = torch.empty(error.shape[1], values).uniform_(-(values**-0.5), values**-0.5)
+        return (error @ module.fixed).view(grad.shape), None, None
+
+
+FEEDBACK = {"exact": lambda network: None, "aligned": aligned, "direct": direct}
 
 
 # Networks -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@
     greedy evaluate cache/stage8 --json > evaluated.json
     python check_torchvision.py export cache/stage8 vgg11.safetensors --evaluated evaluated.json
     python check_torchvision.py fixtures ../fixtures
+    python check_torchvision.py import target/release/greedy FOLDER
+    python check_torchvision.py module cache/stage4 demo.safetensors --evaluated evaluated.json
 
 `export`: the network of torchvision, made as narrow as the stage's settings say, loads the file with strict=True. On the
 validation images in greedy's cache it must have the loss and accuracy that `greedy evaluate` printed, and where the network was
@@ -12,10 +14,17 @@ trained as a whole (then nothing is rounded between stages) the logits that lie 
 `fixtures`: the same networks load the weights that greedy's own tests start from, and have the same logits as stand there; so what
 greedy makes of weights under torchvision's names, which those tests check, is what torchvision makes of them.
 
+`import`: torchvision's VGG-11 with and without batch norm and AlexNet, narrow and with random weights, go through `greedy import` with random
+images, and the logits that it leaves must be torchvision's.
+
+`module`: the module that docs/inspect.md prints loads a network under greedy's own names, and on the validation images in greedy's cache it
+must have the loss and accuracy that `greedy evaluate` printed.
+
 Needs torch, torchvision, safetensors, zarr. One line for each thing that agrees; exit status 1 where one does not.
 """
 import argparse
 import json
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -24,7 +33,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 # The means and deviations of images whose pipeline does not say.
@@ -43,6 +52,15 @@ def main():
     fixtures = commands.add_parser("fixtures")
     fixtures.add_argument("folder", type=Path)
     fixtures.set_defaults(check=lambda args: check_fixtures(args.folder))
+    imported = commands.add_parser("import")
+    imported.add_argument("greedy", type=Path, help="the program")
+    imported.add_argument("folder", type=Path, help="where to work; it must not be there yet")
+    imported.set_defaults(check=lambda args: check_import(args.greedy.resolve(), args.folder))
+    module = commands.add_parser("module")
+    module.add_argument("stage", type=Path, help="the folder of the network's last stage")
+    module.add_argument("weights", type=Path, help="what `greedy export` wrote")
+    module.add_argument("--evaluated", type=Path, required=True, help="what `greedy evaluate --json` printed")
+    module.set_defaults(check=lambda args: check_module(args.stage, args.weights, json.loads(args.evaluated.read_text())))
     args = parser.parse_args()
     differences = list(args.check(args))
     for line in differences:
@@ -82,6 +100,55 @@ def check_fixtures(folder):
         after = {key.removeprefix("after."): value for key, value in tensors.items() if key.startswith("after.")}
         yield from load(network, after, name)
         yield from alike(f"{name}: logits", run(network, tensors["pixels"].float() / 64 - 2), tensors["eval.logits"])
+
+
+def check_import(greedy, folder):
+    import zarr
+    from PIL import Image
+
+    torch.manual_seed(0)
+    side, classes, count = 64, 5, 4
+    pixels = torch.randint(0, 256, (classes * count, 3, side, side), dtype=torch.uint8)
+    for split in ("train", "val"):
+        for at, picture in enumerate(pixels):
+            place = folder / "photos" / split / f"class{at // count}"
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(place / f"{at % count}.png")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in IMAGENET)
+    for architecture in ("vgg11", "vgg11_bn", "alexnet"):
+        settings = {"architecture": architecture, "width": 16, "hidden": 32, "pooled": 2}
+        network = narrowed(settings, classes)
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                nn.init.normal_(layer.running_mean, std=0.1)
+                nn.init.uniform_(layer.running_var, 0.5, 1.5)
+        save_file(network.state_dict(), folder / f"{architecture}.safetensors")
+        told = [f"--set=network.{key}={settings[key]}" for key in ("width", "hidden", "pooled")]
+        told += [f"--set=data.size={side}", f"--set=augmentation.size={side}"]
+        subprocess.run(
+            [greedy, "import", folder / f"{architecture}.safetensors", "--architecture", architecture, "--images", folder / "photos",
+             "--to", folder / architecture, "--quiet", *told],
+            check=True, stdout=subprocess.DEVNULL,
+        )
+        found = torch.from_numpy(zarr.open_array(folder / architecture / "network" / "val" / "logits", mode="r")[:])
+        yield from alike(f"{architecture}: logits", run(network, (pixels.float() / 255 - mean) / std), found)
+
+
+def check_module(folder, weights, evaluated):
+    import zarr
+
+    page = (Path(__file__).parents[2] / "docs" / "inspect.md").read_text()
+    scope = {}
+    exec(next(block for block in page.split("```python")[1:] if "class Greedy" in block).split("```")[0], scope)
+    network = scope["Greedy"](weights)
+    settings = tomllib.loads(json.loads((folder / "record.json").read_text())["settings"])
+    read = lambda stage, name: torch.from_numpy(zarr.open_array(stage / "val" / name, mode="r")[:])
+    labels = read(folder, "labels").long()
+    logits = run(network, pixels_of(settings, read(images_of(folder), "features")[0]))
+    last = evaluated["stages"][-1]
+    yield from compared("loss on the validation images", F.cross_entropy(logits, labels).item(), last["loss"], 1e-4)
+    accuracy = 100 * (logits.argmax(1) == labels).float().mean().item()
+    yield from compared("accuracy, %", accuracy, last["accuracy"], 100.1 / len(labels))
 
 
 def load(network, weights, name):

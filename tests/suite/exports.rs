@@ -61,6 +61,51 @@ fn a_whole_vgg_is_written_under_the_names_of_torchvision() {
     assert_eq!(part["auxiliary.linear.bias"], own("cache/stage2/auxiliary.safetensors")["linear.bias"]);
 }
 
+/// A Python with PyTorch in it, where there is one: `GREEDY_PYTHON`, or the one on the path.
+fn pytorch() -> Option<String> {
+    let python = std::env::var("GREEDY_PYTHON").unwrap_or_else(|_| "python3".into());
+    let imports = "import safetensors, torch, torchvision, zarr";
+    let found = std::process::Command::new(&python).args(["-c", imports]).output();
+    let there = found.is_ok_and(|output| output.status.success());
+    if !there {
+        eprintln!("left out: `{python}` has no torch, torchvision, safetensors and zarr");
+    }
+    there.then_some(python)
+}
+
+#[test]
+fn a_network_of_ones_own_describes_itself_and_the_module_of_the_docs_loads_it() {
+    let space = Space::new();
+    space.run("run small.toml --set features.dtype=f32").ok();
+    space.run("export cache/stage2 --to net.safetensors").ok();
+    let bytes = fs::read(space.path("net.safetensors")).unwrap();
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    assert_eq!(length % 8, 0);
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    assert_eq!(header["__metadata__"]["format"], "pt");
+    let network: serde_json::Value = serde_json::from_str(header["__metadata__"]["network"].as_str().unwrap()).unwrap();
+    let first = &network["modules"]["block1"];
+    assert_eq!(first[0], serde_json::json!(["0", "PixelUnshuffle", [2]]));
+    assert_eq!(first[1], serde_json::json!(["conv", "Conv2d", [12, 6, 3, 1, 1, 1, 1, false]]));
+    assert_eq!(network["input"], serde_json::json!([3, 32, 32]));
+    // The note leaves the tensors as they are.
+    let all = tensors(&space, "net.safetensors");
+    assert_eq!(all["block1.conv.weight"], tensors(&space, "cache/stage1/block.safetensors")["conv.weight"]);
+    space.run("export cache/stage2 --to again.safetensors").ok();
+    assert!(fs::read(space.path("again.safetensors")).unwrap() == bytes);
+
+    let Some(python) = pytorch() else { return };
+    let script = format!("{}/tests/interop/check_torchvision.py", env!("CARGO_MANIFEST_DIR"));
+    space.write("evaluated.json", space.run("evaluate cache/stage2 --json").ok().stdout);
+    let check = std::process::Command::new(python)
+        .arg(script)
+        .args(["module", "cache/stage2", "net.safetensors", "--evaluated", "evaluated.json"])
+        .current_dir(space.path(""))
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stderr));
+}
+
 #[test]
 fn a_network_trained_as_a_whole_is_written_from_any_of_its_folders() {
     let space = Space::new();

@@ -113,7 +113,7 @@ fn training_goes_on_from_the_older_checkpoint_where_the_newer_is_damaged() {
 }
 
 /// Starts a run, sends a signal once a path is there, and gives what the run came to; it has to end in good time.
-fn stopped(space: &Space, command: &str, signal: &str, once: &str) -> Run {
+pub fn stopped(space: &Space, command: &str, signal: &str, once: &str) -> Run {
     let child = space.command(command).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let patience = Instant::now();
     while !space.path(once).exists() {

@@ -1,12 +1,16 @@
 //! Tests of the library and of the program, one module a theme.
 
 mod cleaning;
+mod compression;
+mod decoupled;
 mod docs;
 mod exports;
 mod faults;
+mod feedback;
 mod finite_differences;
 mod flips;
 mod images;
+mod importing;
 mod imports;
 mod interruption;
 mod kills;
@@ -28,4 +32,5 @@ mod views;
 mod watching;
 mod whole_images;
 mod windows;
+mod wording;
 mod zarr;

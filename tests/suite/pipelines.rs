@@ -28,8 +28,9 @@ fn refused(text: &str, words: &[&str]) {
 fn every_pipeline_that_comes_along_is_understood() {
     let folder = format!("{}/pipelines", env!("CARGO_MANIFEST_DIR"));
     let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    let below = format!("{folder}/paper-small");
+    let entries = [folder, below].into_iter().flat_map(|folder| std::fs::read_dir(folder).unwrap());
+    for path in entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
         let text = std::fs::read_to_string(&path).unwrap();
         let name = path.file_stem().unwrap().to_str().unwrap().to_string();
         let pipeline = Recipe::parse(&name, &name, &text, &[]).unwrap_or_else(|fault| panic!("{fault}"));
@@ -329,6 +330,45 @@ fn every_ingredient_of_probes_ensembles_and_scattering_is_in_their_manifests() {
     assert_eq!(changed(manifests(&probes(("", "")), &["seed=1"])), [1, 2, 4, 5, 7]);
 }
 
+/// The same of a network whose blocks are trained by one node, and of the stages that are taken from it.
+#[test]
+fn every_ingredient_of_a_whole_network_is_in_the_right_manifests() {
+    let manifests = |method: &str, overrides: &[&str]| {
+        let text =
+            format!("{LEAST}[network]\nblocks = 3\n[features]\nrefresh = 0.0\n[training]\nmethod = \"{method}\"\n");
+        let graph = Graph::of(&parse_with(&text, overrides).unwrap(), "files");
+        graph.nodes().iter().map(|node| node.manifest.clone()).collect::<Vec<_>>()
+    };
+    // Nodes are the images, the network and its three stages.
+    let both: [(&str, &[usize]); 9] = [
+        ("seed=1", &[1, 2, 3, 4]),
+        ("augmentation.flip=true", &[1, 2]),
+        ("network.width=64", &[1]),
+        ("stage.3.auxiliary.width=64", &[1]),
+        ("training.epochs=3", &[1]),
+        ("training.precision=bf16", &[1, 2, 3, 4]),
+        ("features.dtype=f32", &[2, 3, 4]),
+        ("features.shuffle=\"shards:2\"", &[1]),
+        ("training.checkpoint_minutes=0.5", &[]),
+    ];
+    let own: [(&str, &str, &[usize]); 8] = [
+        ("end_to_end", "training.feedback=aligned", &[1]),
+        ("end_to_end", "training.feedback=direct", &[1]),
+        ("end_to_end", "training.feedback=exact", &[]),
+        ("end_to_end", "training.method=decoupled", &[1]),
+        ("end_to_end", "stage.2.auxiliary.width=64", &[]),
+        ("decoupled", "stage.2.auxiliary.width=64", &[1]),
+        ("decoupled", "training.replay=3", &[1]),
+        ("decoupled", "training.replay=0", &[]),
+    ];
+    let both = ["end_to_end", "decoupled"].into_iter().flat_map(|method| both.map(|(set, nodes)| (method, set, nodes)));
+    for (method, setting, expected) in both.chain(own) {
+        let (old, new) = (manifests(method, &[]), manifests(method, &[setting]));
+        let changed: Vec<usize> = (0..old.len()).filter(|&at| old[at].key() != new[at].key()).collect();
+        assert_eq!(changed, expected, "{method}: {setting}");
+    }
+}
+
 fn names(manifest: &Manifest) -> Vec<String> {
     manifest.entries().map(|(name, _)| name.to_string()).collect()
 }
@@ -354,4 +394,55 @@ proptest! {
         let place = format!("p.toml:{}:{}:", 4 + lines, 10 + spaces);
         prop_assert!(parse(&text).unwrap_err().starts_with(&place));
     }
+}
+
+/// The same of a network that comes from a file, and of blocks that are pruned.
+#[test]
+fn every_ingredient_of_imports_and_of_pruning_is_in_their_manifests() {
+    let nodes = |text: &str, overrides: &[&str]| -> Vec<(String, Manifest)> {
+        let graph = Graph::of(&parse_with(text, overrides).unwrap(), "files");
+        graph.nodes().iter().map(|node| (node.id.clone(), node.manifest.clone())).collect()
+    };
+    let check = |text: &str, settings: &[(&str, &[&str])]| {
+        let plain = nodes(text, &[]);
+        for (setting, expected) in settings {
+            let new = nodes(text, &[setting]);
+            let changed = plain.iter().zip(&new).filter(|(old, new)| old.1.key() != new.1.key());
+            let changed: Vec<&str> = changed.map(|(old, _)| old.0.as_str()).collect();
+            assert_eq!(changed, *expected, "{setting}");
+        }
+    };
+    let imported = "[data]\nsource = \"builtin\"\n[network]\narchitecture = \"vgg11_bn\"\nwidth = 2\nhidden = 5\npooled = 2\n\
+                    weights = \"w\"\n[features]\nrefresh = 0.0\n";
+    check(
+        imported,
+        &[
+            ("network.imported=8", &["network"]),
+            ("network.width=3", &["network"]),
+            ("network.hidden=6", &["network"]),
+            ("data.mean=[0.1,0.2,0.3]", &["network", "stage1"]),
+            ("network.weights=elsewhere", &[]),
+            ("network.init=uniform", &[]),
+            ("training.epochs=3", &[]),
+        ],
+    );
+    let mut other = parse(imported).unwrap();
+    other.pretrained.as_mut().unwrap().hash = "of the file".into();
+    let (old, new) = (nodes(imported, &[]), Graph::of(&other, "files"));
+    let changed = old.iter().zip(new.nodes()).filter(|(old, new)| old.1.key() != new.manifest.key());
+    assert_eq!(changed.map(|(old, _)| old.0.as_str()).collect::<Vec<_>>(), ["network"]);
+    check(
+        "[data]\nsource = \"builtin\"\n[network]\nblocks = 2\nwidth = 8\n[features]\nrefresh = 0.0\n[compression]\nepochs = 3\n",
+        &[
+            ("compression.width=0.25", &["stage1", "stage2.wide", "stage2"]),
+            ("compression.epochs=4", &["stage1", "stage2"]),
+            ("compression.learning_rate=0.3", &["stage1", "stage2"]),
+            ("compression.batch=9", &["stage1", "stage2"]),
+            ("compression.decay_every=2", &["stage1", "stage2"]),
+            ("training.epochs=9", &["stage1.wide", "stage2.wide"]),
+            ("training.batch=9", &["stage1.wide", "stage1", "stage2.wide", "stage2"]),
+            ("stage.2.training.epochs=9", &["stage2.wide"]),
+            ("features.dtype=f32", &["stage1", "stage2"]),
+        ],
+    );
 }

@@ -40,11 +40,67 @@ fn what_stages_took_stands_beside_what_is_predicted() {
     }
     assert!((plan["compression"].as_f64().unwrap() - 1.0).abs() < 1e-3);
     let table = space.run("plan small.toml").ok().stdout;
-    assert!(table.contains("actual"), "{table}");
+    assert!(table.contains("it took"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 80), "{table}");
     assert_eq!(space.files("cache"), before);
     // What was made otherwise says nothing of this pipeline.
     let other = space.run("plan small.toml --profile cpu2 --set network.width=9 --json").ok().json();
     assert!(other["stages"][0]["actual_seconds"].is_null());
+}
+
+#[test]
+fn a_plan_knows_probes_the_ensemble_and_stages_that_are_not_trained() {
+    let space = Space::new();
+    let probes = "[ensemble]\n[[probes]]\nkind = \"linear\"\nstages = [0, 2]\niterations = 20\n[[probes]]\nkind = \"neighbours\"\n\
+                  stages = [1]\n[[probes]]\nkind = \"contraction\"\n[[probes]]\nkind = \"cnn\"\nwidth = 4\nepochs = 1\nstages = [2]\n";
+    space.write("probed.toml", crate::space::SMALL.to_string() + probes);
+    let plan = |more: &str| space.run(&format!("plan probed.toml --json {more}")).ok().json();
+    let measured = |plan: &serde_json::Value| plan["measured"].as_array().unwrap().clone();
+    let before = measured(&plan(""));
+    let names: Vec<&str> = before.iter().map(|row| row["node"].as_str().unwrap()).collect();
+    let expected = [
+        "ensemble",
+        "stage0-linear",
+        "stage2-linear",
+        "stage1-neighbours",
+        "stage1-contraction",
+        "stage2-contraction",
+        "stage2-cnn",
+    ];
+    assert_eq!(names, expected);
+    for row in &before {
+        assert!(row["seconds"].as_f64().unwrap() > 0.0 && row["actual_seconds"].is_null(), "{row}");
+        assert!(row["node"] == "ensemble" || row["host_bytes"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    assert_eq!(
+        (&before[1]["fed_by"], &before[2]["fed_by"], &before[2]["values_of_each"]),
+        (&"images".into(), &"2".into(), &24.into())
+    );
+    space.run("run probed.toml").ok();
+    let after = measured(&plan(""));
+    assert!(after.iter().all(|row| row["actual_seconds"].as_f64().unwrap() > 0.0), "{after:?}");
+    let logits = std::fs::metadata(space.path("cache/ensemble/val/logits/c/0/0")).unwrap().len();
+    let labels = std::fs::metadata(space.path("cache/ensemble/val/labels/c/0")).unwrap().len();
+    assert_eq!(after[0]["bytes"].as_u64().unwrap(), logits + labels);
+    // From images, through both blocks, it takes longer; and a profile knows all of them too.
+    let assumed = |kept: &str| {
+        let plan = plan(&format!("--profile cpu2 --set features.materialize={kept}"));
+        (measured(&plan)[2]["seconds"].as_f64().unwrap(), plan["choices"][2]["seconds"].as_f64().unwrap())
+    };
+    assert!(assumed("[]").0 > assumed("[1,2]").0);
+    let table = space.run("plan probed.toml --profile cpu2").ok().stdout;
+    assert!(table.contains("measured") && table.contains("stage1-neighbours"), "{table}");
+
+    let whole = space.run("plan small.toml --set training.method=end_to_end --json").ok().json();
+    let train = |plan: &serde_json::Value, at: usize| plan["stages"][at]["seconds"]["train"].as_f64().unwrap();
+    assert!(whole["network"]["seconds"].as_f64().unwrap() > 0.0 && train(&whole, 1) == 0.0, "{whole}");
+    space.write(
+        "wavelets.toml",
+        "[data]\nsource = \"builtin\"\n[network]\narchitecture = \"scattering\"\n[features]\nrefresh = 0.0\n",
+    );
+    let wavelets = space.run("plan wavelets.toml --profile cpu2 --json").ok().json();
+    assert!(train(&wavelets, 0) == 0.0 && train(&wavelets, 1) > 0.0, "{wavelets}");
+    assert!(wavelets["stages"][0]["seconds"]["features"].as_f64().unwrap() > 0.0, "{wavelets}");
 }
 
 #[test]

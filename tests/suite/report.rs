@@ -166,12 +166,15 @@ fn several_pipelines_of_any_kind_stand_side_by_side() {
         assert!(section(&text, id).contains(title), "{title}");
     }
     let depth = section(&text, "depth");
-    assert!(
-        depth.contains("small (other), stage 2: accuracy") && depth.contains("whole, trained as a whole"),
-        "{depth}"
-    );
+    let shown = |text: &str| depth.matches(text).count();
+    let [layerwise, whole] = ["small (other), stage 2: accuracy", "whole, stage 2: accuracy"].map(shown);
+    assert!(whole > 0 && whole == layerwise, "{depth}");
+    assert!(depth.contains("small (other), ensemble") && !depth.contains("whole, ensemble"), "{depth}");
     assert!(section(&text, "p1-nodes").contains("network"));
     assert!(section(&text, "p1-confusion").contains("By the classifier of "));
+    // Before its depths are made, the network stands for itself.
+    space.run("run small.toml network --cache begun --set training.method=end_to_end --set name=begun").ok();
+    assert!(section(&page(&space, "begun"), "depth").contains("begun, end to end: accuracy"));
 }
 
 #[test]

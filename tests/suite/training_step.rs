@@ -18,7 +18,7 @@ fn pipeline(k: usize, batch_norm: bool) -> Recipe {
     Recipe::parse("test", "test", &text, &[]).unwrap()
 }
 
-fn under(all: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor> {
+pub fn under(all: &HashMap<String, Tensor>, prefix: &str) -> HashMap<String, Tensor> {
     all.iter().filter_map(|(name, tensor)| Some((name.strip_prefix(prefix)?.to_string(), tensor.clone()))).collect()
 }
 

@@ -65,7 +65,7 @@ fn a_killed_run_is_not_taken_for_a_running_one() {
     let mut run = start(&space);
     stop(&mut run, "-KILL");
     let seen = space.run("status small.toml --watch").ok().stdout;
-    let killed = format!("stage1: not running: process {} was killed in train ", run.id());
+    let killed = format!("stage1: not running: process {} ended in the midst of train ", run.id());
     assert!(seen.contains(&killed) && seen.contains("nothing runs in `cache`"), "{seen}");
     let json = space.run("status cache --watch --json").ok().json();
     assert_eq!((&json[0]["state"], json[0]["process"].as_u64()), (&"killed".into(), Some(run.id().into())));
