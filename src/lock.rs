@@ -1,4 +1,4 @@
-//! The lock of a folder: one writer or any number of readers, held by the operating system.
+//! The lock of a folder: one writer or any number of readers, held by the operating system, where the disk has locks.
 
 use crate::disk::{NO_LINK, create_folder, lies_at};
 use crate::error::{Error, Result};
@@ -124,8 +124,14 @@ fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file:
     match attempt {
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) => Ok(Some(held(folder, file))),
+        Err(TryLockError::Error(e)) if is_without_locks(&e) => Ok(None),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
     }
+}
+
+/// Whether a disk has no locks, as some of the network: nobody is kept out there, and nothing rests on that.
+fn is_without_locks(fault: &std::io::Error) -> bool {
+    [libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOLCK].map(Some).contains(&fault.raw_os_error())
 }
 
 /// Leaves the id of this process and the name of its machine in the file, for systems that do not tell who holds a lock:

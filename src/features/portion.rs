@@ -6,6 +6,7 @@ use super::shard::ShardSum;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 /// One of several parts of the same work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +65,12 @@ pub trait Ledger: Sync {
         None
     }
 
-    /// Fails where a shard may no longer be put in its place.
+    /// Whether a shard is to be put in its place in an array's folder; not where its very bytes lie there already.
     ///
     /// # Errors
-    /// With the reason.
-    fn admit(&self) -> Result<()> {
-        Ok(())
+    /// With the reason why it may not be put there any more.
+    fn admit(&self, _array: &Path, _shard: &ShardSum) -> Result<bool> {
+        Ok(true)
     }
 
     /// A shard is in its place, now or since before.

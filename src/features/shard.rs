@@ -32,6 +32,16 @@ pub struct ShardSum {
     pub blake3: String,
 }
 
+impl ShardSum {
+    /// Whether these bytes lie in an array's folder.
+    pub fn lies_in(&self, array: &Path) -> bool {
+        let Ok(file) = File::open(array.join(&self.key)) else { return false };
+        let mut hasher = blake3::Hasher::new();
+        let same_length = file.metadata().is_ok_and(|found| found.is_file() && found.len() == self.bytes);
+        same_length && hasher.update_reader(&file).is_ok_and(|read| read.finalize().to_hex().as_str() == self.blake3)
+    }
+}
+
 /// Writes a shard from its first sample to its last, in bounded memory.
 pub struct ShardWriter {
     file: NewFile,

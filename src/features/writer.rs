@@ -102,8 +102,9 @@ fn write_shards(
             shards.push(shard.clone());
             last.take().map_or(Ok(()), join)?;
             last = Some(scope.spawn(move || {
-                ledger.admit()?;
-                file.finish()?;
+                if ledger.admit(array, &shard)? {
+                    file.finish()?;
+                }
                 ledger.note(&shard)
             }));
         }

@@ -1,7 +1,8 @@
 //! What may be removed from the folder of a node, and what keeps it from being emptied.
 
-use super::contents::{PARTS, RECORD, SPARE, TOP, is_leftover};
+use super::contents::{RECORD, SPARE, TOP, is_leftover};
 use super::folder::{StageFolder, files};
+use super::receipt_file::PARTS;
 use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};

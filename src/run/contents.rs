@@ -1,5 +1,6 @@
 //! What lies in the folder of a node: one table of all files, what they are, and which kinds of node have them.
 
+use super::receipt_file::{PARTS, ReceiptFile};
 use crate::features::{PROBE, Split, VIEW_CACHE};
 use crate::lock::LOCK;
 use crate::pipeline::Kind;
@@ -18,8 +19,6 @@ pub(super) const HEAD: &str = "auxiliary.safetensors";
 /// The file of the weights of a network of which stages are taken.
 pub(super) const NETWORK: &str = "network.safetensors";
 
-/// The folder of the receipts of workers.
-pub(super) const PARTS: &str = "parts";
 /// The file that says, while a run writes here, what it does at this moment.
 pub(super) const UNDERWAY: &str = "progress.json";
 /// The values of the logits of validation samples.
@@ -173,19 +172,11 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a file of a name in the folder of receipts is one: `2-of-4.json`, `2-of-4.begun.json` or `check-2-of-4.json`.
-fn is_receipt(name: &str) -> bool {
-    let Some(name) = name.strip_suffix(".json") else { return false };
-    let name = name.strip_prefix("check-").or(name.strip_suffix(".begun")).unwrap_or(name);
-    let is_number = |text: &str| text.parse::<u32>().is_ok_and(|number| number > 0 && number.to_string() == text);
-    name.split_once("-of-").is_some_and(|(number, of)| is_number(number) && is_number(of))
-}
-
 fn part_matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => name.parse::<u32>().is_ok_and(|number| number.to_string() == name),
         "@" => is_checkpoint(name) || [VIEW_CACHE, "warned-train.json", "warned-val.json"].contains(&name),
-        "#" => is_receipt(name),
+        "#" => ReceiptFile::of(name).is_some(),
         "{train,val}" => name == "train" || name == "val",
         _ => pattern == name,
     }

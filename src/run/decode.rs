@@ -1,12 +1,12 @@
 //! The node of the images: decodes them once.
 
 use super::execute::{Work, note_array};
-use super::receipt::{Found, Receipts, bad_images, identity};
+use super::receipt::{CHECK_FIRST, Found, Receipts, bad_images, has_shards, identity};
 use super::record::Record;
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
 use crate::images::{ImageSet, SplitImages};
-use crate::pipeline::{Verdict, footprint};
+use crate::pipeline::{BadImage, Verdict, footprint};
 use crate::room;
 use std::path::Path;
 use std::time::Instant;
@@ -85,8 +85,18 @@ impl Work<'_> {
     /// The bad images that are known before any is decoded, without whose list every later image would move up: a finished
     /// stage knows what it left out, and else all workers together do.
     fn bad_images(&self, record: &Record, splits: [(Split, &SplitImages); 2]) -> Result<Found> {
-        if record.skipped.is_empty() {
-            return Ok(bad_images(self.folder, record).unwrap_or_default());
+        if record.arrays.is_empty() {
+            if self.pipeline.data.on_bad_image == BadImage::Fail {
+                return Ok(Found::default());
+            }
+            let bad = bad_images(self.folder, record);
+            if bad.is_none() && has_shards(self.folder) {
+                let folder = self.folder.path().display();
+                let fault =
+                    format!("workers have decoded images in `{folder}`, but the receipts of which are bad are gone");
+                return Err(Error::failed(fault).hint(CHECK_FIRST));
+            }
+            return Ok(bad.unwrap_or_default());
         }
         let mut bad = Found::default();
         for (split, own) in splits {

@@ -23,6 +23,7 @@ mod observe;
 mod parts;
 mod probe;
 mod receipt;
+mod receipt_file;
 mod record;
 mod repair;
 mod shards;

@@ -4,8 +4,9 @@
 //! are left out. It spares whoever finishes the node reading the shards again. One that ends in `.begun.json` lists what
 //! is there of a part whose worker has not come to its end; `check-2-of-4.json` says which images of a part are bad.
 
-use super::contents::{BLOCK, PARTS, array_name};
+use super::contents::{BLOCK, array_name};
 use super::folder::StageFolder;
+use super::receipt_file::{PARTS, ReceiptFile};
 use super::record::{MadeOn, Record, is_sealed, sealed};
 use crate::disk;
 use crate::error::{Error, Result};
@@ -16,42 +17,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-
-/// The file that a receipt is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sheet {
-    /// All shards of a part are there.
-    Whole,
-    /// Some of them are.
-    Begun,
-    /// The images of a part were looked at.
-    Check,
-}
-
-impl Sheet {
-    pub fn path(self, folder: &StageFolder, portion: Portion) -> PathBuf {
-        let (number, of) = (portion.number(), portion.of());
-        folder.path().join(PARTS).join(match self {
-            Self::Whole => format!("{number}-of-{of}.json"),
-            Self::Begun => format!("{number}-of-{of}.begun.json"),
-            Self::Check => format!("check-{number}-of-{of}.json"),
-        })
-    }
-
-    /// What a file of a name is, and of which part.
-    pub fn of(name: &str) -> Option<(Self, Portion)> {
-        let name = name.strip_suffix(".json")?;
-        let (sheet, name) = match (name.strip_prefix("check-"), name.strip_suffix(".begun")) {
-            (Some(name), None) => (Self::Check, name),
-            (None, Some(name)) => (Self::Begun, name),
-            _ => (Self::Whole, name),
-        };
-        let (number, of) = name.split_once("-of-")?;
-        let whole = |text: &str| text.parse::<usize>().ok().filter(|number| number.to_string() == text);
-        Some((sheet, Portion::new(whole(number)?, whole(of)?).ok()?))
-    }
-}
 
 /// Images of both splits, and what is said of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,8 +99,8 @@ impl Receipt {
     }
 
     /// The receipt in a file; nothing where there is none, or it is damaged or of another node.
-    pub(super) fn read(folder: &StageFolder, (sheet, portion): (Sheet, Portion), of: &str) -> Option<Self> {
-        let text = disk::read_text(&sheet.path(folder, portion)).ok().flatten().filter(|text| is_sealed(text))?;
+    pub(super) fn read(folder: &StageFolder, (file, portion): (ReceiptFile, Portion), of: &str) -> Option<Self> {
+        let text = disk::read_text(&file.path(folder.path(), portion)).ok().flatten().filter(|text| is_sealed(text))?;
         let receipt: Self = serde_json::from_str(&text).ok()?;
         let fits = receipt.of == of && (receipt.part, receipt.parts) == (portion.number(), portion.of());
         fits.then_some(receipt)
@@ -171,28 +136,40 @@ pub(super) fn identity(record: &Record, bad: &Found) -> String {
 }
 
 /// The files of receipts in a node's folder, in order.
-fn sheets(folder: &StageFolder) -> Vec<(Sheet, Portion)> {
+fn receipt_files(folder: &StageFolder) -> Vec<(ReceiptFile, Portion)> {
     let entries = fs::read_dir(folder.path().join(PARTS)).into_iter().flatten().flatten();
-    let mut all: Vec<_> = entries.filter_map(|entry| Sheet::of(entry.file_name().to_str()?)).collect();
-    all.sort_by_key(|(sheet, portion)| (portion.of(), portion.number(), *sheet != Sheet::Whole));
+    let mut all: Vec<_> = entries.filter_map(|entry| ReceiptFile::of(entry.file_name().to_str()?)).collect();
+    all.sort_by_key(|(file, portion)| (portion.of(), portion.number(), *file != ReceiptFile::Whole));
     all
 }
 
 /// Removes the receipts of parts that were begun and never done: the node is about to be finished without them.
 pub(super) fn forget_begun(folder: &StageFolder) -> Result<()> {
-    let mut begun = sheets(folder).into_iter().filter(|(sheet, _)| *sheet == Sheet::Begun);
-    begun.try_for_each(|(sheet, portion)| disk::remove(&sheet.path(folder, portion)))
+    let mut begun = receipt_files(folder).into_iter().filter(|(file, _)| *file == ReceiptFile::Begun);
+    begun.try_for_each(|(file, portion)| disk::remove(&file.path(folder.path(), portion)))
 }
+
+/// Whether workers have left receipts of shards.
+pub(super) fn has_shards(folder: &StageFolder) -> bool {
+    receipt_files(folder).into_iter().any(|(file, _)| file != ReceiptFile::Check)
+}
+
+/// The way out where it is not known which images are bad.
+pub(super) const CHECK_FIRST: &str =
+    "let workers check all parts first: `greedy shards images PIPELINE --check --part I/N`, with the same N";
 
 /// The images that all parts together have found to be bad; nothing where no number of parts is complete.
 pub(super) fn bad_images(folder: &StageFolder, record: &Record) -> Option<Found> {
     let of = identity(record, &Found::default());
-    let checks: Vec<Portion> =
-        sheets(folder).into_iter().filter(|(sheet, _)| *sheet == Sheet::Check).map(|(_, portion)| portion).collect();
+    let checks: Vec<Portion> = receipt_files(folder)
+        .into_iter()
+        .filter(|(file, _)| *file == ReceiptFile::Check)
+        .map(|(_, portion)| portion)
+        .collect();
     let complete = |parts: usize| {
         let portions = (1..=parts).map(|number| Portion::new(number, parts).ok());
         let receipts: Option<Vec<Receipt>> =
-            portions.map(|portion| Receipt::read(folder, (Sheet::Check, portion?), &of)).collect();
+            portions.map(|portion| Receipt::read(folder, (ReceiptFile::Check, portion?), &of)).collect();
         let mut bad = Found::default();
         for (receipt, split) in receipts?.iter().flat_map(|receipt| Split::BOTH.map(|split| (receipt, split))) {
             bad.add(split, receipt.bad.of(split).iter().cloned());
@@ -214,8 +191,8 @@ impl Receipts {
     /// Those in a folder that are of a node.
     pub fn read(folder: &StageFolder, of: &str) -> Self {
         let (mut all, mut others) = (Vec::<Receipt>::new(), 0);
-        for sheet in sheets(folder).into_iter().filter(|(sheet, _)| *sheet != Sheet::Check) {
-            match Receipt::read(folder, sheet, of) {
+        for file in receipt_files(folder).into_iter().filter(|(file, _)| *file != ReceiptFile::Check) {
+            match Receipt::read(folder, file, of) {
                 // A part that was done says all that one which was begun does.
                 Some(receipt) if all.last().is_some_and(|last| same_part(last, &receipt)) => {}
                 Some(receipt) => all.push(receipt),
@@ -333,23 +310,23 @@ mod tests {
     }
 
     /// A receipt of one shard, written into a folder.
-    fn put(folder: &StageFolder, sheet: Sheet, (number, of): (usize, usize), device: &str, hash: &str) {
+    fn put(folder: &StageFolder, file: ReceiptFile, (number, of): (usize, usize), device: &str, hash: &str) {
         let portion = Portion::new(number, of).unwrap();
         let mut receipt = Receipt::begin("stage 1".into(), portion, "key".into(), made_on(device));
         let shard = (format!("c/0/{number}/0/0/0"), 10, hash.to_string());
         receipt.arrays.insert("train/features".into(), vec![shard]);
-        receipt.write(&sheet.path(folder, portion)).unwrap();
+        receipt.write(&file.path(folder.path(), portion)).unwrap();
     }
 
     #[test]
     fn receipts_count_for_their_own_node_and_only_whole() {
         let place = tempfile::tempdir().unwrap();
         let folder = StageFolder::new(place.path());
-        put(&folder, Sheet::Whole, (1, 3), "cpu", "a");
-        put(&folder, Sheet::Begun, (1, 3), "cuda", "b");
-        put(&folder, Sheet::Begun, (2, 3), "cpu", "b");
-        put(&folder, Sheet::Whole, (3, 3), "cpu", "c");
-        let path = Sheet::Whole.path(&folder, Portion::new(3, 3).unwrap());
+        put(&folder, ReceiptFile::Whole, (1, 3), "cpu", "a");
+        put(&folder, ReceiptFile::Begun, (1, 3), "cuda", "b");
+        put(&folder, ReceiptFile::Begun, (2, 3), "cpu", "b");
+        put(&folder, ReceiptFile::Whole, (3, 3), "cpu", "c");
+        let path = ReceiptFile::Whole.path(folder.path(), Portion::new(3, 3).unwrap());
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, text.replace("10,", "11,")).unwrap();
         let receipts = Receipts::read(&folder, "key");
@@ -365,13 +342,13 @@ mod tests {
     fn mixtures_of_devices_are_refused_with_the_part_that_differs() {
         let place = tempfile::tempdir().unwrap();
         let folder = StageFolder::new(place.path());
-        put(&folder, Sheet::Whole, (1, 3), "cuda", "a");
-        put(&folder, Sheet::Whole, (2, 3), "cpu", "b");
-        put(&folder, Sheet::Whole, (3, 3), "cuda", "c");
+        put(&folder, ReceiptFile::Whole, (1, 3), "cuda", "a");
+        put(&folder, ReceiptFile::Whole, (2, 3), "cpu", "b");
+        put(&folder, ReceiptFile::Whole, (3, 3), "cuda", "c");
         let error = Receipts::read(&folder, "key").made_on().unwrap_err();
         assert!(error.to_string().contains("part 2/3 on cpu"), "{error}");
         assert!(error.hint_text().unwrap().contains("--part 2/3 --device cuda"), "{error:?}");
-        put(&folder, Sheet::Whole, (2, 3), "cuda", "b");
+        put(&folder, ReceiptFile::Whole, (2, 3), "cuda", "b");
         let receipts = Receipts::read(&folder, "key");
         assert!(receipts.made_on().unwrap().is_some());
         assert!(receipts.refuse_to_add(0, &made_on("cpu"), &folder).is_ok());
@@ -383,27 +360,10 @@ mod tests {
     fn where_receipts_disagree_about_a_shard_none_counts() {
         let place = tempfile::tempdir().unwrap();
         let folder = StageFolder::new(place.path());
-        put(&folder, Sheet::Whole, (1, 2), "cpu", "a");
-        put(&folder, Sheet::Whole, (1, 3), "cpu", "b");
-        put(&folder, Sheet::Whole, (2, 3), "cpu", "c");
+        put(&folder, ReceiptFile::Whole, (1, 2), "cpu", "a");
+        put(&folder, ReceiptFile::Whole, (1, 3), "cpu", "b");
+        put(&folder, ReceiptFile::Whole, (2, 3), "cpu", "c");
         let sums = Receipts::read(&folder, "key").sums(Split::Train);
         assert_eq!(sums.keys().collect::<Vec<_>>(), ["c/0/2/0/0/0"]);
-    }
-
-    #[test]
-    fn only_names_of_receipts_are_read() {
-        for (name, is) in [
-            ("2-of-4.json", true),
-            ("2-of-4.begun.json", true),
-            ("check-2-of-4.json", true),
-            ("check-2-of-4.begun.json", false),
-            ("02-of-4.json", false),
-            ("5-of-4.json", false),
-            ("0-of-4.json", false),
-            ("2-of-4", false),
-            ("thesis.json", false),
-        ] {
-            assert_eq!(Sheet::of(name).is_some(), is, "{name}");
-        }
     }
 }

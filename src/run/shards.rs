@@ -8,14 +8,16 @@ use super::ancestry::{Ancestry, Inputs};
 use super::contents::array_name;
 use super::folder::StageFolder;
 use super::network::{load_block, recipe};
-use super::receipt::{Found, Receipt, Sheet, bad_images, identity};
+use super::receipt::{CHECK_FIRST, Found, Receipt, bad_images, identity};
+use super::receipt_file::ReceiptFile;
 use super::record::{MadeOn, Record, State};
 use super::verify::{Finding, check_file, sums, survey};
 use crate::disk;
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::features::{self, Extraction, Ledger, Portion, Redecoding, ShardSum, Split, Sums};
 use crate::images::{ImageSet, SplitImages};
 use crate::lock::Lock;
+use crate::network::Sequence;
 use crate::pipeline::{BadImage, Kind, Recipe};
 use crate::progress::{Progress, Task};
 use candle_core::Device;
@@ -52,7 +54,7 @@ impl ShardWorker<'_> {
     /// interrupts; what was made until then stays.
     pub fn make(&self) -> Result<Receipt> {
         let _working = Lock::share_after_writer(self.folder.path(), self.progress)?;
-        let record = self.begun()?;
+        let record = self.patiently(|| self.begun())?;
         let started = Instant::now();
         let receipt = match (record.state, record.kind) {
             (State::Finished, _) => self.finished(&record)?,
@@ -60,8 +62,8 @@ impl ShardWorker<'_> {
             _ => self.extract(&record)?,
         };
         let receipt = Receipt { seconds: started.elapsed().as_secs_f64(), ..receipt };
-        receipt.write(&Sheet::Whole.path(self.folder, self.portion))?;
-        disk::remove(&Sheet::Begun.path(self.folder, self.portion))?;
+        receipt.write(&ReceiptFile::Whole.path(self.folder.path(), self.portion))?;
+        disk::remove(&ReceiptFile::Begun.path(self.folder.path(), self.portion))?;
         Ok(receipt)
     }
 
@@ -71,7 +73,7 @@ impl ShardWorker<'_> {
     /// When the images were not begun, one cannot be read, the disk refuses or the user interrupts.
     pub fn check(&self) -> Result<Receipt> {
         let _working = Lock::share_after_writer(self.folder.path(), self.progress)?;
-        let record = self.begun()?;
+        let record = self.patiently(|| self.begun())?;
         if record.kind != Kind::Images {
             return Err(Error::usage(format!("{} holds no images to be checked", record.title())));
         }
@@ -91,31 +93,38 @@ impl ShardWorker<'_> {
             receipt.odd.add(split, checked.odd);
         }
         receipt.seconds = started.elapsed().as_secs_f64();
-        receipt.write(&Sheet::Check.path(self.folder, self.portion))?;
+        receipt.write(&ReceiptFile::Check.path(self.folder.path(), self.portion))?;
         Ok(receipt)
     }
 
-    /// The record, once it says that shards come next, or that they are there.
-    fn begun(&self) -> Result<Record> {
+    /// Tries again what fails, as long as there is patience: what another machine has written may not be seen here yet.
+    fn patiently<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            let fault = match Record::read(self.folder.path()) {
-                Ok(Some(record)) if record.state != State::Begun || record.kind == Kind::Images => {
-                    if !record.kind.is_stage() {
-                        return Err(Error::usage(format!("{} has no shards", record.title()))
-                            .hint("shards are those of the images and of stages"));
-                    }
-                    return Ok(record);
-                }
-                Ok(Some(record)) => not_there(self.folder, &format!("{} is not trained yet", record.title())),
-                Ok(None) => not_there(self.folder, "it was not begun"),
-                Err(e) => e,
-            };
-            if started.elapsed() >= self.patience {
-                return Err(fault);
+            match attempt() {
+                Err(e) if e.kind() == error::Kind::Failed && started.elapsed() < self.patience => {}
+                done => return done,
             }
             self.progress.check()?;
             thread::sleep(PAUSE.min(self.patience));
+        }
+    }
+
+    /// The record, which must say that shards come next, or that they are there.
+    fn begun(&self) -> Result<Record> {
+        let none = |fault: &str| {
+            Error::failed(format!("no shards can be made in `{}`: {fault}", self.folder.path().display())).hint(
+                "`greedy stage N --from … --until trained`, or `greedy run PIPELINE NODE --until trained`, comes first",
+            )
+        };
+        let record = Record::read(self.folder.path())?.ok_or_else(|| none("it was not begun"))?;
+        if !record.kind.is_stage() {
+            return Err(Error::usage(format!("{} has no shards", record.title()))
+                .hint("shards are those of the images and of stages"));
+        }
+        match record.state {
+            State::Begun if record.kind != Kind::Images => Err(none(&format!("{} is not trained yet", record.title()))),
+            _ => Ok(record),
         }
     }
 
@@ -158,12 +167,18 @@ impl ShardWorker<'_> {
 
     fn decode(&self, record: &Record) -> Result<Receipt> {
         let pipeline = recipe(self.folder, record, self.overrides)?;
-        let bad = match (pipeline.data.on_bad_image, record.skipped.is_empty()) {
+        let bad = match (pipeline.data.on_bad_image, record.arrays.is_empty()) {
             (BadImage::Fail, _) => Found::default(),
             (BadImage::Skip, false) => self.left_out(record)?,
-            (BadImage::Skip, true) => bad_images(self.folder, record).ok_or_else(|| self.unchecked())?,
+            (BadImage::Skip, true) => {
+                self.patiently(|| bad_images(self.folder, record).ok_or_else(|| self.unchecked()))?
+            }
         };
         let images = self.images(&pipeline)?;
+        // Before any shard is there: whoever finds shards must know which images are not in them.
+        for split in Split::BOTH {
+            features::note_skipped(self.folder.path(), split, bad.of(split))?;
+        }
         let [train, val] = both(&images)
             .map(|(split, own)| Redecoding::without((self.folder.path(), split), own, &pipeline, bad.of(split)));
         let places = self.portion.shards([train.layout(), val.layout()]);
@@ -177,22 +192,26 @@ impl ShardWorker<'_> {
 
     fn unchecked(&self) -> Error {
         let folder = self.folder.path().display();
-        Error::failed(format!("it is not known yet which images of `{folder}` are bad, and are to be left out")).hint(
-            "let workers check all parts first: `greedy shards images PIPELINE --check --part I/N`, with the same N",
-        )
+        let fault = format!("it is not known yet which images of `{folder}` are bad, and are to be left out");
+        Error::failed(fault).hint(CHECK_FIRST)
     }
 
-    fn extract(&self, record: &Record) -> Result<Receipt> {
-        let pipeline = recipe(self.folder, record, self.overrides)?;
+    /// What a stage reads, and its block; the locks keep others from writing there.
+    fn open(&self, record: &Record, pipeline: &Recipe) -> Result<(Inputs, Sequence, Vec<Lock>)> {
         let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
         let stage = stage.ok_or_else(|| Error::failed("its record has no settings of its stage"))?;
         let (parent, _) =
             self.folder.parent(record)?.ok_or_else(|| Error::failed("its record names no stage before it"))?;
         let nearest = record.features_of();
         let ancestry = Ancestry::follow(&parent, nearest)?;
-        let _reading = ancestry.share()?;
-        let Inputs { train, val, .. } = ancestry.inputs(&pipeline, stage, nearest, self.device)?;
-        let block = load_block(self.folder, record, &pipeline, self.device)?;
+        let reading = ancestry.share()?;
+        let inputs = ancestry.inputs(pipeline, stage, nearest, self.device)?;
+        Ok((inputs, load_block(self.folder, record, pipeline, self.device)?, reading))
+    }
+
+    fn extract(&self, record: &Record) -> Result<Receipt> {
+        let pipeline = recipe(self.folder, record, self.overrides)?;
+        let (Inputs { train, val, .. }, block, _reading) = self.patiently(|| self.open(record, &pipeline))?;
         let extraction = Extraction {
             stage: self.folder.path(),
             block: &block.frozen()?,
@@ -205,7 +224,7 @@ impl ShardWorker<'_> {
                 e.or_hint("`greedy stage N --from … --until trained` begins them, and `greedy run PIPELINE NODE --until trained`")
             })
         };
-        let layouts = [begun(inputs[0])?, begun(inputs[1])?];
+        let layouts = self.patiently(|| Ok([begun(inputs[0])?, begun(inputs[1])?]))?;
         let places = self.portion.shards([&layouts[0], &layouts[1]]);
         let none = Found::default();
         let desk = Desk::open(self, record, &none);
@@ -214,11 +233,6 @@ impl ShardWorker<'_> {
         }
         Ok(desk.close())
     }
-}
-
-fn not_there(folder: &StageFolder, fault: &str) -> Error {
-    Error::failed(format!("no shards can be made in `{}`: {fault}", folder.path().display()))
-        .hint("`greedy stage N --from … --until trained`, or `greedy run PIPELINE NODE --until trained`, comes first")
 }
 
 fn both(images: &ImageSet) -> [(Split, &SplitImages); 2] {
@@ -237,12 +251,12 @@ struct Desk<'a> {
 impl<'a> Desk<'a> {
     fn open(worker: &'a ShardWorker<'a>, record: &Record, bad: &'a Found) -> Self {
         let mut receipt = worker.receipt(record, bad);
-        let read = |sheet| Receipt::read(worker.folder, (sheet, worker.portion), &receipt.of);
+        let read = |file| Receipt::read(worker.folder, (file, worker.portion), &receipt.of);
         let alike = |earlier: &Receipt| {
             let (own, other) = (&receipt.made_on, &earlier.made_on);
             (&own.device, &own.version) == (&other.device, &other.version)
         };
-        let earlier = read(Sheet::Whole).filter(alike).or_else(|| read(Sheet::Begun).filter(alike));
+        let earlier = read(ReceiptFile::Whole).filter(alike).or_else(|| read(ReceiptFile::Begun).filter(alike));
         if let Some(earlier) = &earlier {
             receipt.odd.clone_from(&earlier.odd);
         }
@@ -276,12 +290,14 @@ impl Ledger for Counter<'_> {
         self.known.get(key).cloned()
     }
 
-    /// The folder may be of another node by now: no lock keeps other machines out for sure.
-    fn admit(&self) -> Result<()> {
+    /// The folder may be of another node by now: no lock keeps other machines out for sure. What another attempt has put
+    /// in place is left there: somebody on another machine may be reading it, and a disk of the network would take it from
+    /// under him.
+    fn admit(&self, array: &Path, shard: &ShardSum) -> Result<bool> {
         let folder = self.desk.worker.folder;
         let of = |record: Record| identity(&record, self.desk.bad);
         match Record::read(folder.path())?.map(of) {
-            Some(found) if found == self.desk.receipt().of => Ok(()),
+            Some(found) if found == self.desk.receipt().of => Ok(!shard.lies_in(array)),
             _ => Err(Error::failed(format!("`{}` was begun anew while this part was made", folder.path().display()))
                 .hint("what is needed of it now, whoever began it will ask for")),
         }
@@ -291,7 +307,7 @@ impl Ledger for Counter<'_> {
         let mut receipt = self.desk.receipt();
         let shards = receipt.arrays.entry(array_name(self.split)).or_default();
         shards.push((shard.key.clone(), shard.bytes, shard.blake3.clone()));
-        receipt.write(&Sheet::Begun.path(self.desk.worker.folder, self.desk.worker.portion))
+        receipt.write(&ReceiptFile::Begun.path(self.desk.worker.folder.path(), self.desk.worker.portion))
     }
 }
 

@@ -3,6 +3,8 @@
 use crate::kills::{PIPELINE, write_images};
 use crate::space::{Run, Space};
 use greedy::random::{Purpose, Stream};
+use serde_json::{Value, json};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -22,7 +24,7 @@ fn start(space: &Space, arguments: &str) -> Child {
 }
 
 /// Checks all images in parts.
-fn check(space: &Space, parts: usize) {
+pub fn check(space: &Space, parts: usize) {
     for part in 1..=parts {
         space.run(&format!("shards images killed.toml --cache cut --check --part {part}/{parts}")).ok();
     }
@@ -153,4 +155,64 @@ fn many_jobs_train_on_one_stage_at_once_and_are_compared() {
     let page = std::fs::read_to_string(space.path("sweep.html")).unwrap();
     let missing: Vec<_> = rates.iter().filter(|rate| !page.contains(&format!("small ({rate})"))).collect();
     assert!(missing.is_empty(), "{missing:?} are not in the report");
+}
+
+#[test]
+fn a_receipt_has_key_length_and_hash_of_each_shard_of_its_part_as_the_record_will() {
+    let space = Space::new();
+    space.run("run small.toml stage1 --until trained").ok();
+    let parts = [1, 2].map(|part| space.run(&format!("shards 1 --to cache/stage1 --part {part}/2 --json")).ok().json());
+    space.run("run small.toml stage1").ok();
+    let record: Value =
+        serde_json::from_slice(&std::fs::read(space.path("cache/stage1/record.json")).unwrap()).unwrap();
+    let mut count = 0;
+    for array in ["train/features", "val/features"] {
+        let of = |from: &Value| from.as_array().unwrap().clone();
+        let mut all: Vec<Value> = parts.iter().flat_map(|receipt| of(&receipt["arrays"][array])).collect();
+        all.sort_by_key(|shard| shard[0].as_str().unwrap().to_string());
+        let mut expected = of(&record["arrays"][array]["shards"]);
+        expected.sort_by_key(|shard| shard[0].as_str().unwrap().to_string());
+        assert_eq!(all, expected);
+        count += all.len();
+    }
+    assert!(count > 1, "there is nothing to divide");
+    for receipt in &parts {
+        let made_on = json!({ "version": env!("CARGO_PKG_VERSION"), "device": "cpu", "threads": 2 });
+        assert_eq!((&receipt["made_on"], &receipt["node"]), (&made_on, &json!("stage 1")));
+        assert_eq!(receipt["host"], greedy::temporary::host());
+    }
+}
+
+#[test]
+fn a_shard_that_is_there_is_left_to_its_readers_and_one_that_is_damaged_is_made_again() {
+    let space = Space::new();
+    space.run("run small.toml stage1 --until trained").ok();
+    let work = "shards 1 --to cache/stage1 --part 1/1";
+    let again = || {
+        // Nothing is known of an attempt that was killed before its receipt.
+        std::fs::remove_dir_all(space.path("cache/stage1/parts")).unwrap();
+        space.run(work).ok();
+    };
+    space.run(work).ok();
+    let shard = space.path("cache/stage1/train/features/c/0/0/0/0/0");
+    let look = || (std::fs::metadata(&shard).unwrap().ino(), std::fs::read(&shard).unwrap());
+    let first = look();
+    again();
+    assert!(look() == first);
+    let mut damaged = first.1.clone();
+    damaged[40] ^= 1;
+    std::fs::write(&shard, damaged).unwrap();
+    again();
+    assert!(look().1 == first.1);
+}
+
+#[test]
+fn a_check_leaves_no_image_out_where_bad_ones_are_to_fail() {
+    let space = Space::new();
+    write_images(&space);
+    space.write("killed.toml", PIPELINE.replace("on_bad_image = \"skip\"", ""));
+    space.run("run killed.toml images --cache cut --until begun").ok();
+    check(&space, 1);
+    space.run("run killed.toml images --cache cut").fails(1, &["11 images are bad"]);
+    space.run("shards images killed.toml --cache cut --part 1/1").fails(1, &["bad"]);
 }
