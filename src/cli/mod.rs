@@ -75,6 +75,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
     let terminal = Terminal::new(cli.quiet, started, cli.command.goes_on())?;
     let mut output = Output::new();
     match &cli.command {
+        Command::Run(args) if several::are_named(args) => several::run(args, &terminal, &mut output),
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
         Command::Shards(args) => shards::shards(args, &terminal, &mut output),

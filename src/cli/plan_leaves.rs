@@ -1,7 +1,7 @@
 //! What `greedy plan` says of nodes that are made of stages: probes and the ensemble.
 
 use super::plan_table::{Plan, said};
-use super::table::Table;
+use super::table::{TERMINAL, Table};
 use super::wording::{bytes, seconds};
 use crate::pipeline::{Estimate, Memory, Node};
 use crate::run::Record;
@@ -53,7 +53,7 @@ impl Plan<'_> {
             cells.extend(row.memory.map_or(["-".into(), "-".into()], said));
             table.row(cells);
         }
-        table.text()
+        table.folded(TERMINAL)
     }
 
     pub(super) fn leaf_rows(&self) -> Vec<LeafRow> {

@@ -3,8 +3,7 @@
 use super::args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
 use super::output::Output;
 use super::progress::Terminal;
-use super::several;
-use super::table::Table;
+use super::table::{TERMINAL, Table};
 use super::wording;
 use crate::bench;
 use crate::error::{Error, Result};
@@ -40,9 +39,6 @@ pub(super) fn project(args: &PipelineArgs, overrides: &[String]) -> Result<Opene
 
 /// `greedy run PIPELINE`
 pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    if args.nodes.iter().any(|name| several::is_pipeline(name)) {
-        return several::run(args, terminal, output);
-    }
     bring(project(&args.pipeline, &args.work.set)?, &args.nodes, &args.work, terminal, output)
 }
 
@@ -317,7 +313,7 @@ pub(super) fn probe_table<'a>(records: impl Iterator<Item = &'a Record>) -> Stri
         let name = if stage == 0 { "images".to_string() } else { stage.to_string() };
         table.row(std::iter::once(name).chain(columns.iter().map(cell)));
     }
-    table.text()
+    table.folded(TERMINAL)
 }
 
 /// What is shown of what probes have found, and what a column adds to the name of the probe.

@@ -4,7 +4,7 @@ use super::args::{PipelineArgs, RunArgs};
 use super::output::Output;
 use super::progress::Terminal;
 use super::run::{dry_run, list_odd, probe_table, project, stage_table, update_json, work_on};
-use super::table::Table;
+use super::table::{TERMINAL, Table};
 use super::wording;
 use crate::error::{Error, Result};
 use crate::pipeline::Kind;
@@ -14,8 +14,13 @@ use crate::text::shown;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// Whether more pipelines than one are named.
+pub(super) fn are_named(args: &RunArgs) -> bool {
+    args.nodes.iter().any(|name| is_pipeline(name))
+}
+
 /// Whether a word in the place of a node names a further pipeline.
-pub(super) fn is_pipeline(name: &str) -> bool {
+fn is_pipeline(name: &str) -> bool {
     name.ends_with(".toml")
 }
 
@@ -109,5 +114,5 @@ fn table(rows: &[Row]) -> String {
         let cells = std::iter::once(row.name.clone()).chain(stages).chain(rest);
         table.row(cells.chain([wording::seconds(row.seconds), wording::bytes(row.bytes)]));
     }
-    table.text()
+    table.folded(TERMINAL)
 }

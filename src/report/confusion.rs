@@ -73,10 +73,10 @@ fn matrix(record: &Record, confusion: &Confusion) -> String {
     // Only what fits beside the cells is written there; the rest is in each cell's own text.
     let label = |at: usize| -> String { cut(&names[at], if count <= 25 { 13 } else { 12 }) };
     let size = if count <= 25 { 11.0 } else { 9.0 };
-    let margin = 100.0;
+    let margin = 112.0;
     let side = margin + cell * count as f64;
     // The last names lean out to the right.
-    let wide = side + 60.0;
+    let wide = side + 80.0;
     let mut svg = format!(
         "<div class=\"wide\"><svg class=\"matrix\" style=\"min-width:{:.0}px;max-width:{:.0}px\" viewBox=\"0 0 {wide:.0} {:.0}\" role=\"img\" aria-label=\"Confusion matrix of {count} classes; the table below names the largest entries off the diagonal\"><title>Confusion matrix</title>\n",
         (wide * 0.75).min(600.0),

@@ -37,14 +37,24 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// A text as HTML, in which what stands between backticks is set as code.
+fn prose(text: &str) -> String {
+    let safe = escape(text);
+    if safe.matches('`').count() % 2 == 1 {
+        return safe;
+    }
+    let part = |(at, part): (usize, &str)| if at % 2 == 1 { format!("<code>{part}</code>") } else { part.into() };
+    safe.split('`').enumerate().map(part).collect()
+}
+
 /// A line about something that is not there.
 pub(super) fn note(text: &str) -> String {
-    format!("<p class=\"note\">{}</p>\n", escape(text))
+    format!("<p class=\"note\">{}</p>\n", prose(text))
 }
 
 /// A paragraph.
 pub(super) fn paragraph(text: &str) -> String {
-    format!("<p>{}</p>\n", escape(text))
+    format!("<p>{}</p>\n", prose(text))
 }
 
 /// What is read only by those who open it.
@@ -110,6 +120,12 @@ mod tests {
         assert!(!safe.contains(['<', '>', '"', '\'', '\u{1b}', '\u{0}', '\u{202e}', '\u{ffff}']), "{safe}");
         assert!(safe.starts_with("&lt;script&gt;alert(&quot;1&quot;)"), "{safe}");
         assert_eq!(escape("café & tea"), "café &amp; tea");
+    }
+
+    #[test]
+    fn what_stands_between_backticks_is_code() {
+        assert_eq!(note("try `a <b>` now"), "<p class=\"note\">try <code>a &lt;b&gt;</code> now</p>\n");
+        assert_eq!(paragraph("a ` b"), "<p>a ` b</p>\n");
     }
 
     #[test]

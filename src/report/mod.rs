@@ -92,7 +92,7 @@ pub fn page(subjects: &[Subject]) -> String {
         style::CSS
     );
     page += &contents(subjects);
-    page += "<main>\n<section id=\"depth\">\n<h2>Accuracy by depth</h2>\n<p class=\"about\">Each stage's own classifier on the validation images, and the ensemble of it and all before it (weights 2^j), as they were recorded.</p>\n";
+    page += "<main>\n<section id=\"depth\">\n<h2>Accuracy by depth</h2>\n<p class=\"about\">Each stage's own classifier on the validation images, and the ensemble of it and all before it (weights 1, 2, 4 and so on), as they were recorded.</p>\n";
     page += &learning::depths(subjects);
     page += "</section>\n";
     for (number, subject) in subjects.iter().enumerate() {

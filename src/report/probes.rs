@@ -6,7 +6,6 @@ use super::subject::Subject;
 use crate::error::Result;
 use crate::pipeline::Kind;
 use crate::run::Record;
-use std::collections::BTreeMap;
 
 /// Measures that are drawn: what each is called, and its unit.
 const DRAWN: [(&str, &str, &str); 2] = [
@@ -16,9 +15,14 @@ const DRAWN: [(&str, &str, &str); 2] = [
 
 /// The probes by depth; 0 stands for the images.
 pub(super) fn probes(subject: &Subject) -> Result<String> {
-    let mut by_name: BTreeMap<String, Vec<&Record>> = BTreeMap::new();
+    // In the order of the pipeline's file.
+    let mut by_name: Vec<(String, Vec<&Record>)> = Vec::new();
     for (_, record) in subject.recorded().filter(|(_, record)| record.kind == Kind::Probe) {
-        by_name.entry(name_of(record)).or_default().push(record);
+        let name = name_of(record);
+        match by_name.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, records)) => records.push(record),
+            None => by_name.push((name, vec![record])),
+        }
     }
     if by_name.is_empty() {
         return Ok(note("This pipeline has no probes; `[[probes]]` in its file adds some."));
@@ -41,7 +45,7 @@ pub(super) fn probes(subject: &Subject) -> Result<String> {
     Ok(format!("<div class=\"pair\">{charts}</div>\n{}", details("All that was measured", &table.html())))
 }
 
-fn chart(by_name: &BTreeMap<String, Vec<&Record>>, (measure, title, y): (&str, &str, &str)) -> Option<String> {
+fn chart(by_name: &[(String, Vec<&Record>)], (measure, title, y): (&str, &str, &str)) -> Option<String> {
     let series = by_name.iter().enumerate().map(|(colour, (name, records))| {
         let mut found: Vec<(usize, f64)> =
             records.iter().filter_map(|record| Some((record.stage, *record.measures.get(measure)?))).collect();

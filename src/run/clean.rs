@@ -98,9 +98,6 @@ impl Garbage {
 
     fn judge(&mut self, stage: StageFolder, users: &[&Project]) {
         let path = stage.path().to_path_buf();
-        if let Some(process) = lock::writer(&path) {
-            return self.left.push((path, format!("process {process} works on it")));
-        }
         let seen = survey(&stage);
         let Some(record) = seen.record else {
             return self.left.push((path, "it has no record that can be read".into()));
@@ -111,6 +108,10 @@ impl Garbage {
         };
         let opinions: Vec<Option<Unneeded>> = users.iter().flat_map(of).collect();
         if opinions.iter().any(Option::is_none) {
+            if lock::writer(&path).is_some() {
+                // What seems left over is what the run there is about to finish.
+                return;
+            }
             let leftovers = seen.findings.iter().filter(|finding| finding.flaw == Flaw::Leftover);
             self.unwanted.extend(leftovers.map(|finding| {
                 let path = path.join(&finding.name);

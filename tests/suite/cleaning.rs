@@ -136,10 +136,13 @@ fn a_stage_in_use_is_not_removed_nor_anything_else() {
         assert!(child.try_wait().unwrap().is_none(), "it has ended");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+    // What the run has begun is nobody's leftover.
+    let own = space.run("clean small.toml --set training.epochs=500 --set stage.1.training.epochs=3 --dry-run");
     let clean = space.run("clean small.toml --set seed=5 --yes");
     let id = child.id().to_string();
     child.kill().unwrap();
     child.wait().unwrap();
     clean.fails(1, &["is in use by process", &id]);
+    assert!(own.ok().stdout.contains("nothing to remove"));
     assert!(space.path("cache/stage1/record.json").exists() && space.path("cache/stage0/record.json").exists());
 }

@@ -36,7 +36,7 @@ fn one_line_says_how_many_files_were_found_taken_and_passed_over() {
     }
     let run = space.run("run photos.toml --json").ok();
     assert!(run.stderr.contains("16 files found, 12 images taken, passed over: 1 .avif"), "{}", run.stderr);
-    assert!(run.stderr.contains("1 folders hold no image and are no classes: `heron`"), "{}", run.stderr);
+    assert!(run.stderr.contains("1 folder holds no image and is no class: `heron`"), "{}", run.stderr);
     let data = &run.json()["images"]["data"];
     assert_eq!((&data["files"], &data["images"]), (&16.into(), &12.into()));
     assert_eq!(data["passed_over"]["system litter"]["example"], "train/Thumbs.db");

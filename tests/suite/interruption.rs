@@ -144,12 +144,16 @@ fn a_run_that_is_stopped_says_how_to_go_on_whatever_it_does() {
 fn training_that_is_stopped_goes_on_at_the_same_step() {
     // The next checkpoint is minutes away: only the stop itself writes one.
     let space = Space::new();
-    let long = "run small.toml --set data.train_images=3000 --set training.batch=2 --set network.blocks=1";
-    let child = space.command(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    while !space.path("cache/stage1/record.json").exists() {
+    let long = "run small.toml --set data.train_images=10000 --set training.batch=2 --set network.blocks=1";
+    let mut child = space.command(long).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let seen = |space: &Space| {
+        let text = std::fs::read(space.path("cache/stage1/progress.json")).ok()?;
+        serde_json::from_slice::<serde_json::Value>(&text).ok()?["done"].as_u64()
+    };
+    while seen(&space).unwrap_or(0) == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
         std::thread::sleep(Duration::from_millis(2));
     }
-    std::thread::sleep(Duration::from_millis(100));
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(Run::of(child.wait_with_output().unwrap()).code, 130);
     let checkpoints = std::fs::read_dir(space.path("cache/stage1/checkpoint")).unwrap();
