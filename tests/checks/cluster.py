@@ -24,6 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS, CORES, TRIES = 3, 2, 4
 # Of the command of a task, the ones that one process is not to be killed for more often: tasks are tried a few times only.
 MOST_KILLS = 2
+# A task that was requeued waits for two minutes; after so many seconds a node takes it again.
+SETTLED = 8
 SETTINGS = {
     "demo": (["features.shard_mib=8"], ["network.blocks=2", "data.train_images=1500", "data.val_images=300", "training.epochs=2"]),
     "cifar10-quick": (
@@ -206,18 +208,17 @@ def by_slurm(pipeline, cluster):
     script.write_text(twice)
     said = run("bash", script, env=cluster.environment, cwd=pipeline.work)
     jobs = [line.split()[0] for line in said.splitlines()]
-    requeued = 0
+    requeues, requeued = 0, {}
     with Trouble(pipeline.cache("slurm")) as trouble:
         while queue := cluster.ask("squeue", "-h", "-r", "-o", "%i %T", "-j", ",".join(jobs)).split("\n")[:-1]:
             states = [line.split() for line in queue]
             running = [job for job, state in states if state == "RUNNING"]
-            if running and requeued < 5 and random.random() < 0.2:
-                cluster.ask("scontrol", "requeue", random.choice(running))
-                requeued += 1
-            if requeued:
-                # A task that was requeued waits for minutes of its own.
-                for job in (job for job, state in states if state == "PENDING"):
-                    cluster.ask("scontrol", "update", f"jobid={job}", "starttime=now")
+            if running and requeues < 5 and random.random() < 0.2:
+                job = random.choice(running)
+                cluster.ask("scontrol", "requeue", job)
+                requeues, requeued[job] = requeues + 1, time.monotonic()
+            for job in (job for job, when in requeued.items() if time.monotonic() - when > SETTLED and [job, "PENDING"] in states):
+                cluster.ask("scontrol", "update", f"jobid={job}", "starttime=now")
             if time.monotonic() - started > 1200:
                 sys.exit(f"FAILED: {pipeline.name} by Slurm does not end: {queue}")
             time.sleep(0.3)
@@ -226,7 +227,7 @@ def by_slurm(pipeline, cluster):
         if bad:
             sys.exit(f"FAILED: job {job} of {script} ended as {' '.join(bad)}; its log is in {pipeline.work}")
     kills = sum(trouble.kills.values())
-    pipeline.compare("slurm", f"Slurm ({len(jobs)} jobs, every part twice, {kills} tasks killed, {requeued} requeued, {time.monotonic() - started:.0f} s)")
+    pipeline.compare("slurm", f"Slurm ({len(jobs)} jobs, every part twice, {kills} tasks killed, {requeues} requeued, {time.monotonic() - started:.0f} s)")
 
 
 def by_snakemake(pipeline, cluster, snakemake):

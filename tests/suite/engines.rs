@@ -119,7 +119,7 @@ fn what_a_snakefile_puts_out_is_a_receipt_or_a_file_of_its_own() {
 #[test]
 fn steps_ask_for_what_plan_predicts() {
     let space = Space::new();
-    let machine = "--set features.refresh=0 --set network.width=64 --profile h200 --images 500000 --val-images 10000";
+    let machine = "--set features.refresh=0 --set network.width=64 --set training.epochs=300 --profile h200 --images 500000 --val-images 10000";
     let plan = space.run(&format!("plan small.toml --json {machine}")).ok().json();
     space.run(&format!("export slurm small.toml --parts 4 --to submit.sh {machine}")).ok();
     let text = std::fs::read_to_string(space.path("submit.sh")).unwrap();

@@ -6,7 +6,7 @@ use crate::space::{Run, Space};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Seconds until a machine sees what another has put in place.
 const LATE: u64 = 2;
@@ -124,4 +124,22 @@ fn receipts_of_the_check_that_are_gone_are_missed_before_any_image_moves_up() {
         files.into_iter().filter(|(path, _)| path.starts_with("stage0")).collect()
     };
     assert!(of_images(space.results("cut")) == of_images(disk.expected.clone()));
+}
+
+#[test]
+fn whether_another_machines_file_is_left_over_is_told_by_the_clock_of_the_disk() {
+    let disk = NetworkDisk::new();
+    let days = Duration::from_secs(2 * 24 * 3600);
+    let (name, path) = ("zarr.json.elsewhere-7-012345670.unfinished", disk.space.path("whole/stage1/train"));
+    std::fs::write(path.join(name), "half").unwrap();
+    let says = |ahead: i64| {
+        let mut command = disk.command("verify whole/stage1", 0);
+        let run = Run::of(command.env("NETWORK_DISK_AHEAD", ahead.to_string()).output().unwrap());
+        run.stdout.contains(name)
+    };
+    let ahead = days.as_secs() as i64;
+    assert!(!says(ahead), "a machine whose clock is ahead takes what is written now for left over");
+    let file = std::fs::File::options().write(true).open(path.join(name)).unwrap();
+    file.set_modified(SystemTime::now() - days).unwrap();
+    assert!(says(0) && says(-ahead), "a machine whose clock is behind does not see what is left over");
 }
