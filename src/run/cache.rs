@@ -1,7 +1,7 @@
 //! The folder of all stages.
 
 use super::contents::{CHOICE, RECORD, SPARE};
-use super::folder::StageFolder;
+use super::folder::{StageFolder, refuse_file};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{INDEX, is_litter};
@@ -106,18 +106,6 @@ pub(super) fn pipeline_instead(path: &Path) -> String {
 fn inside(cache: &Path) -> Result<Vec<StageFolder>> {
     let entries = fs::read_dir(cache).map_err(|e| Error::io("read folder", cache, &e))?;
     Ok(entries.flatten().map(|entry| StageFolder::new(entry.path())).filter(StageFolder::is_stage).collect())
-}
-
-/// Fails where a path that should be a folder of stages is a file.
-///
-/// # Errors
-/// As said.
-pub fn refuse_file(path: &Path) -> Result<()> {
-    if !path.is_file() {
-        return Ok(());
-    }
-    let fault = Error::usage(format!("`{}` is a file, not a folder of stages", shown(path)));
-    Err(fault.hint("stages lie in the folder that `cache` in a pipeline's file says, or `--cache DIR`; `greedy status FILE` lists them"))
 }
 
 /// What to name instead of a folder without stages: the caches in it, where there are any.

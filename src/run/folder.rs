@@ -1,12 +1,12 @@
 //! The folder of a node: its record, its inputs, and whether its files are there.
 
-use super::cache;
 use super::contents::{self, BLOCK, HEAD, LOGITS, NETWORK};
 use super::record::{Input, Record, State};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::is_litter;
 use crate::pipeline::{Kind, Node};
+use crate::text::shown;
 use crate::training::{Epoch, unfinished_history};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ impl StageFolder {
     /// # Errors
     /// When there is none, or it is damaged.
     pub fn record(&self) -> Result<Record> {
-        cache::refuse_file(&self.path)?;
+        refuse_file(&self.path)?;
         Record::read(&self.path)?.ok_or_else(|| {
             let inside = (0..).map(|number| Self::in_cache(&self.path, number)).take_while(|stage| stage.path.is_dir());
             Error::failed(format!("`{}` is no folder of a stage: it has no `record.json`", self.path.display())).hint(
@@ -180,6 +180,18 @@ impl StageFolder {
         };
         Ok(path.to_string_lossy().into_owned())
     }
+}
+
+/// Fails where a path that should be a folder of stages is a file.
+///
+/// # Errors
+/// As said.
+pub fn refuse_file(path: &Path) -> Result<()> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    let fault = Error::usage(format!("`{}` is a file, not a folder of stages", shown(path)));
+    Err(fault.hint("stages lie in the folder that `cache` in a pipeline's file says, or `--cache DIR`; `greedy status FILE` lists them"))
 }
 
 /// The paths below a folder of all that is no folder; links are not followed. What systems and file managers leave

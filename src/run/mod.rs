@@ -32,11 +32,11 @@ mod underway;
 mod update;
 mod verify;
 
-pub use cache::{keep_pipeline, refuse_file, stages, what_instead};
+pub use cache::{keep_pipeline, stages, what_instead};
 pub use choice::{recall_choice, remember_choice};
 pub use clean::{Garbage, Unneeded, Unwanted};
 pub use device::{check_device, device};
-pub use folder::StageFolder;
+pub use folder::{StageFolder, refuse_file};
 pub use network::{Evaluation, TrainedNetwork, centre_of_canvas, settings, softmax};
 pub use observe::{Observation, observe};
 pub use parts::{Part, Parts};

@@ -6,9 +6,10 @@
 
 It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer, decoupled or end to end, there also by
 feedback alignment, from plain torch.nn modules. Random crops and flips are drawn anew at every epoch, and layer by layer all
-frozen blocks are run again at every step: nothing is cached, as in the paper. The optimiser begins anew at each drop of the
-learning rate, as in the published code. One line of JSON for each stage, or for the whole network. Settings that change none of
-this are passed over; for others it stops rather than train something else.
+frozen blocks are run again at every step: nothing is cached, as in the paper. Scattering coefficients are Kymatio's
+(`pip install kymatio scipy`), and computed once, of as many views as the file says. The optimiser begins anew at each drop of
+the learning rate, as in the published code. One line of JSON for each stage, or for the whole network. Settings that change
+none of this are passed over; for others it stops rather than train something else.
 """
 
 import argparse
@@ -48,6 +49,8 @@ def main():
     data = Data(settings, args.data or Path(settings["data"]["path"]))
 
     started = time.perf_counter()
+    if settings["network"].get("architecture") == "scattering":
+        data = Coefficients(settings, data)
     blocks, heads = NETWORKS[settings["network"].get("architecture", "simcnn").split("_")[0]](settings, data.size, data.classes)
     if training.get("method") == "decoupled":
         return decoupled(blocks, heads, data, training, args.seed, started)
@@ -201,6 +204,32 @@ class Data:
         return torch.stack(parts).round_().clamp_(0, 255)
 
 
+class Coefficients:
+    """Kymatio's scattering coefficients in place of pixels: of so many views of each training image, computed once."""
+
+    def __init__(self, settings, data):
+        from kymatio.torch import Scattering2D
+
+        network, (images, labels) = settings["network"], data.val
+        transform = Scattering2D(
+            J=network["scales"], L=network["angles"], max_order=network["order"], shape=(data.size, data.size))  # fmt: skip
+
+        def of(views):
+            return torch.cat([transform(view.contiguous()).flatten(1, 2) for view in views])
+
+        parts = torch.arange(len(data.train[0])).split(500)
+        views = range(settings.get("features", {}).get("views", 1))
+        self.views = torch.stack([of(map(data.augmented, parts)) for _ in views])
+        self.train, self.val = data.train, (of(map(data.normalised, images.split(500))), labels)
+        self.size, self.classes = self.val[0].shape[-1], data.classes
+
+    def augmented(self, chosen):
+        return self.views[torch.randint(len(self.views), (len(chosen),)), chosen]
+
+    def normalised(self, coefficients):
+        return coefficients
+
+
 def part_of(size, scale, ratio):
     for _ in range(10):
         area = size * size * torch.empty(1).uniform_(*scale).item()
@@ -339,6 +368,34 @@ def simcnn(settings, size, classes):
     return blocks, head
 
 
+def scattering(settings, size, classes):
+    """A block with nothing to be trained, whose coefficients are what it is given, then a batch norm and the classifier."""
+    network = settings["network"]
+    angles, scales = network["angles"], network["scales"]
+    second = angles**2 * scales * (scales - 1) // 2 if network["order"] == 2 else 0
+
+    def head(at):
+        channels = 3 * (1 + angles * scales + second)
+        layers, values = [nn.BatchNorm2d(channels)], channels * size**2
+        for layer in settings["auxiliary"]["layers"]:
+            match layer:
+                case "flatten":
+                    layers.append(nn.Flatten())
+                case "relu":
+                    layers.append(nn.ReLU())
+                case {"linear": outputs}:
+                    outputs = classes if outputs == "classes" else outputs
+                    layers.append(nn.Linear(values, outputs))
+                    values = outputs
+                case {"dropout": share}:
+                    layers.append(nn.Dropout(share))
+                case other:
+                    raise SystemExit(f"no layer {other} is here")
+        return nn.Sequential(*layers)
+
+    return [nn.Identity()], head
+
+
 def vgg(settings, size, classes):
     network, auxiliary = settings["network"], settings.get("auxiliary", {})
     name, _, normalised = network["architecture"].partition("_")
@@ -409,7 +466,7 @@ def kaiming_normal(module):
         nn.init.zeros_(module.bias)
 
 
-NETWORKS = {"simcnn": simcnn, "alexnet": alexnet} | dict.fromkeys(GROUPS, vgg)
+NETWORKS = {"simcnn": simcnn, "alexnet": alexnet, "scattering": scattering} | dict.fromkeys(GROUPS, vgg)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ fn settings_as_people_type_them_are_answered_with_what_would_be_right() {
     for (setting, words) in [
         ("augmentation.flip=True", ["\"True\"", "write `flip = true`"]),
         ("training.learning_rate=.1", ["\".1\"", "write `learning_rate = 0.1`"]),
-        ("training.learning_rate=nan", ["a number that is finite, not NaN", ""]),
+        ("training.learning_rate=nan", ["a number between 1e-9 and 1000.0, not NaN", ""]),
         ("training.epochs=5.0", ["not 5.0", "write `epochs = 5`"]),
         ("name=5", ["a text, not 5", "write `name = \"5\"`"]),
         ("data.mean=[0.5]", ["needs 3 values", ""]),
