@@ -40,7 +40,9 @@ pub(super) fn parts(bench: &Bench<'_>, probed: &Probed<'_>, classes: usize) -> R
             // The start is looked at as well.
             Parts { train: seconds / ((rounds + 1) * known) as f64, ..Parts::default() }
         }
-        ProbeKind::Cnn { training, .. } => cnn(bench, probed, training, classes)?,
+        ProbeKind::Cnn { training, .. } | ProbeKind::Classifier { training, .. } => {
+            network(bench, probed, training, classes)?
+        }
         ProbeKind::Neighbours { k } => {
             let (known, asked) = (table(bench, (known, width), classes)?, table(bench, (asked, width), classes)?);
             let compare = || neighbours(&known, &asked, (*k, classes), &bench.device, &Silent).map(drop);
@@ -60,7 +62,7 @@ fn table(bench: &Bench<'_>, (rows, width): (usize, usize), classes: usize) -> Re
     Ok(Table { width, values, labels: (0..rows as u32).map(|row| row % classes as u32).collect() })
 }
 
-fn cnn(bench: &Bench<'_>, probed: &Probed<'_>, training: &Training, classes: usize) -> Result<Parts> {
+fn network(bench: &Bench<'_>, probed: &Probed<'_>, training: &Training, classes: usize) -> Result<Parts> {
     let (Some((hidden, head)), Some(cost)) = (probed.probe.layers(probed.features), probed.cost(classes)) else {
         return Ok(Parts::default());
     };

@@ -1,13 +1,13 @@
-//! What `greedy plan` says of nodes that are made of stages: probes and the ensemble.
+//! What `greedy plan` says of nodes that are made of stages: probes, the ensemble, a classifier in the place of the last.
 
 use super::plan_table::{Plan, said};
 use super::table::{TERMINAL, Table};
 use super::wording::{bytes, seconds};
-use crate::pipeline::{Estimate, Memory, Node};
+use crate::pipeline::{Estimate, Memory, Node, ProbeKind, footprint};
 use crate::run::Record;
 use serde_json::{Value, json};
 
-/// What is predicted of a probe or the ensemble.
+/// What is predicted of a probe, the ensemble or a classifier in the place of the last.
 pub(super) struct LeafRow {
     node: String,
     fed: String,
@@ -81,7 +81,10 @@ impl Plan<'_> {
                 fed: if from == 0 { "images".into() } else { from.to_string() },
                 samples: if learned > 0 { learned } else { estimate.images[1] },
                 values: probed.width(),
-                bytes: 0,
+                bytes: match &probed.probe.kind {
+                    ProbeKind::Classifier { layers, .. } => (layers.weights(self.classes) * footprint::VALUE) as u64,
+                    _ => 0,
+                },
                 seconds: estimate.probe(at, from, iterations),
                 actual: record.map(Record::total_seconds),
                 memory: Some(Memory::of_probe(pipeline, &probed, from, size)),

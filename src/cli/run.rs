@@ -112,6 +112,7 @@ pub(super) fn update_json(pipeline: &Recipe, cache: &Path, update: &Update, term
         "network": one(&|record| record.kind.is_network()),
         "stages": of(&|record| record.stage > 0 && record.kind.is_stage()),
         "not_pruned": of(&|record| record.kind == Kind::Wide),
+        "classifier": one(&|record| record.kind == Kind::Classifier),
         "ensemble": one(&|record| record.kind == Kind::Ensemble),
         "probes": of(&|record| record.kind == Kind::Probe),
     })

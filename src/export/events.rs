@@ -6,7 +6,7 @@ use super::protobuf::Message;
 use crate::disk;
 use crate::error::Result;
 use crate::inspect::{Features, Images, Picture, channel_grid};
-use crate::pipeline::{Kind, Node};
+use crate::pipeline::{Kind, Node, Probe};
 use crate::run::{Figures, Part, Parts, Record, StageFolder};
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,11 @@ mod value {
 pub fn events_folder(to: &Path, record: &Record) -> PathBuf {
     let plain = |c: char| if c.is_alphanumeric() || matches!(c, '-' | '_') { c } else { '_' };
     let pipeline: String = record.pipeline.chars().map(plain).collect();
-    let node = if record.kind.is_network() { Node::NETWORK.into() } else { Node::stage_id(record.stage) };
+    let node = match record.kind {
+        Kind::Classifier => Probe::CLASSIFIER.into(),
+        kind if kind.is_network() => Node::NETWORK.into(),
+        _ => Node::stage_id(record.stage),
+    };
     to.join(if pipeline.is_empty() { "pipeline" } else { &pipeline }).join(node)
 }
 
@@ -94,6 +98,7 @@ fn weights(folder: &StageFolder, record: &Record) -> Result<Vec<(String, Vec<f32
             let parts = Parts::read(folder)?;
             (parts.blocks, parts.head)
         }
+        Kind::Classifier => (Vec::new(), Part::classifier(folder, record)?),
         _ => (vec![Part::block(folder, record)?], Part::head(folder, record)?),
     };
     let named = |number: usize| if blocks.len() == 1 { "block".into() } else { format!("block{number}") };

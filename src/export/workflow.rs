@@ -143,7 +143,8 @@ fn acts(node: &Node, recipe: &Recipe) -> Vec<Act> {
     let cached = match node.kind {
         Kind::Images => true,
         Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => recipe.features.caches(node.stage),
-        Kind::Wide | Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble | Kind::Probe => false,
+        Kind::Wide | Kind::EndToEnd | Kind::Decoupled | Kind::Imported => false,
+        Kind::Classifier | Kind::Ensemble | Kind::Probe => false,
     };
     let checks = node.kind == Kind::Images && recipe.data.on_bad_image == BadImage::Skip;
     match (cached, checks) {
@@ -237,7 +238,7 @@ impl Writer<'_> {
         let learned = match node.kind {
             Kind::Block | Kind::Wide | Kind::Pruned => estimate.training(node.stage, from),
             Kind::EndToEnd | Kind::Decoupled | Kind::Imported => estimate.network(),
-            Kind::Probe => probe().map_or(0.0, |(at, probed)| {
+            Kind::Classifier | Kind::Probe => probe().map_or(0.0, |(at, probed)| {
                 let from = estimate.pipeline.features.nearest(probed.stage + 1);
                 estimate.probe(at, from, None)
             }),
@@ -259,7 +260,7 @@ impl Writer<'_> {
                 .as_ref()
                 .map_or(0.0, |cost| Memory::of_network(estimate.pipeline, cost, (images[0], processor)).host),
             Kind::Ensemble => DECODING / 2.0,
-            Kind::Probe => probe().map_or(0.0, |(_, probed)| {
+            Kind::Classifier | Kind::Probe => probe().map_or(0.0, |(_, probed)| {
                 let from = estimate.pipeline.features.nearest(probed.stage + 1);
                 Memory::of_probe(estimate.pipeline, &probed, from, (images, classes, processor)).host
             }),

@@ -1,10 +1,11 @@
 //! `[compression]`: a block that is trained is pruned to some of its channels, and what is left is fine-tuned; the next block
-//! reads the narrower features.
+//! reads the narrower features. In the end a narrower classifier can take the place of the last one.
 
 use super::auxiliary::AuxiliarySettings;
 use super::layer::{Layer, Shape};
 use super::layers::{Layers, Misfit};
 use super::network::{Keys, Network};
+use super::probes::{Probe, ProbeKind};
 use super::section::Section;
 use super::{Fault, Stage, Training};
 
@@ -81,6 +82,33 @@ impl Compression {
         }
         Ok(Pruned { network: Network { blocks, ..network }, wide, compression: self })
     }
+}
+
+/// Reads `[compression.classifier]`: the classifier that takes the place of the last one, where the file has the table. What
+/// it does not say of the classifier is that of `[auxiliary]`, of training that of the pipeline.
+pub(super) fn read_classifier(
+    section: &mut Section<'_>,
+    network: &Network,
+    (auxiliary, training): (&AuxiliarySettings, Training),
+) -> Result<Option<Probe>, Fault> {
+    let auxiliary = AuxiliarySettings::read(section, auxiliary)?;
+    let training = Training::read(section, training)?;
+    if !section.is_there() {
+        return Ok(None);
+    }
+    // An architecture's own classifier is the one that is replaced.
+    let (network, last) = (Network { classifier: None, ..network.clone() }, network.blocks.len());
+    let fitted = auxiliary.fit(&network, last);
+    let (layers, keys) =
+        fitted.map_err(|misfit| section.fault("layers", format!("do not fit the last block: {}", misfit.message)))?;
+    Ok(Some(Probe {
+        name: Probe::CLASSIFIER.into(),
+        kind: ProbeKind::Classifier { layers, keys, training },
+        pool: None,
+        standardise: false,
+        train_images: None,
+        stages: vec![last],
+    }))
 }
 
 impl Pruned {
@@ -180,6 +208,46 @@ mod tests {
     }
 
     #[test]
+    fn a_classifier_in_the_place_of_the_last_is_a_node_that_no_other_knows_of() {
+        let graph = |more: &str| {
+            Graph::of(&parse(&format!("[auxiliary]\nwidth = 8\n[compression]\nepochs = 5\n{more}")).unwrap(), "f")
+        };
+        let [without, with] = ["", "[compression.classifier]\nwidth = 3\nepochs = 4\n"].map(graph);
+        let [node] = &with.nodes()[without.nodes().len()..] else { panic!("one node more") };
+        assert_eq!((&node.id[..], node.kind, node.stage), ("classifier", Kind::Classifier, 2));
+        // A quarter of the samples gets new views: it reads all stages, and the images, as a third one would.
+        let inputs: Vec<&str> = node.inputs.iter().map(|&input| with.nodes()[input].id.as_str()).collect();
+        assert_eq!(inputs, ["stage0", "stage1", "stage2"]);
+        for (old, new) in without.nodes().iter().zip(with.nodes()) {
+            assert_eq!(old.manifest.key(), new.manifest.key(), "{}", old.id);
+        }
+        let value = |name: &str| node.manifest.value(&format!("compression.classifier.{name}"));
+        // Of the pipeline where the table says nothing; widths double with each downsampling, as those of `[auxiliary]` do.
+        assert_eq!([value("k"), value("width"), value("epochs")], [Some("2"), Some("6"), Some("4")]);
+        assert_eq!([value("learning_rate"), value("batch")], [Some("0.1"), Some("128")]);
+    }
+
+    #[test]
+    fn the_classifier_of_an_architecture_is_replaced_by_one_of_the_table() {
+        let text = |table: &str| {
+            format!(
+                "[data]\nsource = \"builtin\"\nsize = 64\n[network]\narchitecture = \"vgg11\"\nwidth = 2\nhidden = 5\n\
+                 [compression]\nwidth = 1.0\n[compression.classifier]\n{table}"
+            )
+        };
+        let layers = |table: &str| {
+            let recipe = Recipe::parse("p", "p", &text(table), &[]).unwrap();
+            assert!(recipe.stages.iter().all(|stage| stage.pruning.is_none()));
+            recipe.classifier().unwrap().0.to_string()
+        };
+        assert_eq!(
+            layers("layers = [{ avg_pool = 1 }, \"flatten\", { linear = \"classes\" }]\n").matches("linear").count(),
+            1
+        );
+        assert!(layers("k = 2\npadding = 1\n").contains("conv"));
+    }
+
+    #[test]
     fn what_cannot_be_pruned_is_said() {
         let says = |text: &str, words: &str| {
             let fault = parse(text).unwrap_err();
@@ -188,5 +256,9 @@ mod tests {
         says("[compression]\nwidth = 2.0\n", "must lie between");
         says("[compression]\nwide = 0.5\n", "unknown key `compression.wide`");
         says("[compression]\n[training]\nmethod = \"end_to_end\"\n", "`compression` has no meaning");
+        let classifier = "[compression]\nwidth = 1.0\n[compression.classifier]\n";
+        says(&format!("{classifier}[training]\nmethod = \"decoupled\"\n"), "`compression` has no meaning");
+        says(&format!("{classifier}depth = 2\n"), "unknown key `compression.classifier.depth`");
+        says(&format!("{classifier}layers = [{{ linear = \"classes\" }}]\n"), "do not fit the last block");
     }
 }

@@ -114,7 +114,7 @@ impl Estimate<'_> {
     }
 
     /// Making a view of an image, as far as the output of a stage.
-    fn refreshing(&self, stage: usize) -> Load {
+    pub(super) fn refreshing(&self, stage: usize) -> Load {
         if stage == 0 { Load::default() } else { self.loading(0) + self.frozen(1..stage + 1) }
     }
 

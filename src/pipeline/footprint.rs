@@ -3,7 +3,7 @@
 //! The planner predicts by it, the check for room refuses by it, and extraction and the frozen chain take batches by it, so
 //! that none of them can disagree.
 
-use super::{Codec, CodecChoice, Cost, Data, Recipe, Shape, Stage};
+use super::{Codec, CodecChoice, Cost, Data, Layers, Recipe, Shape, Stage};
 
 /// Bytes of an f32.
 pub const VALUE: usize = 4;
@@ -94,6 +94,12 @@ pub fn network_on_disk(recipe: &Recipe, val: usize, classes: usize) -> u64 {
     weights
         + CHECKPOINTS * (waiting_values(recipe) * VALUE) as u64
         + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
+}
+
+/// Bytes on the disk of a classifier in the place of the last one: weights, checkpoints, labels and logits of the validation
+/// samples.
+pub fn classifier_on_disk(layers: &Layers, val: usize, classes: usize) -> u64 {
+    learned(layers.weights(classes)) + val as u64 * (classes as u64 * VALUE as u64 + LABEL)
 }
 
 /// Values of the batches that wait in rings between networks that are trained at once.

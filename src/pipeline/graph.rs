@@ -1,6 +1,6 @@
 //! The DAG of nodes: what a pipeline makes, and of what.
 
-use super::{Kind, Manifest, Probed, Recipe, Stage};
+use super::{Kind, Manifest, Probe, ProbeKind, Probed, Recipe, Stage};
 use std::fmt::Write;
 
 impl Kind {
@@ -20,6 +20,7 @@ impl Kind {
             Self::Block | Self::Pruned | Self::Depth | Self::Scattering => format!("stage {stage}"),
             Self::Wide => format!("stage {stage}, not pruned"),
             Self::EndToEnd | Self::Decoupled | Self::Imported => Node::NETWORK.into(),
+            Self::Classifier => Probe::CLASSIFIER.into(),
             Self::Ensemble => Node::ENSEMBLE.into(),
             Self::Probe => {
                 let name = manifest.value("probes.name").unwrap_or(self.word());
@@ -37,7 +38,7 @@ pub struct Node {
     /// What it does.
     pub kind: Kind,
     /// The number of the stage whose features it gives: 0 for the images, and for a network that is trained as a whole. Of
-    /// a probe that of the stage it looks at, of an ensemble that of the last.
+    /// a probe that of the stage it looks at, of an ensemble and a classifier that of the last.
     pub stage: usize,
     /// Indices of the nodes whose output it reads; each is smaller than its own.
     pub inputs: Vec<usize>,
@@ -121,9 +122,17 @@ impl Graph {
         }
         graph.add_ensemble(pipeline, &at);
         for Probed { probe, stage, .. } in pipeline.probed() {
-            let inputs = at[pipeline.features.nearest(stage + 1)..=stage].to_vec();
-            let manifest = Manifest::of_probe(pipeline, probe, stage);
-            graph.add(Node { id: probe.id(stage), kind: Kind::Probe, stage, inputs, manifest });
+            let (kind, inputs, manifest) = match &probe.kind {
+                ProbeKind::Classifier { layers, keys, training } => {
+                    let manifest = Manifest::of_classifier(pipeline, stage, ((layers, keys), training));
+                    (Kind::Classifier, pipeline.reads(stage + 1), manifest)
+                }
+                _ => {
+                    let read = pipeline.features.nearest(stage + 1)..stage + 1;
+                    (Kind::Probe, read, Manifest::of_probe(pipeline, probe, stage))
+                }
+            };
+            graph.add(Node { id: probe.id(stage), kind, stage, inputs: at[inputs].to_vec(), manifest });
         }
         graph
     }

@@ -21,6 +21,8 @@ pub enum Kind {
     Depth,
     /// Writes features that are handcrafted: the scattering transform of the images.
     Scattering,
+    /// Trains a classifier in the place of that of the last stage, on the features of that.
+    Classifier,
     /// Asks all stages that classify together.
     Ensemble,
     /// Measures something of the features of a stage.
@@ -29,7 +31,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Images,
         Self::Block,
         Self::Wide,
@@ -39,6 +41,7 @@ impl Kind {
         Self::Imported,
         Self::Depth,
         Self::Scattering,
+        Self::Classifier,
         Self::Ensemble,
         Self::Probe,
     ];
@@ -55,6 +58,7 @@ impl Kind {
             Self::Imported => "imported",
             Self::Depth => "depth",
             Self::Scattering => "scattering",
+            Self::Classifier => "classifier",
             Self::Ensemble => "ensemble",
             Self::Probe => "probe",
         }
@@ -72,6 +76,6 @@ impl Kind {
 
     /// Whether nothing is ever made of it: it says something about stages.
     pub fn is_leaf(self) -> bool {
-        matches!(self, Self::Ensemble | Self::Probe)
+        matches!(self, Self::Classifier | Self::Ensemble | Self::Probe)
     }
 }

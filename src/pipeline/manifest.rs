@@ -202,6 +202,31 @@ impl Manifest {
         manifest
     }
 
+    /// What a classifier in the place of that of the last stage depends on, but for the features of that.
+    pub fn of_classifier(
+        pipeline: &Recipe,
+        stage: usize,
+        ((layers, keys), training): ((&Layers, &Keys), &Training),
+    ) -> Self {
+        let mut manifest = Self::default();
+        manifest.add("training", TRAINING);
+        manifest.add("seed", pipeline.seed);
+        manifest.add("stage", stage);
+        if pipeline.reads(stage + 1).start == 0 || pipeline.features.late_crops {
+            manifest.add_augmentation(&pipeline.augmentation, &pipeline.data);
+        }
+        manifest.add_input(pipeline, stage + 1);
+        let mut own = Self::default();
+        keys.iter().for_each(|(name, value)| own.add(name, value));
+        own.add_training(training);
+        for (name, value) in own.entries() {
+            let name = name.trim_start_matches("auxiliary.").trim_start_matches("training.");
+            manifest.add(&format!("compression.classifier.{name}"), value);
+        }
+        manifest.add_network(Some(pipeline.init), &[], &[layers]);
+        manifest
+    }
+
     /// What the ensemble of all stages depends on, but for their logits.
     pub fn of_ensemble(of: Average) -> Self {
         let mut manifest = Self::default();
@@ -245,7 +270,7 @@ impl Manifest {
                 manifest.add_training(training);
             }
             ProbeKind::Neighbours { k } => manifest.add("probes.k", k),
-            ProbeKind::Contraction => {}
+            ProbeKind::Contraction | ProbeKind::Classifier { .. } => {}
         }
         if let Some(pool) = probe.pool {
             manifest.add("probes.pool", pool);

@@ -60,9 +60,13 @@ impl Estimate<'_> {
                 let rounds = iterations.unwrap_or((*most).min(ITERATIONS) as f64) * EVALUATIONS;
                 gathered + train * parts.train * rounds
             }
-            ProbeKind::Cnn { training, .. } => {
+            ProbeKind::Cnn { training, .. } | ProbeKind::Classifier { training, .. } => {
                 let evaluations = (0..training.epochs).filter(|&epoch| training.evaluates_at(epoch)).count() as f64;
-                let epoch = self.time((gather + compute(parts.train)) * train).seconds;
+                // A probe looks at what is cached alone.
+                let keeps = matches!(probed.probe.kind, ProbeKind::Classifier { .. });
+                let refresh =
+                    if keeps { self.refreshing(from) * self.pipeline.features.refresh } else { Load::default() };
+                let epoch = self.time((gather + refresh + compute(parts.train)) * train).seconds;
                 let evaluation = self.time((gather + compute(parts.classify)) * val).seconds;
                 training.epochs as f64 * epoch + evaluations * evaluation
             }
@@ -111,7 +115,7 @@ impl Memory {
         let gathering = frozen + GATHERED * probed.features.values();
         let (train, width) = (probed.learns_from(train), probed.width());
         match (&probed.probe.kind, probed.cost(classes)) {
-            (ProbeKind::Cnn { training, .. }, Some(cost)) => {
+            (ProbeKind::Cnn { training, .. } | ProbeKind::Classifier { training, .. }, Some(cost)) => {
                 let step = training.batch * cost.step_values + frozen + 3 * cost.parameters();
                 Self::of(processor, BATCHES * first.values() * training.batch, step)
             }

@@ -106,7 +106,7 @@ pub struct Recipe {
     pub features: Features,
     /// How all stages are asked together, where that is a node.
     pub ensemble: Option<Average>,
-    /// What is measured of the features of stages.
+    /// What is measured of the features of stages; and the classifier that takes the place of the last one, where one does.
     pub probes: Vec<Probe>,
     /// The settings with their overrides, as TOML: what a stage's record keeps.
     pub text: String,
@@ -205,7 +205,8 @@ impl Settings {
         let training = Training::read(&mut training_section, Training::DEFAULT)?;
         training_section.finish()?;
         let compression = Compression::read(&mut compression_section, training)?;
-        if compression.is_some() && (method != Method::Layerwise || pretrained.is_some()) {
+        let compresses = compression.is_some() || compression_section.has("classifier");
+        if compresses && (method != Method::Layerwise || pretrained.is_some()) {
             let fault = "has no meaning where blocks are not trained one after the other";
             return Err(Section::root(&table).fault("compression", fault));
         }
@@ -216,6 +217,9 @@ impl Settings {
             }
             None => (network, None),
         };
+        let mut classifier_section = compression_section.section("classifier")?;
+        let classifier = compression::read_classifier(&mut classifier_section, &network, (&auxiliary, training))?;
+        classifier_section.finish()?;
         compression_section.finish()?;
         let (features, open) = Features::read(&mut features_section, network.blocks.len(), augmentation.is_random())?;
         features_section.finish()?;
@@ -231,7 +235,8 @@ impl Settings {
             let fault = "has no meaning where all blocks come from a file: one classifier at most is there";
             return Err(Section::root(&table).fault("ensemble", fault));
         }
-        let probes = Probe::read_all(probe_items, &stages, (image, &training))?;
+        let mut probes = Probe::read_all(probe_items, &stages, (image, &training))?;
+        probes.extend(classifier);
         if let Some(fault) = no_late_crops(&features, &data, &augmentation, &network) {
             return Err(Section::root(&table).section("features")?.fault("crop", fault));
         }

@@ -2,8 +2,9 @@
 
 use super::layer::{Layer, Outputs, Shape};
 use super::layers::Layers;
+use super::network::Keys;
 use super::section::Section;
-use super::tree::{Node, Value};
+use super::tree::{self, Value};
 use super::{Fault, Recipe, Stage, Training, auxiliary};
 
 /// A measurement, and the stages whose features it is taken of.
@@ -51,6 +52,16 @@ pub enum ProbeKind {
     },
     /// Distances within and between the classes of validation samples.
     Contraction,
+    /// A classifier in the place of that of the last stage (`[compression.classifier]`): trained as that was, but alone, and
+    /// kept.
+    Classifier {
+        /// Its layers.
+        layers: Layers,
+        /// The settings that they come from.
+        keys: Keys,
+        /// How it is trained.
+        training: Training,
+    },
 }
 
 const KINDS: [&str; 4] = ["linear", "cnn", "neighbours", "contraction"];
@@ -63,6 +74,15 @@ impl ProbeKind {
             Self::Cnn { .. } => KINDS[1],
             Self::Neighbours { .. } => KINDS[2],
             Self::Contraction => KINDS[3],
+            Self::Classifier { .. } => Probe::CLASSIFIER,
+        }
+    }
+
+    /// How a network of it is trained, where it is one.
+    pub fn training(&self) -> Option<&Training> {
+        match self {
+            Self::Cnn { training, .. } | Self::Classifier { training, .. } => Some(training),
+            Self::Linear { .. } | Self::Neighbours { .. } | Self::Contraction => None,
         }
     }
 
@@ -73,14 +93,26 @@ impl ProbeKind {
 }
 
 impl Probe {
+    /// The name of the node of a classifier in the place of the last one.
+    pub const CLASSIFIER: &str = "classifier";
+
     /// The name of the node of a stage.
     pub fn id(&self, stage: usize) -> String {
-        format!("stage{stage}-{}", self.name)
+        match self.kind {
+            ProbeKind::Classifier { .. } => Self::CLASSIFIER.into(),
+            _ => format!("stage{stage}-{}", self.name),
+        }
     }
 
-    /// The layers of a CNN for features of a shape: its convolutions, and what classifies their features.
+    /// The layers of a network for features of a shape: of a CNN its convolutions, and what classifies their features.
     pub fn layers(&self, features: Shape) -> Option<(Layers, Layers)> {
-        let ProbeKind::Cnn { depth, width, .. } = self.kind else { return None };
+        let (depth, width) = match &self.kind {
+            ProbeKind::Cnn { depth, width, .. } => (*depth, *width),
+            ProbeKind::Classifier { layers, .. } => {
+                return Some((Layers::new(features, Vec::new()).ok()?, layers.clone()));
+            }
+            _ => return None,
+        };
         let hidden = Layers::new(features, (0..depth).flat_map(|_| auxiliary::unit(width, 1, true)).collect()).ok()?;
         let pooled = Layer::AvgPool { size: features.size.min(auxiliary::POOLED) };
         let classes = Layer::Linear { outputs: Outputs::Classes };
@@ -90,7 +122,7 @@ impl Probe {
 
     /// Reads the list; networks that are probes are trained as `[training]` says where they say nothing else.
     pub(super) fn read_all(
-        items: &[Node],
+        items: &[tree::Node],
         stages: &[Stage],
         (image, training): (Shape, &Training),
     ) -> Result<Vec<Self>, Fault> {
@@ -167,6 +199,14 @@ pub struct Probed<'a> {
 }
 
 impl Recipe {
+    /// The layers and the training of the classifier that takes the place of the last one, where one does.
+    pub fn classifier(&self) -> Option<(&Layers, &Training)> {
+        self.probes.iter().find_map(|probe| match &probe.kind {
+            ProbeKind::Classifier { layers, training, .. } => Some((layers, training)),
+            _ => None,
+        })
+    }
+
     /// All probes, each with its stage, in the order of the graph.
     pub fn probed(&self) -> impl Iterator<Item = Probed<'_>> {
         let all = self.probes.iter().flat_map(|probe| probe.stages.iter().map(move |&stage| (probe, stage)));

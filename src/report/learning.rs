@@ -18,7 +18,7 @@ pub(super) fn epochs(subject: &Subject) -> Result<String> {
     for (node, record) in subject.recorded() {
         let (history, unfinished) = match (&record.figures, record.kind) {
             (Some(figures), _) => (figures.history.clone(), false),
-            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd | Kind::Decoupled) => {
+            (None, Kind::Block | Kind::Wide | Kind::Pruned | Kind::EndToEnd | Kind::Decoupled | Kind::Classifier) => {
                 (node.folder.unfinished_history(), true)
             }
             (None, _) => continue,

@@ -87,7 +87,7 @@ impl Subject {
     /// When no node has logits, or they or the labels are damaged.
     pub(super) fn answers(&self) -> Result<(&NodeView, &Record, Answers)> {
         let has = |(node, record): &(&NodeView, &Record)| {
-            !record.kind.is_leaf() && record.figures.is_some() && has_logits(node.folder.path(), Split::Val)
+            record.kind != Kind::Ensemble && record.figures.is_some() && has_logits(node.folder.path(), Split::Val)
         };
         let deepest = self.recorded().filter(has).max_by_key(|(_, record)| record.stage);
         let (node, record) =

@@ -8,7 +8,7 @@ use crate::features::{Loader, Refresh, Split, View};
 use crate::lock::Lock;
 use crate::network::{Chain, map_type};
 use crate::ops::free_memory;
-use crate::pipeline::{Precision, Recipe, Shape, Shuffle, Stage};
+use crate::pipeline::{Precision, Recipe, Shape, Shuffle, Stage, Training};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use candle_core::Device;
@@ -167,7 +167,7 @@ impl Ancestry {
     pub fn refresh(
         &self,
         pipeline: &Recipe,
-        (stage, nearest): (&Stage, usize),
+        (training, nearest): (&Training, usize),
         train: &Loader,
         device: &Device,
     ) -> Result<Option<Refresh>> {
@@ -176,9 +176,8 @@ impl Ancestry {
         }
         let (images, features) = (self.of(0)?.0.path(), self.of(nearest)?.0.path());
         // As many samples of a batch want a new view, more or less.
-        let wanted = (pipeline.features.refresh * stage.training.batch as f64).ceil() as usize;
-        let chain =
-            self.chain(1..nearest + 1, stage.training.precision, device)?.in_groups_of(wanted.next_power_of_two());
+        let wanted = (pipeline.features.refresh * training.batch as f64).ceil() as usize;
+        let chain = self.chain(1..nearest + 1, training.precision, device)?.in_groups_of(wanted.next_power_of_two());
         let refresh = Refresh::open(images, chain, pipeline)?;
         if !refresh.makes(train.layout()) {
             let (images, features) = (images.display(), features.display());

@@ -67,6 +67,7 @@ const CLASSIFYING: &[Kind] = &[
     Kind::EndToEnd,
     Kind::Decoupled,
     Kind::Imported,
+    Kind::Classifier,
     Kind::Ensemble,
 ];
 const LABELLED: &[Kind] = &[
@@ -79,6 +80,7 @@ const LABELLED: &[Kind] = &[
     Kind::EndToEnd,
     Kind::Decoupled,
     Kind::Imported,
+    Kind::Classifier,
     Kind::Ensemble,
 ];
 
@@ -93,7 +95,7 @@ const TABLE: [Entry; 20] = [
     entry(LOCK, Class::Lock, ALL),
     entry(UNDERWAY, Class::Transient, ALL),
     entry(BLOCK, Class::Weights, BLOCKS),
-    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth]),
+    entry(HEAD, Class::Weights, &[Kind::Block, Kind::Wide, Kind::Pruned, Kind::Depth, Kind::Classifier]),
     entry(NETWORK, Class::Weights, NETWORKS),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
@@ -138,7 +140,7 @@ pub(super) fn array_name(split: Split) -> String {
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
     match kind {
         Kind::Images | Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => &Split::BOTH,
-        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Ensemble => &[Split::Val],
+        Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Classifier | Kind::Ensemble => &[Split::Val],
         Kind::Probe => &[],
     }
 }

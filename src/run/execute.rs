@@ -1,7 +1,7 @@
 //! Does one node: what its kind stands for, from what is there to a finished record.
 
 use super::ancestry::Ancestry;
-use super::contents::{BLOCK, LOGITS, NETWORK, array_name, labelled};
+use super::contents::{BLOCK, HEAD, LOGITS, NETWORK, array_name, labelled};
 use super::folder::StageFolder;
 use super::receipt::forget_begun;
 use super::record::{ArrayRecord, Input, MadeOn, Record, State};
@@ -43,6 +43,7 @@ impl Work<'_> {
             Kind::EndToEnd | Kind::Decoupled => self.train_network(verdict),
             Kind::Imported => self.import_network(verdict),
             Kind::Depth | Kind::Scattering => self.take_depth(verdict),
+            Kind::Classifier => self.replace_classifier(verdict),
             Kind::Ensemble => self.ask_together(verdict),
             Kind::Probe => self.probe(verdict),
         }
@@ -136,11 +137,12 @@ impl Work<'_> {
             }
         }
         // Of those that only say something, that is what they say.
-        if record.kind.is_leaf() {
+        if matches!(record.kind, Kind::Ensemble | Kind::Probe) {
             let logits = record.files.get(LOGITS).map(|(_, hash)| hash);
             hasher.update(json!([record.figures, record.measures, logits]).to_string().as_bytes());
         }
-        for (_, hash) in [BLOCK, NETWORK].iter().filter_map(|name| record.weights.get(*name)) {
+        let weights = if record.kind == Kind::Classifier { &[HEAD][..] } else { &[BLOCK, NETWORK] };
+        for (_, hash) in weights.iter().filter_map(|name| record.weights.get(*name)) {
             hasher.update(hash.as_bytes());
         }
         for array in record.arrays.values() {

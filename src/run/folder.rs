@@ -105,6 +105,7 @@ impl StageFolder {
         let needed: &[&str] = match record.kind {
             Kind::Images => return true,
             Kind::Ensemble | Kind::Probe => &[],
+            Kind::Classifier => &[HEAD],
             Kind::Block | Kind::Wide | Kind::Pruned => &[BLOCK, HEAD],
             Kind::Depth | Kind::Scattering => &[BLOCK],
             Kind::EndToEnd | Kind::Decoupled | Kind::Imported => &[NETWORK],

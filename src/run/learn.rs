@@ -17,13 +17,13 @@ use candle_core::Tensor;
 use std::collections::HashMap;
 
 /// What is trained at once, and how.
-struct Subject<'a> {
-    groups: Vec<Group<'a>>,
-    training: &'a Training,
+pub(super) struct Subject<'a> {
+    pub groups: Vec<Group<'a>>,
+    pub training: &'a Training,
     /// The number of the stage, 0 for a whole network.
-    stage: usize,
+    pub stage: usize,
     /// What weights begin as, where they were trained before.
-    start: Option<HashMap<String, Tensor>>,
+    pub start: Option<HashMap<String, Tensor>>,
 }
 
 impl Work<'_> {
@@ -34,7 +34,7 @@ impl Work<'_> {
         let _reading = self.ancestry.share()?;
         let nearest = self.pipeline.features.nearest(stage.number);
         let inputs = self.ancestry.inputs(self.pipeline, stage, nearest, self.device)?;
-        let refresh = self.ancestry.refresh(self.pipeline, (stage, nearest), &inputs.train, self.device)?;
+        let refresh = self.ancestry.refresh(self.pipeline, (&stage.training, nearest), &inputs.train, self.device)?;
         let more = self.views_on_disk(&inputs, refresh.is_some());
         let counts = [inputs.train.len(), inputs.val.len()];
         let needed = footprint::stage_on_disk(self.pipeline, stage, counts, inputs.classes.len()) + more;
@@ -113,13 +113,13 @@ impl Work<'_> {
     }
 
     /// Bytes of the file of new views, where there is no memory for them.
-    fn views_on_disk(&self, inputs: &Inputs, refreshes: bool) -> u64 {
+    pub(super) fn views_on_disk(&self, inputs: &Inputs, refreshes: bool) -> u64 {
         let stored = inputs.train.layout().logical_bytes();
         if refreshes && stored > self.pipeline.features.memory { stored } else { 0 }
     }
 
     /// Trains, unless that is done, and keeps the weights; gives the inputs back.
-    fn train(
+    pub(super) fn train(
         &self,
         record: &mut Record,
         subject: &Subject<'_>,
@@ -139,6 +139,7 @@ impl Work<'_> {
         }
         let inputs = inputs.prepare(refresh, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let job = Job {
+            title: &title,
             groups: subject.groups.clone(),
             init: self.pipeline.init,
             start: subject.start.as_ref(),
@@ -204,6 +205,10 @@ impl Work<'_> {
         let own = score(last, inputs.val.labels());
         let earlier = earlier_logits(&self.ancestry.parent()?.0, last)?;
         let together = earlier.map(|mut all| {
+            if self.node.kind == Kind::Classifier {
+                // It takes the place of the last.
+                all.pop();
+            }
             all.extend(logits);
             score(&ensemble(&all, inputs.classes.len(), Average::Logits), inputs.val.labels()).top1
         });

@@ -3,6 +3,7 @@
 mod ancestry;
 mod cache;
 mod choice;
+mod classifier;
 mod clean;
 mod clearing;
 mod contents;

@@ -64,9 +64,14 @@ impl TrainedNetwork {
                 let last = stages.pop().ok_or_else(|| Error::failed("the record of the ensemble names no stages"))?;
                 (Some(of), last.0)
             }
+            Kind::Classifier => (None, stage_before(node, &record)?),
             _ => (None, node.clone()),
         };
-        let network = Self { ensemble, ..Self::open_blocks(&last, device)? };
+        let mut network = Self { ensemble, ..Self::open_blocks(&last, device)? };
+        if let (Kind::Classifier, Some((_, head))) = (record.kind, network.stages.last_mut()) {
+            let pipeline = recipe(node, &record, &[])?;
+            *head = Some(load_classifier(node, &record, &pipeline, device)?.head.frozen()?);
+        }
         if network.stages.iter().all(|(_, head)| head.is_none()) {
             return Err(Error::usage(format!(
                 "`{}` has no classifier, nor has a stage before it",
@@ -87,6 +92,7 @@ impl TrainedNetwork {
             Kind::Images => "decoded images, no network",
             Kind::EndToEnd | Kind::Decoupled => "a network that was trained as a whole",
             Kind::Imported => "a network that was imported",
+            Kind::Classifier => "a classifier, no features of its own",
             Kind::Ensemble => "an ensemble, no features of its own",
             Kind::Probe => "what was measured of features, no network",
             Kind::Wide => "a block before it was pruned",
@@ -348,6 +354,33 @@ pub(super) fn load_stage(folder: &StageFolder, record: &Record, pipeline: &Recip
     for block in &network.blocks {
         read_weights(folder, record, BLOCK, &block.variables(), device)?;
     }
+    read_weights(folder, record, HEAD, &network.head.variables(), device)?;
+    Ok(network)
+}
+
+/// The folder of the stage whose classifier another one takes the place of.
+pub(super) fn stage_before(folder: &StageFolder, record: &Record) -> Result<StageFolder> {
+    let parent = folder.parent(record)?;
+    let (stage, _) = parent.ok_or_else(|| Error::failed("the record of the classifier names no stage before it"))?;
+    Ok(stage)
+}
+
+/// The classifier that takes the place of the last one, with the weights in its folder: a network without blocks.
+pub(super) fn load_classifier(
+    folder: &StageFolder,
+    record: &Record,
+    pipeline: &Recipe,
+    device: &Device,
+) -> Result<Network> {
+    let name = folder.path().display();
+    if record.state == State::Begun {
+        return Err(Error::failed(format!("`{name}` is not trained yet")).hint("`greedy run` goes on with it"));
+    }
+    let (layers, _) = pipeline
+        .classifier()
+        .ok_or_else(|| Error::failed(format!("the record in `{name}` has no settings of its classifier")))?;
+    let mut unused = Stream::new(Purpose::Weights, 0, (0, 0));
+    let network = Network::new(&[], layers, record.classes.len(), (pipeline.init, &mut unused, device))?;
     read_weights(folder, record, HEAD, &network.head.variables(), device)?;
     Ok(network)
 }

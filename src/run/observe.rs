@@ -31,7 +31,9 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
         (State::Finished, true) => "small files are missing or damaged".into(),
         (State::Finished | State::Trained, false) => "weights are missing or cut off".into(),
         (State::Begun, _) if record.kind == Kind::Images => "images not all decoded".into(),
-        (State::Trained, true) if matches!(record.kind, Kind::EndToEnd | Kind::Decoupled | Kind::Wide) => {
+        (State::Trained, true)
+            if matches!(record.kind, Kind::EndToEnd | Kind::Decoupled | Kind::Wide | Kind::Classifier) =>
+        {
             "trained".into()
         }
         (State::Trained, true) if record.kind == Kind::Imported => "weights copied".into(),
@@ -54,7 +56,8 @@ pub fn observe(folder: &StageFolder) -> Result<Option<Observation>> {
 }
 
 fn epochs_of(record: &Record) -> String {
-    let epochs = ["training.epochs", "compression.epochs"].iter().find_map(|name| record.manifest.get(*name));
+    let names = ["training.epochs", "compression.epochs", "compression.classifier.epochs"];
+    let epochs = names.iter().find_map(|name| record.manifest.get(*name));
     epochs.and_then(|value| value.as_str()).unwrap_or("?").into()
 }
 

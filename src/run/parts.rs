@@ -2,7 +2,7 @@
 
 use super::contents::HEAD;
 use super::folder::StageFolder;
-use super::network::{load_block, load_stage, load_whole, part_of, recipe};
+use super::network::{load_block, load_classifier, load_stage, load_whole, part_of, recipe, stage_before};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::network::{Sequence, Variables};
@@ -57,6 +57,16 @@ impl Part {
         Self::head_of(folder, record, &recipe(folder, record, &[])?)
     }
 
+    /// A classifier that takes the place of the last one.
+    ///
+    /// # Errors
+    /// When it is not trained yet, or its weights are missing or damaged.
+    pub fn classifier(folder: &StageFolder, record: &Record) -> Result<Option<Self>> {
+        let recipe = recipe(folder, record, &[])?;
+        let variables = load_classifier(folder, record, &recipe, &Device::Cpu)?.head.variables();
+        Ok(recipe.classifier().map(|(layers, _)| Self { layers: layers.clone(), variables }))
+    }
+
     fn head_of(folder: &StageFolder, record: &Record, recipe: &Recipe) -> Result<Option<Self>> {
         let stage = recipe.stages.get(record.stage.wrapping_sub(1));
         let layers = stage.and_then(|stage| stage.head.clone()).filter(|_| record.weights.contains_key(HEAD));
@@ -78,6 +88,10 @@ impl Parts {
                 let held = if record.kind == Kind::Images { "decoded images".into() } else { record.title() };
                 let what = format!("`{}` holds {held}, no weights", folder.path().display());
                 Err(Error::usage(what).hint("name the folder of a stage, such as `cache/stage3`"))
+            }
+            Kind::Classifier => {
+                let head = Part::classifier(folder, &record)?;
+                Ok(Self { head, ..Self::read(&stage_before(folder, &record)?)? })
             }
             Kind::EndToEnd | Kind::Decoupled | Kind::Imported => Self::of_network(folder, record),
             Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => Self::of_stages(folder, record),

@@ -20,10 +20,7 @@ impl Work<'_> {
     pub(super) fn probe(&self, verdict: &Verdict) -> Result<()> {
         let probe = self.probe.ok_or_else(|| Error::failed(format!("the pipeline has no probe {}", self.node.id)))?;
         let _reading = self.ancestry.share()?;
-        let precision = match &probe.kind {
-            ProbeKind::Cnn { training, .. } => training.precision,
-            _ => Precision::F32,
-        };
+        let precision = probe.kind.training().map_or(Precision::F32, |training| training.precision);
         let inputs = self.ancestry.features(self.pipeline, self.node.stage, precision, self.device)?;
         let mut record = self.prepare(verdict)?;
         if record.state == State::Trained && !record.measures.is_empty() {
@@ -40,6 +37,9 @@ impl Work<'_> {
             ProbeKind::Cnn { training, .. } => self.cnn(probe, inputs, training)?,
             ProbeKind::Neighbours { k } => self.neighbours(probe, &inputs, *k)?,
             ProbeKind::Contraction => self.contraction(probe, &inputs)?,
+            ProbeKind::Classifier { .. } => {
+                return Err(Error::failed("a classifier that is kept is a node of its own"));
+            }
         };
         if let Some((name, _)) = record.measures.iter().find(|(_, value)| !value.is_finite()) {
             return Err(Error::failed(format!("`{name}` is no number"))
@@ -72,6 +72,7 @@ impl Work<'_> {
         let inputs = inputs.prepare(None, self.pipeline, (&title, batch, self.folder), self.progress)?;
         let outcome = training::train(
             &Job {
+                title: &title,
                 groups: vec![Group { number: self.node.stage, blocks: vec![&layers.0], head: &layers.1 }],
                 init: Init::Uniform,
                 start: None,

@@ -296,7 +296,7 @@ impl Record {
             Kind::Images => return None,
             Kind::EndToEnd | Kind::Decoupled | Kind::Imported => 0,
             Kind::Block | Kind::Wide | Kind::Pruned | Kind::Depth | Kind::Scattering => self.stage.checked_sub(1)?,
-            Kind::Ensemble | Kind::Probe => self.stage,
+            Kind::Classifier | Kind::Ensemble | Kind::Probe => self.stage,
         };
         let id = Node::stage_id(before);
         self.inputs.iter().find(|input| input.node == id)
@@ -305,7 +305,7 @@ impl Record {
     /// The stage whose features it read; 0 where it read the images.
     pub fn features_of(&self) -> usize {
         let named = self.manifest().value("input.features_of").and_then(|number| number.parse().ok());
-        named.unwrap_or_else(|| self.stage.saturating_sub(1))
+        named.unwrap_or_else(|| if self.kind.is_leaf() { self.stage } else { self.stage.saturating_sub(1) })
     }
 
     /// What people call a class, where that is known.

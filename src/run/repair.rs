@@ -1,6 +1,7 @@
 //! Makes broken files of a stage again, and only those: with the very bytes that they had.
 
 use super::ancestry::{Ancestry, Inputs};
+use super::classifier;
 use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE, array_name};
 use super::execute::attributes;
 use super::folder::StageFolder;
@@ -151,7 +152,10 @@ impl Repair<'_> {
                 let _reading = Ancestry::new(stages.clone()).share()?;
                 put(folder, &broken, Together::of(&stages, of)?.files()?)
             }
-            Kind::Ensemble | Kind::Probe => Ok(()),
+            Kind::Classifier if broken.keys().any(|name| name.starts_with("val/")) => {
+                put(folder, &broken, classifier::files(folder, record, &pipeline, (self.device, self.progress))?)
+            }
+            Kind::Classifier | Kind::Ensemble | Kind::Probe => Ok(()),
         }
     }
 

@@ -13,9 +13,7 @@ use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
 use crate::network::map_type;
-use crate::pipeline::{
-    Graph, Kind, Manifest, Node, Probe, ProbeKind, Recipe, Seen, Settings, Source as Images, Verdict, plan,
-};
+use crate::pipeline::{Graph, Kind, Manifest, Node, Probe, Recipe, Seen, Settings, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use crate::room;
 use crate::text::shown;
@@ -342,10 +340,12 @@ impl Project {
         {
             let precision = match look.node.kind {
                 Kind::Images | Kind::Ensemble => continue,
-                Kind::Probe => match self.probe_of(look.node).map(|probe| &probe.kind) {
-                    Some(ProbeKind::Cnn { training, .. }) => training.precision,
-                    _ => continue,
-                },
+                Kind::Probe | Kind::Classifier => {
+                    match self.probe_of(look.node).and_then(|probe| probe.kind.training()) {
+                        Some(training) => training.precision,
+                        None => continue,
+                    }
+                }
                 Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
                 Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
                     match self.pipeline.stages.get(look.node.stage - 1) {
@@ -403,7 +403,7 @@ impl Project {
                 Kind::Images | Kind::Block | Kind::Pruned | Kind::Depth | Kind::Scattering => {
                     stages.push((read.clone(), record))
                 }
-                Kind::Ensemble | Kind::Probe => {}
+                Kind::Classifier | Kind::Ensemble | Kind::Probe => {}
             }
         }
         let (pipeline, ancestry, probe) = (&self.pipeline, Ancestry::new(stages), self.probe_of(node));

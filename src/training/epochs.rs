@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// What is trained, on what, and where.
 pub struct Job<'a> {
+    /// What people call it.
+    pub title: &'a str,
     /// The networks that are trained at once: each but the first on the features of the one before, as these are at that
     /// step. A single one but where training is decoupled.
     pub groups: Vec<Group<'a>>,
@@ -151,8 +153,7 @@ impl<'a> Learner<'a> {
                 let waiting = learner.position.waiting.get(at).unwrap_or(&all_met);
                 lock(module).restore(&tensors, waiting, (job.train.labels(), training, &origin))?;
             }
-            let what = if job.stage == 0 { "network".into() } else { format!("stage {}", job.stage) };
-            progress.say(&format!("{what}: {}", goes_on(&learner.position)));
+            progress.say(&format!("{}: {}", job.title, goes_on(&learner.position)));
         }
         Ok(learner)
     }

@@ -1,5 +1,6 @@
 //! `[compression]`: blocks that are pruned and fine-tuned before the next one reads them, through the whole program.
 
+use crate::interruption::kill_after_three_epochs;
 use crate::space::{SMALL, Space};
 use candle_core::{Device, Tensor, safetensors};
 use serde_json::{Value, json};
@@ -110,6 +111,133 @@ fn what_is_pruned_is_a_stage_like_any_other() {
     assert_eq!(space.states("small.toml"), ["current", "stale", "stale"]);
     let clean = space.run("clean small.toml --yes --json").ok().json();
     assert!(!space.path("cache/stage1.wide").exists(), "{clean}");
+}
+
+const CLASSIFIER: &str = "[compression.classifier]\nwidth = 4\nepochs = 2\nlearning_rate = 0.05\n";
+
+#[test]
+fn a_narrower_classifier_takes_the_place_of_the_last_and_nothing_else_changes() {
+    let space = compressed(&format!("epochs = 1\nlearning_rate = 0.02\n{CLASSIFIER}"));
+    space.write("plain.toml", format!("{SMALL}[compression]\nepochs = 1\nlearning_rate = 0.02\n"));
+    space.run("run plain.toml").ok();
+    let stages = ["stage0", "stage1.wide", "stage1", "stage2.wide", "stage2"];
+    let before = stages.map(|stage| space.files(&format!("cache/{stage}")));
+    let run = space.run("run pruned.toml --json --events events").ok().json();
+    assert_eq!(run["done"], json!(["classifier"]));
+    for (stage, before) in stages.iter().zip(before) {
+        assert!(space.files(&format!("cache/{stage}")) == before, "{stage} was changed");
+    }
+    // 4 channels at 8 x 8, read by a convolution of 4 instead of 8.
+    let own = weights(&space, "cache/classifier/auxiliary.safetensors");
+    assert_eq!(own["conv1.weight"].len(), 4 * 3 * 9);
+    let found = &run["classifier"];
+    assert_eq!((found["block_parameters"].as_u64(), found["history"].as_array().unwrap().len()), (Some(0), 2));
+    assert!(found["auxiliary_parameters"].as_u64() < run["stages"][1]["auxiliary_parameters"].as_u64());
+    assert!(space.path("events/small/classifier").is_dir());
+
+    // Whatever takes the network takes the last block with this classifier.
+    let evaluated = space.run("evaluate cache/classifier --json").ok().json();
+    let close = |evaluated: &Value, own: &Value, name: &str| {
+        let (evaluated, own) = (evaluated[name].as_f64().unwrap(), own[name].as_f64().unwrap());
+        assert!((evaluated - own).abs() < 2.01, "{name}: {evaluated} {own}");
+    };
+    close(&evaluated["stages"][1], found, "accuracy");
+    close(&evaluated["stages"][1], found, "ensemble_accuracy");
+    close(&evaluated["stages"][0], &run["stages"][0], "accuracy");
+    let image = format!("{}/tests/fixtures/images/gray.png", env!("CARGO_MANIFEST_DIR"));
+    let predicted = |from: &str| space.run(&format!("predict --from cache/{from} {image}")).ok().stdout;
+    assert_ne!(predicted("classifier"), predicted("stage2"));
+    space.run("export cache/classifier --to net.safetensors").ok();
+    let exported = weights(&space, "net.safetensors");
+    assert_eq!(exported["auxiliary.conv1.weight"], own["conv1.weight"]);
+    assert_eq!(exported["block2.conv.weight"], weights(&space, "cache/stage2/block.safetensors")["conv.weight"]);
+    space.run("export cache/classifier --format onnx --to net.onnx").ok();
+    space.run("report cache --to report.html").ok();
+    space.run("inspect cache/classifier").ok();
+    let plan = space.run("plan pruned.toml --profile cpu2 --json").ok().json();
+    let row = &plan["measured"][0];
+    assert_eq!((row["node"].as_str(), row["fed_by"].as_str()), (Some("classifier"), Some("2")));
+    assert!(
+        row["seconds"].as_f64() > Some(0.0)
+            && row["host_bytes"].as_f64() > Some(0.0)
+            && row["bytes"].as_u64() > Some(0)
+    );
+    space.run("stage 3 --from cache/classifier").fails(2, &["holds classifier, no features"]);
+
+    // Its own settings change it alone.
+    let changed = "pruned.toml --set compression.classifier.epochs=1";
+    assert_eq!(space.states(changed), ["current", "current", "current", "current", "current", "stale"]);
+    let why = space.run(&format!("status {changed}")).ok().stdout;
+    assert!(why.contains("classifier: compression.classifier.epochs: 2 -> 1"), "{why}");
+    assert_eq!(space.run(&format!("run {changed} --json")).ok().json()["done"], json!(["classifier"]));
+    assert_eq!(space.states("pruned.toml --set compression.epochs=2")[5], "waiting");
+    let unneeded = space.run("clean plain.toml --yes --json").ok().json();
+    assert!(!space.path("cache/classifier").exists() && space.path("cache/stage2").exists(), "{unneeded}");
+}
+
+#[test]
+fn a_classifier_is_trained_as_a_plain_network_is_on_the_same_features() {
+    // A probe of the same layers, seed and recipe, of which nothing is kept.
+    let space = Space::new();
+    let training = "epochs = 3\nbatch = 25\nlearning_rate = 0.05\n";
+    space.write(
+        "both.toml",
+        format!(
+            "{SMALL}refresh = 0.0\n[compression]\nwidth = 1.0\n[compression.classifier]\n{training}\
+             layers = [{{ conv = 5 }}, \"batch_norm\", \"relu\", {{ avg_pool = 2 }}, \"flatten\", {{ linear = \"classes\" }}]\n\
+             [[probes]]\nkind = \"cnn\"\ndepth = 1\nwidth = 5\nstages = [2]\n{training}"
+        ),
+    );
+    let run = space.run("run both.toml --json").ok().json();
+    assert_eq!(run["done"], json!(["stage0", "stage1", "stage2", "stage2-cnn", "classifier"]));
+    let (probe, own) = (&run["probes"][0]["measures"], &run["classifier"]);
+    let last = &own["history"][2];
+    let pairs = [("accuracy", &own["accuracy"]), ("top5", &own["top5"]), ("loss", &own["loss"])];
+    for (name, own) in
+        pairs.into_iter().chain([("train_accuracy", &last["train_accuracy"]), ("train_loss", &last["loss"])])
+    {
+        assert_eq!(&probe[name], own, "{name}");
+    }
+}
+
+#[test]
+fn a_classifier_whose_training_was_cut_off_goes_on_and_what_breaks_is_made_again() {
+    let space = compressed(&format!("epochs = 1\n{}", CLASSIFIER.replace("epochs = 2", "epochs = 40")));
+    space.run("run pruned.toml --cache whole").ok();
+    let whole = space.results("whole");
+    // The stages are there: the classifier alone is cut off.
+    space.run("run pruned.toml --cache cut stage2").ok();
+    for _ in 0..2 {
+        kill_after_three_epochs(&space, "run pruned.toml --cache cut", "cut/classifier/checkpoint");
+        let status = space.run("status pruned.toml --cache cut").ok().stdout;
+        assert!(status.contains("classifier: trained for") && status.contains("of 40 epochs"), "{status}");
+    }
+    let again = space.run("run pruned.toml --cache cut").ok();
+    assert!(again.stderr.contains("classifier: goes on after epoch"), "{}", again.stderr);
+    space.same_results("cut", &whole, "killed");
+    for name in ["val/logits/c/0/0", "val/labels/c/0", "zarr.json"] {
+        let path = space.path("cut/classifier").join(name);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 4;
+        fs::write(&path, bytes).unwrap();
+        space.run("verify cut").fails(1, &[]);
+        space.run("verify cut --repair").ok();
+        space.same_results("cut", &whole, name);
+        fs::remove_file(&path).unwrap();
+        space.run("run pruned.toml --cache cut").ok();
+        space.same_results("cut", &whole, name);
+    }
+    let lost = space.path("cut/classifier/auxiliary.safetensors");
+    fs::remove_file(&lost).unwrap();
+    space.run("verify cut --repair").fails(1, &["auxiliary.safetensors"]);
+    space.run("run pruned.toml --cache cut").ok();
+    space.same_results("cut", &whole, "weights that got lost");
+    let mut bytes = fs::read(&lost).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 1;
+    fs::write(&lost, bytes).unwrap();
+    space.run("evaluate cut/classifier").fails(1, &["auxiliary.safetensors", "its hash is not the recorded one"]);
 }
 
 #[test]

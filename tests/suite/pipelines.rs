@@ -445,4 +445,31 @@ fn every_ingredient_of_imports_and_of_pruning_is_in_their_manifests() {
             ("features.dtype=f32", &["stage1", "stage2"]),
         ],
     );
+    check(
+        "[data]\nsource = \"builtin\"\n[network]\nblocks = 2\nwidth = 8\n[features]\nrefresh = 0.0\n\
+         [compression]\nwidth = 1.0\n[compression.classifier]\nepochs = 3\n",
+        &[
+            ("seed=1", &["stage1", "stage2", "classifier"]),
+            ("compression.classifier.k=3", &["classifier"]),
+            ("compression.classifier.width=4", &["classifier"]),
+            ("compression.classifier.batch_norm=false", &["classifier"]),
+            ("compression.classifier.layers=[\"flatten\", { linear = \"classes\" }]", &["classifier"]),
+            ("compression.classifier.epochs=4", &["classifier"]),
+            ("compression.classifier.batch=9", &["classifier"]),
+            ("compression.classifier.learning_rate=0.3", &["classifier"]),
+            ("compression.classifier.momentum=0.3", &["classifier"]),
+            ("compression.classifier.weight_decay=0.3", &["classifier"]),
+            ("compression.classifier.decay=0.3", &["classifier"]),
+            ("compression.classifier.decay_every=2", &["classifier"]),
+            ("compression.classifier.precision=bf16", &["classifier"]),
+            ("compression.classifier.checkpoint_minutes=0.5", &[]),
+            ("training.epochs=9", &["stage1", "stage2"]),
+            ("training.batch=9", &["stage1", "stage2", "classifier"]),
+            ("auxiliary.k=1", &["stage1", "stage2", "classifier"]),
+            ("stage.2.auxiliary.k=1", &["stage2"]),
+            ("features.dtype=f32", &["stage1", "stage2"]),
+            ("features.materialize=[1]", &["stage2", "classifier"]),
+            ("features.shuffle=\"shards:2\"", &["stage1", "stage2", "classifier"]),
+        ],
+    );
 }
