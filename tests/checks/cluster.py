@@ -23,8 +23,6 @@ from slurm import LeftOut, Slurm
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PARTS, CORES, TRIES = 3, 2, 4
-# Of the command of a task, the ones that one process is not to be killed for more often: tasks are tried a few times only.
-MOST_KILLS = 2
 # A task that was requeued waits for two minutes; after so many seconds a node takes it again.
 SETTLED = 8
 SETTINGS = {
@@ -147,9 +145,11 @@ def timeless(value):
 class Trouble(threading.Thread):
     """Kills tasks that work on a cache at random, and starts second attempts at parts while the first run."""
 
-    def __init__(self, cache, most=20, twins=False):
+    def __init__(self, cache, most=20, each=2, twins=False):
         super().__init__(daemon=True)
-        self.cache, self.most, self.seen, self.kills, self.deaths = str(cache), most, set(), {}, []
+        # Tasks are tried a few times only: how many are killed, and of one command.
+        self.most, self.each = most, each
+        self.cache, self.seen, self.kills, self.deaths = str(cache), set(), {}, []
         self.starts_twins, self.twins, self.over = twins, [], threading.Event()
 
     def __enter__(self):
@@ -178,7 +178,7 @@ class Trouble(threading.Thread):
         if self.starts_twins and "shards" in words and random.random() < 0.5:
             quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self.twins.append(subprocess.Popen(words, **quiet))
-        left = sum(self.kills.values()) + len(self.deaths) < self.most and self.kills.get(tuple(words), 0) < MOST_KILLS
+        left = sum(self.kills.values()) + len(self.deaths) < self.most and self.kills.get(tuple(words), 0) < self.each
         if left and (len(self.kills) < 3 or random.random() < 0.3):
             self.deaths.append((time.monotonic() + random.random() * 0.5, process, words))
 
@@ -239,7 +239,7 @@ def by_snakemake(pipeline, cluster, snakemake, until):
     options += ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2"]
     options += ["--default-resources", "slurm_account=none", "slurm_partition=debug"]
     log = pipeline.work / f"{pipeline.name}.snakemake.log"
-    with Trouble(pipeline.cache("snakemake"), most=2 if until else 8, twins=True) as trouble, open(log, "wb") as to:
+    with Trouble(pipeline.cache("snakemake"), most=2 if until else 8, each=1, twins=True) as trouble, open(log, "wb") as to:
         target = [f"{pipeline.name}.steps/{until}"] if until else []
         command = [snakemake, *target, "--snakefile", file, "--directory", pipeline.work, *options]
         done = subprocess.run(command, env=cluster.environment, stdout=to, stderr=subprocess.STDOUT, timeout=1200)

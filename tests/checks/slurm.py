@@ -12,6 +12,7 @@ from pathlib import Path
 
 PACKAGES = ["slurm-wlm", "slurmctld", "slurmd", "slurm-client", "munge"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "scontrol"]
+CLIENTS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun"]
 CONFIGURATION = """
 ClusterName=greedy
 SlurmctldHost={host}(127.0.0.1)
@@ -79,18 +80,24 @@ class Slurm:
 
     def __init__(self, folder):
         self.folder, self.daemons = Path(folder), []
-        self.environment = dict(os.environ, SLURM_CONF=str(self.folder / "slurm.conf"))
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        self.environment = dict(os.environ, SLURM_CONF=str(self.folder / "slurm.conf"), PATH=path)
 
     def __enter__(self):
         install()
         munge = self.folder / "munge"
-        for folder in [self.folder, munge, self.folder / "state"]:
+        for folder in [self.folder, munge, self.folder / "state", self.folder / "bin"]:
             folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         key = munge / "key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
         configuration = CONFIGURATION.format(host=socket.gethostname(), ports=free_ports(3), folder=self.folder)
         (self.folder / "slurm.conf").write_text(configuration)
+        # Snakemake's plugin takes all variables of Slurm's from its tasks: their programs have to know the file themselves.
+        for client in CLIENTS:
+            script = self.folder / "bin" / client
+            script.write_text(f"#!/bin/sh\nSLURM_CONF={self.folder / 'slurm.conf'} exec {shutil.which(client)} \"$@\"\n")
+            script.chmod(0o755)
         try:
             files = [f"--{name}-file={munge / name}" for name in ["key", "pid", "log", "seed"]]
             self.start("munged", "--foreground", "--force", f"--socket={munge / 'socket'}", *files)
