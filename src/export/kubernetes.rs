@@ -54,7 +54,7 @@ fn document(workflow: &Workflow, step: &Step, name: &str) -> String {
             format!(" --parts {}", limits.parts)
         }
         None => {
-            let _ = write!(text, "  backoffLimit: {}\n", limits.retries);
+            let _ = writeln!(text, "  backoffLimit: {}", limits.retries);
             String::new()
         }
     };

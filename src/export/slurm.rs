@@ -32,7 +32,7 @@ pub fn slurm_script(workflow: &Workflow) -> String {
             write!(text, "\n# {}\n{}=$(sbatch \"${{common[@]}}\" {}", step.about, step.name, options(step, workflow));
         let parts = step.receipts.as_ref().map_or(String::new(), |_| format!(" --parts {}", limits.parts));
         let _ = write!(text, " \\\n    --wrap=\"$(tried {})\")\n", quoted(&(step.command.clone() + &parts)));
-        let _ = write!(text, "echo \"${} {}\"\n", step.name, step.name);
+        let _ = writeln!(text, "echo \"${} {}\"", step.name, step.name);
     }
     text
 }
