@@ -268,7 +268,7 @@ def sweep(pipeline, cluster):
     if results(pipeline.cache("sweep")) != results(pipeline.cache("sweep-whole")):
         sys.exit(f"FAILED: the sweep in {pipeline.cache('sweep')} is not as one process makes it")
     page = pipeline.work / "sweep.html"
-    run("greedy", "report", pipeline.cache("sweep"), "--to", page)
+    run("greedy", "--quiet", "report", pipeline.cache("sweep"), "--to", page)
     text = page.read_text()
     if not all(f"{pipeline.name} ({rate})" in text for rate in rates):
         sys.exit(f"FAILED: {page} does not compare the jobs")
