@@ -2,10 +2,11 @@
 
 use crate::error::{Error, Result};
 use crate::size;
+use crate::temporary::unfinished;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,9 +20,6 @@ fn pass(_: &Path, bytes: usize) -> io::Result<usize> {
 }
 #[cfg(test)]
 use crate::faults::pass;
-
-/// The ending of files that are being written; one without a writer is left over from a run that was cut off.
-pub const UNFINISHED: &str = "unfinished";
 
 /// The flag that lets a file be opened only where its name is no link: what is written must not end up elsewhere.
 pub const NO_LINK: i32 = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
@@ -47,7 +45,7 @@ impl NewFile {
     /// Begins a file that will be called `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let temporary = unfinished(path);
-        let created = pass(&temporary, 0).and_then(|_| create_anew(&temporary));
+        let created = pass(&temporary, 0).and_then(|_| File::create_new(&temporary));
         let file = created.map_err(|e| Error::io("create", &temporary, &e))?;
         Ok(Self { file, unsynced: 0, syncing: None, temporary, path: path.to_path_buf(), finished: false })
     }
@@ -78,7 +76,11 @@ impl NewFile {
         self.synced()?;
         let synced = pass(&self.path, 0).and_then(|_| self.file.sync_all());
         synced.map_err(|e| Error::io("sync", &self.path, &e))?;
-        let renamed = pass(&self.path, 0).and_then(|_| fs::rename(&self.temporary, &self.path));
+        let renamed = pass(&self.path, 0).and_then(|_| match fs::rename(&self.temporary, &self.path) {
+            // A server may have renamed it at a first request whose answer got lost.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && lies_at(&self.file, &self.path) => Ok(()),
+            renamed => renamed,
+        });
         renamed.map_err(|e| Error::io("rename to", &self.path, &e))?;
         self.finished = true;
         sync_folder(self.path.parent().unwrap_or(Path::new(".")))
@@ -88,25 +90,16 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.finished {
-            // Nobody reads an unfinished file, so one that cannot be removed does no harm.
-            let _ = remove(&self.temporary);
+            // Nobody reads an unfinished file, so one that cannot be removed does no harm. A full disk still removes files.
+            let _ = fs::remove_file(&self.temporary);
         }
     }
 }
 
-/// What a file is called while it is written.
-pub fn unfinished(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!(".{UNFINISHED}"));
-    path.with_file_name(name)
-}
-
-/// Creates a file in the place of whatever file or link is there.
-fn create_anew(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => File::create_new(path),
-    }
+/// Whether a path leads to the file that is open.
+pub fn lies_at(file: &File, path: &Path) -> bool {
+    let place = |found: &fs::Metadata| (found.dev(), found.ino());
+    matches!((file.metadata(), fs::metadata(path)), (Ok(own), Ok(found)) if place(&own) == place(&found))
 }
 
 /// A file and its path, for writes that may do just a part.
@@ -136,8 +129,12 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// When the disk refuses; there is nothing to be done about that.
 pub fn note(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = unfinished(path);
-    create_anew(&temporary)?.write_all(bytes)?;
-    fs::rename(&temporary, path)
+    let written = File::create_new(&temporary).and_then(|mut file| file.write_all(bytes));
+    let noted = written.and_then(|()| fs::rename(&temporary, path));
+    if noted.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    noted
 }
 
 /// Makes sure that a small file which never changes is there, whole. Several processes may do so at once: all of them
@@ -297,7 +294,7 @@ mod tests {
         let outside = folder.path().join("thesis");
         fs::write(&outside, "years of work").unwrap();
         let link = |name: &str| std::os::unix::fs::symlink(&outside, folder.path().join(name)).unwrap();
-        link("weights.unfinished");
+        link("weights");
         write(&folder.path().join("weights"), b"new").unwrap();
         link(crate::lock::LOCK);
         assert!(crate::lock::Lock::take(folder.path()).is_err());

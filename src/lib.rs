@@ -48,4 +48,5 @@ pub mod progress;
 pub mod random;
 pub mod room;
 pub mod size;
+pub mod temporary;
 pub mod text;

@@ -1,8 +1,9 @@
-//! The lock of a folder: one writer or any number of readers, held by the operating system.
+//! The lock of a folder: one writer or any number of readers, held by the operating system, where the disk has locks.
 
-use crate::disk::{NO_LINK, create_folder};
+use crate::disk::{NO_LINK, create_folder, lies_at};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
+use crate::temporary::{host, is_alive};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -75,6 +76,27 @@ impl Lock {
         Err(Error::failed(format!("cannot lock `{}`: another process removes it again and again", folder.display())))
     }
 
+    /// Keeps writers out as [`share`](Self::share) does, but waits for one that is at work, and says so once.
+    ///
+    /// # Errors
+    /// When the user interrupts, or the lock cannot be had for another reason.
+    pub fn share_after_writer(folder: &Path, progress: &dyn Progress) -> Result<Option<Self>> {
+        let mut told = false;
+        loop {
+            let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(None) };
+            match acquired(file.try_lock_shared(), folder, &file)? {
+                None => return Ok(Some(Self { _file: file })),
+                Some(held) => {
+                    if !std::mem::replace(&mut told, true) {
+                        progress.say(&format!("{}: waiting", held.error));
+                    }
+                    progress.check()?;
+                    std::thread::sleep(PAUSE);
+                }
+            }
+        }
+    }
+
     /// Keeps writers out of a folder that is being read. Where nobody has ever locked it, as on a disk that cannot be
     /// written, there is nothing to keep out.
     ///
@@ -102,33 +124,38 @@ fn acquired(attempt: std::result::Result<(), TryLockError>, folder: &Path, file:
     match attempt {
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) => Ok(Some(held(folder, file))),
+        Err(TryLockError::Error(e)) if is_without_locks(&e) => Ok(None),
         Err(TryLockError::Error(e)) => Err(Error::io("lock", folder, &e)),
     }
 }
 
-/// Whether a path leads to the file that is open.
-fn lies_at(file: &File, path: &Path) -> bool {
-    let place = |found: &std::fs::Metadata| (found.dev(), found.ino());
-    matches!((file.metadata(), std::fs::metadata(path)), (Ok(own), Ok(found)) if place(&own) == place(&found))
+/// Whether a disk has no locks, as some of the network: nobody is kept out there, and nothing rests on that.
+fn is_without_locks(fault: &std::io::Error) -> bool {
+    [libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOLCK].map(Some).contains(&fault.raw_os_error())
 }
 
-/// Leaves the id of this process in the file, for systems that do not tell who holds a lock.
+/// Leaves the id of this process and the name of its machine in the file, for systems that do not tell who holds a lock:
+/// they know of no other machine's.
 fn note_holder(file: &mut File) -> std::io::Result<()> {
     file.set_len(0)?;
     file.seek(SeekFrom::Start(0))?;
-    file.write_all(std::process::id().to_string().as_bytes())
+    file.write_all(format!("{} {}", std::process::id(), host()).as_bytes())
 }
 
 fn held(folder: &Path, file: &File) -> Held {
     // Where a lock for reading can be had, nobody writes.
     let is_read = file.try_lock_shared().is_ok();
     let mut holders = holders(file).unwrap_or_default();
-    if holders.is_empty() && !is_read {
-        holders.extend(noted_holder(file));
+    let mut on = String::new();
+    if let (true, false, Some(noted)) = (holders.is_empty(), is_read, noted_holder(file)) {
+        if !noted.is_here() {
+            on = format!(" on host {}", noted.host);
+        }
+        holders.push(noted.process);
     }
     let by = match &holders[..] {
         [] => "another process".to_string(),
-        [one] => format!("process {one}"),
+        [one] => format!("process {one}{on}"),
         several => format!("processes {}", several.join(", ")),
     };
     let reads = if is_read { ", which reads it" } else { "" };
@@ -137,24 +164,19 @@ fn held(folder: &Path, file: &File) -> Held {
     Held { error, is_read }
 }
 
-/// The process that writes to a folder, if one does. Only looked at: the lock is not touched, nor anybody made to wait.
+/// The process of this machine that writes to a folder, if one does. Only looked at: the lock is not touched, nor anybody
+/// made to wait.
 pub fn writer(folder: &Path) -> Option<u32> {
     let file = File::open(folder.join(LOCK)).ok()?;
-    let noted = noted_holder(&file);
+    let noted = noted_holder(&file).filter(Noted::is_here).map(|noted| noted.process);
     let found = match listed(&file) {
         Some(listed) => listed
             .into_iter()
             .find(|one| one.writes && (one.is_on_device || Some(&one.process) == noted.as_ref()))
             .map(|one| one.process),
-        None => noted.filter(|process| is_alive(process)),
+        None => noted.filter(|process| process.parse().is_ok_and(is_alive)),
     };
     found?.parse().ok()
-}
-
-/// Whether there is a process of an id.
-fn is_alive(process: &str) -> bool {
-    let id = process.parse().ok().and_then(rustix::process::Pid::from_raw);
-    id.is_some_and(|id| rustix::process::test_kill_process(id) != Err(rustix::io::Errno::SRCH))
 }
 
 /// The processes that the system lists as holders of the lock of a file, but for this one.
@@ -194,11 +216,24 @@ fn listed(file: &File) -> Option<Vec<Listed>> {
     Some(list.lines().filter_map(holder).collect())
 }
 
-/// The process that last wrote its id into the file.
-fn noted_holder(mut file: &File) -> Option<String> {
+/// Who last wrote his name into the file.
+struct Noted {
+    process: String,
+    /// The machine; empty where an earlier version wrote it.
+    host: String,
+}
+
+impl Noted {
+    fn is_here(&self) -> bool {
+        self.host.is_empty() || self.host == host()
+    }
+}
+
+fn noted_holder(mut file: &File) -> Option<Noted> {
     let mut text = String::new();
-    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(20).read_to_string(&mut text)).ok()?;
-    text.parse::<u32>().ok().map(|id| id.to_string())
+    file.seek(SeekFrom::Start(0)).and_then(|_| file.take(80).read_to_string(&mut text)).ok()?;
+    let (process, host) = text.split_once(' ').unwrap_or((&text, ""));
+    process.parse::<u32>().ok().map(|id| Noted { process: id.to_string(), host: host.into() })
 }
 
 #[cfg(test)]
@@ -247,6 +282,20 @@ mod tests {
             assert_eq!(writer(folder.path()), None);
             assert!(Lock::take(folder.path()).is_ok());
         }
+    }
+
+    #[test]
+    fn a_holder_on_another_machine_is_named_with_it_and_is_no_writer_here() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path()).unwrap();
+        let path = folder.path().join(LOCK);
+        let noted = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(noted, format!("{} {}", std::process::id(), host()));
+        drop(lock);
+        std::fs::write(&path, "1 elsewhere").unwrap();
+        assert_eq!(writer(folder.path()), None);
+        let noted = noted_holder(&File::open(&path).unwrap()).unwrap();
+        assert!(!noted.is_here() && noted.host == "elsewhere" && noted.process == "1");
     }
 
     #[test]

@@ -57,6 +57,12 @@ pub fn class(name: &str, words: Option<&str>) -> String {
     }
 }
 
+/// A word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |letter: char| letter.is_alphanumeric() || "-_./=:,+@%".contains(letter);
+    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
 /// Whether a character turns the direction of what follows it.
 fn is_direction(letter: char) -> bool {
     matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -74,6 +80,14 @@ mod tests {
         assert_eq!((show(b"caf\xe9"), show(b"caf\xe8")), (r"caf\xe9".into(), r"caf\xe8".into()));
         assert_eq!(show(b"a\x1b[2J\nb\r\x7f"), r"a\x1b[2J\nb\r\x7f");
         assert_eq!(show("\u{85}\u{202e}".as_bytes()), r"\u{85}\u{202e}");
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_change_them() {
+        assert_eq!(quoted("training.epochs=5"), "training.epochs=5");
+        assert_eq!(quoted("network.space_to_depth=[1, 2]"), "'network.space_to_depth=[1, 2]'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 
     #[test]

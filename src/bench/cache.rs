@@ -80,7 +80,7 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
     let count = at_once(&bench.device, layout.shape, layout.shape);
     let mut write = || {
-        let written = write_array(&array, layout, &*Silent.start("", 0), |_, range, shard| {
+        let written = write_array(&array, layout, (&(), &*Silent.start("", 0)), |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
             ready.copy(&[])?;
             // As in extraction, samples are written while the ones after them are made.
@@ -220,7 +220,7 @@ pub(super) fn write(
     block: &Frozen,
     (input, stage): (&Loader, &Path),
 ) -> Result<()> {
-    Extraction { stage, block, features: &pipeline.features, progress }.write(Split::Train, input).map(drop)
+    Extraction { stage, block, features: &pipeline.features, progress }.write(Split::Train, input, &()).map(drop)
 }
 
 /// A folder that goes when it is no longer needed.

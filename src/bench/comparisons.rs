@@ -304,7 +304,7 @@ fn descents(on: &mut Comparison<'_, '_>, count: usize) -> Result<()> {
     let (names, case) = (["descent, weights", "descent, velocities"], format!("{count} weights"));
     on.compare(names, &case, ([], [&weight, &velocity, &gradient]), |[], [weight, velocity, gradient]| {
         let [weight, velocity] = [Var::from_tensor(weight)?, Var::from_tensor(velocity)?];
-        descend(&weight, &velocity, gradient, settings)?;
+        descend(&[(&weight, &velocity, gradient)], settings)?;
         Ok([weight.as_detached_tensor(), velocity.as_detached_tensor()])
     })
 }

@@ -38,6 +38,11 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy stage 3 --from cache/stage2\n  greedy stage 3 --from cache/stage2 --to cache/wider --set auxiliary.width=64"
     )]
     Stage(StageArgs),
+    /// Make one part of a node's shards (features, decoded images), as one of many workers; or check or verify a part
+    #[command(
+        after_help = "Examples:\n  greedy stage 3 --from cache/stage2 --until trained\n  greedy shards 3 --from cache/stage2 --part 1/4      # and 2/4, 3/4, 4/4, anywhere\n  greedy stage 3 --from cache/stage2\n  greedy shards images pipelines/imagenet-vgg11.toml --check --parts 64\n\nParts may run at once, be killed and started again. docs/cluster.md has the same for Slurm, Snakemake and Kubernetes."
+    )]
+    Shards(ShardsArgs),
     /// Say of each stage whether it is current, and why not
     #[command(
         after_help = "Examples:\n  greedy status pipelines/demo.toml\n  greedy status pipelines/demo.toml --why --set training.epochs=8\n  greedy status pipelines/demo.toml --graph dot\n  greedy status pipelines/demo.toml --watch"
@@ -79,9 +84,10 @@ pub(super) enum Command {
         after_help = "Examples:\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11\n  greedy import vgg11_bn.safetensors --architecture vgg11_bn --images birds --to cache/vgg11 --blocks 8\n  greedy import net.safetensors --pipeline birds.toml --to cache/net\n\nThe file holds tensors under the names of torchvision, timm or `greedy export`. Where it classifies other classes than\nthose of the images, `--blocks N` leaves its classifier out. Images are taken as published networks want them: the\ncentre 224 x 224 of a short side of 256, unless a pipeline or `--set` says otherwise. What was done is written down as\n`pipeline.toml` in the folder of the stages; `network.weights` in a pipeline file of your own does the same.\n\nThen: `greedy stage 5 --from cache/vgg11/stage4` trains a block on what the first four give."
     )]
     Import(ImportArgs),
-    /// Hand a network or its features on: weights, ONNX, TensorBoard, embedding projector
+    /// Hand a network or its features on (weights, ONNX, TensorBoard, embedding projector), or a pipeline to an engine for
+    /// clusters (snakemake, slurm, kubernetes)
     #[command(
-        after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
+        after_help = "Examples:\n  greedy export cache/stage4 --to net.safetensors\n  greedy export cache/stage4 --format onnx --to net.onnx\n  greedy export cache --format tensorboard --to events\n  greedy export cache/stage4 --format projector --to projector --samples 2000\n  greedy export snakemake pipelines/demo.toml --parts 4 --to Snakefile\n\nONNX: the frozen blocks and the classifier of the last, for normalised inputs [batch, channel, y, x]; the file says\nwith which means and deviations. docs/inspect.md says more of all forms.\n\nWeights: the file holds all blocks up to the stage, or the whole of `cache/network`, and the classifier of the last block. A\nwhole VGG or AlexNet has torchvision's names, so that `torchvision.models.vgg11(num_classes=10).load_state_dict(…)`\ntakes it where width and classifier are torchvision's too; all else has greedy's: block1.conv.weight and so on."
     )]
     Export(ExportArgs),
     /// Measure how fast this machine trains, extracts, decodes and reads, and whether a GPU computes what the CPU does
@@ -138,12 +144,24 @@ pub(super) struct WorkArgs {
     /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster
     #[arg(long)]
     pub fast: bool,
+    /// Stop where shards come next, for `greedy shards` to make them: of a stage when it is trained, of the images when
+    /// they are begun. The same command without it makes what is missing and finishes
+    #[arg(long, value_name = "POINT")]
+    pub until: Option<Until>,
     /// Print the table as JSON
     #[arg(long)]
     pub json: bool,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// Where a node is left to workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Until {
+    /// Before its first shard
+    #[value(alias = "begun")]
+    Trained,
 }
 
 #[derive(Debug, Args)]
@@ -173,6 +191,51 @@ pub(super) struct StageArgs {
     pub pipeline: Option<PathBuf>,
     #[command(flatten)]
     pub work: WorkArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").args(["part", "parts"]).required(true))]
+pub(super) struct ShardsArgs {
+    /// The node: images, stage3 (or 3)
+    pub node: String,
+    /// The pipeline's file, where it is not said with `--from` or `--to` where the node lies
+    #[arg(value_name = "PIPELINE", conflicts_with_all = ["from", "to"])]
+    pub pipeline: Option<PathBuf>,
+    /// The folder of the stage before it
+    #[arg(long, value_name = "DIR", conflicts_with = "to")]
+    pub from: Option<PathBuf>,
+    /// The folder of the node itself
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// The folder of the stages [default: `cache` in the file]
+    #[arg(long, value_name = "DIR", requires = "pipeline")]
+    pub cache: Option<PathBuf>,
+    /// The part of the work, such as 2/4
+    #[arg(long, value_name = "I/N", conflicts_with = "parts")]
+    pub part: Option<String>,
+    /// The number of parts; which of them this is says SLURM_ARRAY_TASK_ID (from 1) or JOB_COMPLETION_INDEX (from 0)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub parts: Option<u32>,
+    /// Look which images are bad instead, for `data.on_bad_image = "skip"`
+    #[arg(long, conflicts_with = "verify")]
+    pub check: bool,
+    /// Hold a part of the files of a finished node against their sums instead; exit code 1 where one is wrong
+    #[arg(long)]
+    pub verify: bool,
+    /// How long to wait for what another machine has written to be seen on this one
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    pub wait: u64,
+    /// Override a setting, such as data.path=/local/imagenet
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// How a graph is printed.
@@ -205,16 +268,14 @@ pub(super) struct StatusArgs {
     pub json: bool,
 }
 
+/// What time and memory of a pipeline are predicted from.
 #[derive(Debug, Args)]
-pub(super) struct PlanArgs {
+pub(super) struct PredictionArgs {
     #[command(flatten)]
     pub pipeline: PipelineArgs,
     /// Override a setting, such as training.epochs=5
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Bytes that all features together may take, such as 2TB [default: `features.disk` in the file]
-    #[arg(long, value_name = "SIZE", value_parser = figures::size)]
-    pub disk: Option<u64>,
     /// Plan for an assumed machine, instead of measuring this one
     #[arg(long, value_name = "NAME", value_parser = figures::profile)]
     pub profile: Option<Profile>,
@@ -244,6 +305,15 @@ pub(super) struct PlanArgs {
     pub decode: Option<f64>,
     #[command(flatten)]
     pub device: DeviceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub prediction: PredictionArgs,
+    /// Bytes that all features together may take, such as 2TB [default: `features.disk` in the file]
+    #[arg(long, value_name = "SIZE", value_parser = figures::size)]
+    pub disk: Option<u64>,
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
@@ -414,7 +484,52 @@ pub(super) enum ExportForm {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct ExportArgs {
+    #[command(subcommand)]
+    pub engine: Option<Engine>,
+    #[command(flatten)]
+    pub artifact: Option<ArtifactArgs>,
+}
+
+/// An engine that runs a pipeline on many machines.
+#[derive(Debug, Subcommand)]
+pub(super) enum Engine {
+    /// Write a pipeline as a Snakefile
+    Snakemake(Box<WorkflowArgs>),
+    /// Write a pipeline as a script of Slurm's job arrays
+    Slurm(Box<WorkflowArgs>),
+    /// Write a pipeline as indexed jobs of Kubernetes
+    Kubernetes(Box<WorkflowArgs>),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkflowArgs {
+    #[command(flatten)]
+    pub prediction: PredictionArgs,
+    /// Parts that the work over shards is divided into
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub parts: u16,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// Cores and threads of each task, which also decide about the bits of results [default: those of the machine that is
+    /// planned for, and 8 beside a GPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub cores: Option<u16>,
+    /// How often a task that failed is tried again
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub retries: u16,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub force: bool,
+    /// Say what would be written, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ArtifactArgs {
     /// The folder of the last stage of the network, or of a network that was trained as a whole; for TensorBoard also of
     /// all stages
     pub stage: PathBuf,

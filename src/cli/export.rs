@@ -1,9 +1,10 @@
 //! `greedy export`.
 
-use super::args::{ExportArgs, ExportForm};
-use super::output::Output;
+use super::args::{ArtifactArgs, ExportArgs, ExportForm};
+use super::output::{Output, refuse_present};
 use super::progress::Terminal;
 use super::wording;
+use super::workflow::workflow;
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::export::{Exported, OnnxModel, events_folder, projector_files, write_events, write_projector};
@@ -15,8 +16,16 @@ use std::path::Path;
 /// Samples of a projection where none are asked for: what a browser still turns smoothly.
 const SAMPLES: u32 = 10_000;
 
-/// `greedy export STAGE --to PLACE`
+/// `greedy export STAGE --to PLACE`, and `greedy export ENGINE PIPELINE`
 pub(super) fn export(args: &ExportArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+    match (&args.engine, &args.artifact) {
+        (Some(engine), _) => workflow(engine, terminal, output),
+        (None, Some(artifact)) => export_artifact(artifact, terminal, output),
+        (None, None) => Err(Error::usage("it is not said what to hand on")),
+    }
+}
+
+fn export_artifact(args: &ArtifactArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     if args.samples.is_some() && args.format != ExportForm::Projector {
         return Err(Error::usage("`--samples` goes with `--format projector` only"));
     }
@@ -28,7 +37,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal, output: &mut Output
     }
 }
 
-fn weights(args: &ExportArgs, output: &mut Output) -> Result<()> {
+fn weights(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
     let exported = Exported::read(&StageFolder::new(&args.stage))?;
     refuse_present(&args.to, args.force)?;
     let names = match exported.torchvision {
@@ -40,7 +49,7 @@ fn weights(args: &ExportArgs, output: &mut Output) -> Result<()> {
     write_file(args, &what, output, |path| exported.write(path))
 }
 
-fn onnx(args: &ExportArgs, output: &mut Output) -> Result<()> {
+fn onnx(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
     let model = OnnxModel::read(&StageFolder::new(&args.stage))?;
     refuse_present(&args.to, args.force)?;
     let (mean, std) = &model.normalisation;
@@ -51,7 +60,7 @@ fn onnx(args: &ExportArgs, output: &mut Output) -> Result<()> {
 
 /// Writes one file, or only says so.
 fn write_file(
-    args: &ExportArgs,
+    args: &ArtifactArgs,
     what: &str,
     output: &mut Output,
     write: impl FnOnce(&Path) -> Result<usize>,
@@ -67,7 +76,7 @@ fn write_file(
     output.line(&format!("{file}: {what}, {}", wording::bytes(bytes as u64)))
 }
 
-fn tensorboard(args: &ExportArgs, output: &mut Output) -> Result<()> {
+fn tensorboard(args: &ArtifactArgs, output: &mut Output) -> Result<()> {
     let nodes = trained_nodes(&args.stage)?;
     for (folder, record) in &nodes {
         if args.dry_run {
@@ -104,7 +113,7 @@ fn trained_nodes(path: &Path) -> Result<Vec<(StageFolder, Record)>> {
     Ok(nodes)
 }
 
-fn projector(args: &ExportArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
+fn projector(args: &ArtifactArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
     let folder = StageFolder::new(&args.stage);
     let record = folder.record()?;
     if record.state != State::Finished {
@@ -134,11 +143,4 @@ fn parts(blocks: usize, classifies: bool) -> String {
     let blocks = if blocks == 1 { "1 block".into() } else { format!("{blocks} blocks") };
     let classifier = if classifies { " and a classifier" } else { " without a classifier" };
     blocks + classifier
-}
-
-fn refuse_present(path: &Path, force: bool) -> Result<()> {
-    if path.symlink_metadata().is_ok() && !force {
-        return Err(Error::usage(format!("`{}` is there already", path.display())).hint("`--force` writes over it"));
-    }
-    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::output::complain;
 use crate::error::{Error, Result};
-use crate::text::shown_name;
+use crate::text::{quoted, shown_name};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level;
@@ -72,24 +72,5 @@ pub(super) fn say_interrupted() {
     } else {
         let words: Vec<String> = std::env::args_os().map(|word| quoted(&shown_name(&word))).collect();
         complain(&format!("interrupted; the same command goes on from here:\n  {}", words.join(" ")));
-    }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |letter: char| letter.is_alphanumeric() || "-_./=:,+@%".contains(letter);
-    if !word.is_empty() && word.chars().all(plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_change_them() {
-        assert_eq!(quoted("training.epochs=5"), "training.epochs=5");
-        assert_eq!(quoted("network.space_to_depth=[1, 2]"), "'network.space_to_depth=[1, 2]'");
-        assert_eq!(quoted("it's"), r"'it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -21,11 +21,13 @@ mod progress;
 mod report;
 mod run;
 mod several;
+mod shards;
 mod status;
 mod table;
 mod verify;
 mod watch;
 mod wording;
+mod workflow;
 
 use crate::error::{Error, Kind, Result};
 use args::{Cli, Command};
@@ -76,6 +78,7 @@ fn dispatch(cli: &Cli, started: Instant) -> Result<()> {
         Command::Run(args) if several::are_named(args) => several::run(args, &terminal, &mut output),
         Command::Run(args) => run::run(args, &terminal, &mut output),
         Command::Stage(args) => run::stage(args, &terminal, &mut output),
+        Command::Shards(args) => shards::shards(args, &terminal, &mut output),
         Command::Status(args) if args.watch => watch::watch(args, &terminal, &mut output),
         Command::Status(args) => status::status(args, &mut output),
         Command::Plan(args) => plan::plan(args, &terminal, &mut output),

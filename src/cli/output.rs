@@ -4,6 +4,7 @@ use crate::error::{Error, Result};
 use crate::text::printable;
 use serde_json::Value;
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 /// What lays out a text; other control characters, as names of files can hold them, are escaped.
 const LAYOUT: [char; 2] = ['\n', '\t'];
@@ -11,6 +12,14 @@ const LAYOUT: [char; 2] = ['\n', '\t'];
 /// Says a line on the standard error stream; where nobody listens any more, nothing is said.
 pub(super) fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", printable(line, &LAYOUT));
+}
+
+/// A file that is there is not written over, unless that is asked for.
+pub(super) fn refuse_present(path: &Path, force: bool) -> Result<()> {
+    if path.symlink_metadata().is_ok() && !force {
+        return Err(Error::usage(format!("`{}` is there already", path.display())).hint("`--force` writes over it"));
+    }
+    Ok(())
 }
 
 /// The standard output.

@@ -1,6 +1,6 @@
 //! `greedy plan`.
 
-use super::args::PlanArgs;
+use super::args::{PlanArgs, PredictionArgs};
 use super::output::Output;
 use super::plan_table::Plan;
 use super::progress::Terminal;
@@ -22,28 +22,13 @@ const CLASSES: usize = 1000;
 
 /// `greedy plan PIPELINE`
 pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) -> Result<()> {
-    let Opened { project, cache, unplanned, .. } = project(&args.pipeline, &args.set)?;
+    let Prediction { opened, data, costs, machine } = Prediction::of(&args.prediction, terminal)?;
+    let Opened { project, cache, unplanned, .. } = opened;
     let pipeline = project.pipeline();
-    let data = DataSet::find(args, &project)?;
-    let costs = Costs::of(pipeline, data.classes);
-    let mut machine = match &args.profile {
-        Some(profile) => profile.machine(pipeline, &costs),
-        None => measure(args, pipeline, &data, &cache, terminal)?,
-    };
-    let figures = Figures {
-        forward: args.forward,
-        training: args.training,
-        read: args.read,
-        write: args.write,
-        decode: args.decode,
-        ..Figures::default()
-    };
-    machine.set(&figures, pipeline, &costs);
-    let records: Vec<Option<&Record>> = (0..=pipeline.stages.len()).map(|number| current(&project, number)).collect();
-    let compression = compression(&records);
-    let estimate = Estimate { pipeline, machine: &machine, images: data.images, compression };
+    let records = records(&project);
+    let estimate = Estimate { pipeline, machine: &machine, images: data.images, compression: compression(&records) };
     // What is free here says nothing of an assumed machine.
-    let disk = args.disk.or(match args.profile {
+    let disk = args.disk.or(match args.prediction.profile {
         Some(_) => pipeline.features.disk,
         None => bench::budget(&estimate, &cache),
     });
@@ -61,6 +46,55 @@ pub(super) fn plan(args: &PlanArgs, terminal: &Terminal, output: &mut Output) ->
     let plan =
         Plan { ensemble, probes, classes, estimate, costs: &costs, records: &records, network, disk, chosen, cached };
     if args.json { output.json(&plan.json()) } else { output.text(&plan.text()) }
+}
+
+/// What a pipeline is predicted from: itself, its data, and a machine.
+pub(super) struct Prediction {
+    pub opened: Opened,
+    data: DataSet,
+    pub costs: Costs,
+    machine: Machine,
+}
+
+impl Prediction {
+    /// Measures this machine, where none is assumed.
+    pub fn of(args: &PredictionArgs, terminal: &Terminal) -> Result<Self> {
+        let opened = project(&args.pipeline, &args.set)?;
+        let pipeline = opened.project.pipeline();
+        let data = DataSet::find(args, &opened.project)?;
+        let costs = Costs::of(pipeline, data.classes);
+        let mut machine = match &args.profile {
+            Some(profile) => profile.machine(pipeline, &costs),
+            None => measure(args, pipeline, &data, &opened.cache, terminal)?,
+        };
+        let figures = Figures {
+            forward: args.forward,
+            training: args.training,
+            read: args.read,
+            write: args.write,
+            decode: args.decode,
+            ..Figures::default()
+        };
+        machine.set(&figures, pipeline, &costs);
+        Ok(Self { opened, data, costs, machine })
+    }
+
+    /// Classes that are told apart.
+    pub fn classes(&self) -> usize {
+        self.data.classes
+    }
+
+    /// The pipeline on the machine.
+    pub fn estimate(&self) -> Estimate<'_> {
+        let project = &self.opened.project;
+        let compression = compression(&records(project));
+        Estimate { pipeline: project.pipeline(), machine: &self.machine, images: self.data.images, compression }
+    }
+}
+
+/// The records of the stages that are as the pipeline would make them; the images first.
+fn records(project: &Project) -> Vec<Option<&Record>> {
+    (0..=project.pipeline().stages.len()).map(|number| current(project, number)).collect()
 }
 
 /// The record of a stage that is as the pipeline would make it.
@@ -92,7 +126,7 @@ struct DataSet {
 
 impl DataSet {
     /// As the command line says, or as the images were decoded, or else as they lie there.
-    fn find(args: &PlanArgs, project: &Project) -> Result<Self> {
+    fn find(args: &PredictionArgs, project: &Project) -> Result<Self> {
         let pipeline = project.pipeline();
         let said = [args.images, args.val_images].map(|count| count.map(|count| count as usize));
         let record = current(project, 0);
@@ -118,7 +152,13 @@ impl DataSet {
 }
 
 /// This machine, as it is now.
-fn measure(args: &PlanArgs, pipeline: &Recipe, data: &DataSet, cache: &Path, terminal: &Terminal) -> Result<Machine> {
+fn measure(
+    args: &PredictionArgs,
+    pipeline: &Recipe,
+    data: &DataSet,
+    cache: &Path,
+    terminal: &Terminal,
+) -> Result<Machine> {
     let device = run::device(&args.device.device, false, terminal)?;
     terminal.say("measuring this machine at every stage; what else runs now counts against it");
     let precision = DType::F32;

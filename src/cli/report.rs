@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 /// `greedy report [CACHE | PIPELINE…]`
 pub(super) fn report(args: &ReportArgs) -> Result<()> {
     refuse_foreign(&args.to, args.force)?;
-    let mut found = args.of.iter().map(|path| subject(path, &args.set)).collect::<Result<Vec<_>>>()?;
+    let found = args.of.iter().map(|path| subjects(path, &args.set)).collect::<Result<Vec<_>>>()?;
+    let mut found: Vec<(Subject, PathBuf)> = found.into_iter().flatten().collect();
     name_apart(&mut found);
     let subjects: Vec<Subject> = found.into_iter().map(|(subject, _)| subject).collect();
     let page = page(&subjects);
@@ -51,14 +52,22 @@ fn refuse_foreign(path: &Path, force: bool) -> Result<()> {
         .hint("name another file with `--to FILE`, or write over it with `--force`"))
 }
 
-/// What lies at a path, and the folder of its stages.
-fn subject(path: &Path, overrides: &[String]) -> Result<(Subject, PathBuf)> {
+/// What lies at a path, and the folder of its stages. The jobs of a sweep, which made the same stage in many ways, are as
+/// many subjects.
+fn subjects(path: &Path, overrides: &[String]) -> Result<Vec<(Subject, PathBuf)>> {
     if path.is_dir() {
-        return Ok((of_cache(path)?, path.to_path_buf()));
+        let whole = of_cache(path)?;
+        let mut titles: Vec<&str> = whole.nodes.iter().map(|node| node.title.as_str()).collect();
+        titles.sort_unstable();
+        if titles.windows(2).all(|pair| pair[0] != pair[1]) {
+            return Ok(vec![(whole, path.to_path_buf())]);
+        }
+        let folders = whole.nodes.iter().map(|node| node.folder.path());
+        return folders.map(|folder| Ok((of_cache(folder)?, folder.to_path_buf()))).collect();
     }
     let settings = open_pipeline(path, overrides)?;
     let cache = PathBuf::from(&settings.as_written().cache);
-    Ok((of_pipeline(settings, &cache), cache))
+    Ok(vec![(of_pipeline(settings, &cache), cache)])
 }
 
 /// A pipeline's nodes, also those that are not there yet.

@@ -50,6 +50,11 @@ pub(super) fn bring(
     terminal: &Terminal,
     output: &mut Output,
 ) -> Result<()> {
+    if work.until.is_some() && nodes.len() != 1 {
+        return Err(
+            Error::usage("`--until` goes with one node").hint("such as `greedy run PIPELINE stage3 --until trained`")
+        );
+    }
     if work.dry_run {
         return dry_run(&opened.project, nodes, work.json, output);
     }
@@ -85,6 +90,9 @@ pub(super) fn work_on(
     // Where nothing is to be computed, no device has to be woken.
     let device = run::device(if project.is_current() { "cpu" } else { &work.device.device }, work.fast, terminal)?;
     let wanted = project.find(nodes)?;
+    if work.until.is_some() {
+        project.scatter();
+    }
     let update = bring_up_to_date(&mut project, (&wanted, &device), work.events.as_deref(), terminal)?;
     Ok((project, update))
 }
@@ -160,6 +168,9 @@ pub(super) fn stage(args: &StageArgs, terminal: &Terminal, output: &mut Output) 
     }
     let device = run::device(&args.work.device.device, args.work.fast, terminal)?;
     let wanted = project.find(&[])?;
+    if args.work.until.is_some() {
+        project.scatter();
+    }
     let mut update = bring_up_to_date(&mut project, (&wanted, &device), args.work.events.as_deref(), terminal)?;
     update.records.drain(..update.records.len() - 1);
     if args.work.json {
@@ -185,6 +196,9 @@ fn bring_up_to_date(
         events.map_or(Ok(None), |to| write_events(folder, record, to)).map(drop)
     };
     let update = project.update(wanted, device, terminal, before, write)?;
+    if let Some(record) = update.records.last().filter(|record| record.state != State::Finished) {
+        terminal.say(&format!("{}: its shards come next; `greedy shards` makes them in parts", record.title()));
+    }
     let is_new = |node: &Node| update.done.iter().any(|done| done.id == node.id);
     let old = project.nodes().filter(|look| *look.verdict == Verdict::Current && !is_new(look.node));
     for (look, found) in old.filter_map(|look| Some((look, look.found?))) {
@@ -194,7 +208,7 @@ fn bring_up_to_date(
 }
 
 /// The folder `stageN` beside another stage's.
-fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
+pub(super) fn beside(other: &StageFolder, number: usize) -> Result<StageFolder> {
     let path = std::fs::canonicalize(other.path()).map_err(|e| Error::io("find", other.path(), &e))?;
     Ok(StageFolder::new(path.with_file_name(format!("stage{number}"))))
 }

@@ -34,6 +34,9 @@ pub(super) fn run(args: &RunArgs, terminal: &Terminal, output: &mut Output) -> R
         return Err(Error::usage("`--cache` names the folder of one pipeline, but several are to be run")
             .hint("`cache = \"…\"` in each file says where its stages lie"));
     }
+    if args.work.until.is_some() {
+        return Err(Error::usage("`--until` goes with one node of one pipeline"));
+    }
     let files = std::iter::once(args.pipeline.pipeline.clone()).chain(args.nodes.iter().map(PathBuf::from));
     let (mut rows, mut documents) = (Vec::new(), Vec::new());
     for file in files {

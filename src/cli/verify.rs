@@ -6,7 +6,7 @@ use super::progress::Terminal;
 use super::table::Table;
 use super::wording;
 use crate::error::{Error, Result};
-use crate::run::{self, Finding, Flaw, Outcome, Repair, State, Verified};
+use crate::run::{self, Finding, Flaw, Outcome, Repair, StageFolder, State, Verified};
 use serde_json::{Value, json};
 
 /// `greedy verify FOLDER`
@@ -45,6 +45,12 @@ pub(super) fn verify(args: &VerifyArgs, terminal: &Terminal, output: &mut Output
     } else {
         fault.hint(format!("`greedy verify {folder} --repair` makes again what can be made again"))
     })
+}
+
+/// What is wrong, a line a file.
+pub(super) fn lines(folder: &StageFolder, findings: &[Finding]) -> Vec<String> {
+    let path = |finding: &Finding| folder.path().join(&finding.name).display().to_string();
+    findings.iter().map(|finding| format!("{}: {}: {}", path(finding), finding.flaw.word(), finding.note)).collect()
 }
 
 /// Stages that others are made of come first, so that these find their input whole.

@@ -107,6 +107,12 @@ KERNEL(cross_entropy_f32,
        (cross_entropy(logits, labels, gradient, losses, hits, batch, classes)))
 KERNEL(end_cross_entropy_f32, (const float *losses, const float *hits, unsigned batch, float *mean, float *correct),
        (end_cross_entropy(losses, hits, batch, mean, correct)))
+// Up to eight weights in one launch, each with a row of blocks of its own; one of no values takes an unused place.
+#define OF_WEIGHT(n) float *weight##n, float *velocity##n, const float *gradient##n, unsigned count##n
+#define DESCEND(n) \
+    case n: descend(weight##n, velocity##n, gradient##n, count##n, rate, momentum, decay); break;
+
 KERNEL(descend_f32,
-       (float *weight, float *velocity, const float *gradient, unsigned count, float rate, float momentum, float decay),
-       (descend(weight, velocity, gradient, count, rate, momentum, decay)))
+       (OF_WEIGHT(0), OF_WEIGHT(1), OF_WEIGHT(2), OF_WEIGHT(3), OF_WEIGHT(4), OF_WEIGHT(5), OF_WEIGHT(6), OF_WEIGHT(7), float rate,
+        float momentum, float decay),
+       switch (blockIdx.y) { DESCEND(0) DESCEND(1) DESCEND(2) DESCEND(3) DESCEND(4) DESCEND(5) DESCEND(6) DESCEND(7) })

@@ -1,8 +1,8 @@
 //! Launches of the loss and the update, and of changes between the weights' own order and that of convolutions.
 
 use super::gpu::{Element, Gpu, Pointer};
-use super::tiling::{at, count, launch_blocks, launch_each, value};
-use candle_core::Result;
+use super::tiling::{THREADS, at, count, launch_blocks, launch_each, value};
+use candle_core::{Result, bail};
 
 /// Where the loss of a batch is written.
 #[derive(Clone, Copy)]
@@ -48,20 +48,32 @@ pub(crate) struct Step {
     pub decay: f64,
 }
 
-/// velocity ← momentum · velocity + gradient + decay · weight;  weight ← weight − rate · velocity, all f32.
+/// A weight, its velocity and its gradient, and how many values each has.
+pub(crate) type Moved = ([Pointer; 3], usize);
+
+/// Weights that one launch moves.
+pub(crate) const AT_ONCE: usize = 8;
+
+/// velocity ← momentum · velocity + gradient + decay · weight;  weight ← weight − rate · velocity, all f32, for up to
+/// [`AT_ONCE`] weights.
 ///
 /// # Safety
 /// The pointers lead to as many values.
-pub(crate) unsafe fn descend(
-    gpu: &impl Gpu,
-    [weight, velocity, gradient]: [Pointer; 3],
-    values: usize,
-    step: &Step,
-) -> Result<()> {
-    let mut arguments = [weight, velocity, gradient].map(at).to_vec();
-    arguments.extend([count(values)?, value(step.rate), value(step.momentum), value(step.decay)]);
-    // SAFETY: the caller's promise.
-    unsafe { launch_each(gpu, "descend_f32", values, &arguments) }
+pub(crate) unsafe fn descend(gpu: &impl Gpu, weights: &[Moved], step: &Step) -> Result<()> {
+    let most = weights.iter().map(|(_, values)| *values).max().unwrap_or(0);
+    if most == 0 || weights.len() > AT_ONCE {
+        bail!("{} weights of up to {most} values cannot be moved at once", weights.len())
+    }
+    let unused = (weights[0].0, 0);
+    let mut arguments = Vec::with_capacity(4 * AT_ONCE + 3);
+    for (pointers, values) in weights.iter().chain(std::iter::repeat(&unused)).take(AT_ONCE) {
+        arguments.extend(pointers.map(at));
+        arguments.push(count(*values)?);
+    }
+    arguments.extend([step.rate, step.momentum, step.decay].map(value));
+    let blocks = [most.div_ceil(THREADS as usize), weights.len()];
+    // SAFETY: the caller's promise; a place that is not used has no values.
+    unsafe { launch_blocks(gpu, "descend_f32", blocks, &arguments) }
 }
 
 /// Weights of a convolution.

@@ -47,13 +47,21 @@ pub(crate) fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tenso
 }
 
 /// As [`ops::accumulate`].
-pub(crate) fn accumulate(sum: &Var, new: &Tensor, share: f64) -> Result<()> {
-    let engine = engine(sum.device())?;
-    require([sum, new], DType::F32)?;
-    with_pointers(&engine, [new], |[new_at]| {
-        in_place(sum, "accumulate", |sum| {
-            // SAFETY: both have as many values.
-            unsafe { normalise::blend(&*engine, sum, new_at, new.elem_count(), (1.0, share)) }
+pub(crate) fn accumulate(sums: [&Var; 2], new: [&Tensor; 2], shares: [f64; 2]) -> Result<()> {
+    blend(sums, new, 1.0, shares)
+}
+
+/// As [`ops::blend`].
+pub(crate) fn blend(running: [&Var; 2], new: [&Tensor; 2], kept: f64, shares: [f64; 2]) -> Result<()> {
+    let engine = engine(new[0].device())?;
+    require([running[0], running[1], new[0], new[1]], DType::F32)?;
+    let values = new[0].elem_count();
+    with_pointers(&engine, new, |new| {
+        in_place(running[0], "blend", |first| {
+            in_place(running[1], "blend", |second| {
+                // SAFETY: all four have as many values.
+                unsafe { normalise::blend(&*engine, [first, second], new, values, (kept, shares)) }
+            })
         })
     })
 }

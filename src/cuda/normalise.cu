@@ -237,7 +237,9 @@ KERNEL(end_normalise_sums_f32,
        (const float *sums, const float *variances, unsigned parts, unsigned pixels, unsigned channels, float epsilon, float *gamma,
         float *beta, float *plain, float *slope),
        (end_normalise_sums(sums, variances, parts, pixels, channels, epsilon, gamma, beta, plain, slope)))
-KERNEL(blend_f32, (float *running, const float *fresh, unsigned count, float kept, float share),
-       (blend(running, fresh, count, kept, share)))
+KERNEL(blend_f32,
+       (float *mean, const float *fresh_mean, float *variance, const float *fresh_variance, unsigned count, float kept,
+        float of_mean, float of_variance),
+       (blend(mean, fresh_mean, count, kept, of_mean), blend(variance, fresh_variance, count, kept, of_variance)))
 KERNEL(end_channel_sums_f32, (const float *sums, unsigned parts, unsigned channels, float *out),
        (end_channel_sums(sums, parts, channels, out)))

@@ -180,18 +180,20 @@ impl Line {
     }
 }
 
-/// running ← kept · running + share · new, for as many f32.
+/// running ← kept · running + share · new, for as many f32 of two statistics, each with a share of its own.
 ///
 /// # Safety
-/// Both pointers lead to as many f32.
+/// All pointers lead to as many f32.
 pub(crate) unsafe fn blend(
     gpu: &impl Gpu,
-    running: Pointer,
-    new: Pointer,
+    running: [Pointer; 2],
+    new: [Pointer; 2],
     values: usize,
-    (kept, share): (f64, f64),
+    (kept, shares): (f64, [f64; 2]),
 ) -> Result<()> {
-    let arguments = [at(running), at(new), count(values)?, value(kept), value(share)];
+    let pairs = [running[0], new[0], running[1], new[1]].map(at);
+    let mut arguments = pairs.to_vec();
+    arguments.extend([count(values)?, value(kept), value(shares[0]), value(shares[1])]);
     // SAFETY: the caller's promise.
     unsafe { launch_each(gpu, "blend_f32", values, &arguments) }
 }

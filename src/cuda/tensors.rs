@@ -6,13 +6,14 @@ use super::convolution::{Pass, Shape};
 use super::dropout::Mask;
 use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
-use super::learning::{self, LossPointers, Step, Weights};
+use super::learning::{self, LossPointers, Moved, Step, Weights};
 use super::mapped::cast;
-use super::normalise::{self, Line, NormGradients};
+use super::normalise::{Line, NormGradients};
 use super::pixels::{self, Images, Windows};
 use super::pointers::{Unset, element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
-use candle_core::{DType, Result, Shape as Dimensions, Tensor, Var};
+use candle_core::{DType, Device, Result, Shape as Dimensions, Tensor, Var};
+use std::cell::RefCell;
 
 fn images(x: &Tensor) -> Result<Images> {
     let (batch, height, width, channels) = x.dims4()?;
@@ -346,30 +347,27 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<[Tensor;
     Ok([mean.written(), correct.written(), gradient])
 }
 
-/// As [`ops::descend`].
-pub(crate) fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, step: &Step) -> Result<()> {
-    let engine = engine(weight.device())?;
-    require([weight, velocity, gradient], DType::F32)?;
-    let values = weight.elem_count();
-    with_pointers(&engine, [gradient], |[gradient]| {
-        in_place(velocity, "descent", |velocity| {
-            in_place(weight, "descent", |weight| {
-                // SAFETY: all three have as many values.
-                unsafe { learning::descend(&*engine, [weight, velocity, gradient], values, step) }
-            })
-        })
-    })
+/// As [`ops::descend`], several weights at a launch.
+pub(crate) fn descend(weights: &[(&Var, &Var, &Tensor)], device: &Device, step: &Step) -> Result<()> {
+    let engine = engine(device)?;
+    weights.chunks(learning::AT_ONCE).try_for_each(|some| descend_some(&engine, some, &mut Vec::new(), step))
 }
 
-/// As [`ops::blend`].
-pub(crate) fn blend(running: &Var, new: &Tensor, kept: f64, share: f64) -> Result<()> {
-    let engine = engine(running.device())?;
-    require([running, new], DType::F32)?;
-    let values = new.elem_count();
-    with_pointers(&engine, [new], |[new]| {
-        in_place(running, "blend", |running| {
-            // SAFETY: both have as many values.
-            unsafe { normalise::blend(&*engine, running, new, values, (kept, share)) }
+/// Finds where the weights lie one after the other, and moves them all once that is known of the last.
+fn descend_some(engine: &Engine, weights: &[(&Var, &Var, &Tensor)], found: &mut Vec<Moved>, step: &Step) -> Result<()> {
+    let Some((&(weight, velocity, gradient), others)) = weights.split_first() else {
+        // SAFETY: all three of each have as many values.
+        return unsafe { learning::descend(engine, found, step) };
+    };
+    require([weight, velocity, gradient], DType::F32)?;
+    let (found, values) = (RefCell::new(found), weight.elem_count());
+    with_pointers(engine, [gradient], |[gradient]| {
+        in_place(velocity, "descent", |velocity| {
+            in_place(weight, "descent", |weight| {
+                let mut found = found.borrow_mut();
+                found.push(([weight, velocity, gradient], values));
+                descend_some(engine, others, &mut found, step)
+            })
         })
     })
 }

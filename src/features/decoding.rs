@@ -2,8 +2,9 @@
 
 use super::array::{Files, Layout, Order, Split, write_files};
 use super::labels::label_files;
+use super::portion::Ledger;
 use super::shard::{ShardWriter, StoredSamples};
-use super::writer::{ShardSum, Written, begin_shard, finish_shard, rewrite_shards, samples_in, whole_shard};
+use super::writer::{Written, begin_shard, finish_shard, known_shard, whole_shard};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{Fault, SplitImages};
@@ -88,12 +89,13 @@ pub fn decode(
     progress: &dyn Progress,
 ) -> Result<Decoded> {
     let mut hindrances = Hindrances::default();
-    let decoded = decode_noting(stage, split, images, pipeline, (&mut hindrances, progress))?;
+    let decoded = decode_noting((stage, split), images, pipeline, &(), (&mut hindrances, progress))?;
     hindrances.refuse()?;
     decoded.ok_or_else(|| Error::failed(format!("no {} image could be decoded", split.name())))
 }
 
-/// Decodes one split into a stage's folder, and notes what hinders that; shards that are there are kept.
+/// Decodes one split into a stage's folder, and notes what hinders that; shards that are there are kept, and those that the
+/// ledger knows not even read.
 ///
 /// With `on_bad_image = "skip"` images that cannot be decoded are left out. Their list is stored before the shard
 /// after them, so that a run which goes on finds every image at the same place. Once an image hinders the stage, those
@@ -102,10 +104,10 @@ pub fn decode(
 /// # Errors
 /// When no image is good, the disk refuses or the user interrupts.
 pub fn decode_noting(
-    stage: &Path,
-    split: Split,
+    (stage, split): (&Path, Split),
     images: &SplitImages,
     pipeline: &Recipe,
+    ledger: &dyn Ledger,
     (hindrances, progress): (&mut Hindrances, &dyn Progress),
 ) -> Result<Option<Decoded>> {
     let layout = layout(images, pipeline);
@@ -130,7 +132,10 @@ pub fn decode_noting(
         let good = candidates(images, &decoder.skipped);
         let Some(candidates) = good.get(first..).filter(|rest| !rest.is_empty()) else { break };
         let count = candidates.len().min(samples_in_shard);
-        if let Some(shard) = whole_shard(&array, &layout, (0, at), count)? {
+        let known = known_shard(&array, &layout, (0, at), ledger);
+        if let Some(shard) =
+            known.map_or_else(|| whole_shard(&array, &layout, (0, at), count), |known| Ok(Some(known)))?
+        {
             task.skip(count as u64);
             shards.push(shard);
             continue;
@@ -174,7 +179,7 @@ pub fn decode_noting(
 }
 
 /// What all images of a split would take, were all of them good.
-fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
+pub(super) fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
     let data = &pipeline.data;
     let shape = Shape { channels: data.channels, size: data.size };
     let samples_in_shard = pipeline.features.samples_in_shard(data.image_bytes()).min(images.len().max(1));
@@ -184,86 +189,29 @@ fn layout(images: &SplitImages, pipeline: &Recipe) -> Layout {
 }
 
 /// The small files of a split: metadata and labels.
-fn decoded_files(split: Split, images: &SplitImages, layout: &Layout, kept: &[usize]) -> Result<Files> {
+pub(super) fn decoded_files(split: Split, images: &SplitImages, layout: &Layout, kept: &[usize]) -> Result<Files> {
     let labels: Vec<u32> = kept.iter().map(|&index| images.label(index)).collect();
     let mut files = label_files(split, &labels)?;
     files.push(layout.file(split)?);
     Ok(files)
 }
 
-/// A split that was decoded before, of which parts are made again.
-pub struct Redecoding<'a> {
-    stage: &'a Path,
-    split: Split,
-    images: &'a SplitImages,
-    layout: Layout,
-    /// The images that were good.
-    kept: Vec<usize>,
-}
-
-impl<'a> Redecoding<'a> {
-    /// Takes up a split with the images that it was made of and the list of those that were left out.
-    ///
-    /// # Errors
-    /// When the list is damaged.
-    pub fn open(stage: &'a Path, split: Split, images: &'a SplitImages, pipeline: &Recipe) -> Result<Self> {
-        let skipped = read_list(&skipped_list(stage, split))?;
-        let kept = candidates(images, &skipped);
-        let layout = Layout { samples: kept.len(), ..layout(images, pipeline) };
-        Ok(Self { stage, split, images, layout, kept })
-    }
-
-    /// Metadata and labels.
-    ///
-    /// # Errors
-    /// When they cannot be encoded.
-    pub fn files(&self) -> Result<Files> {
-        decoded_files(self.split, self.images, &self.layout, &self.kept)
-    }
-
-    /// Writes single shards again, so that their bytes are the recorded ones.
-    ///
-    /// # Errors
-    /// When an image is bad, other bytes come out, the disk refuses or the user interrupts; such a shard is left as it
-    /// is.
-    pub fn rewrite(&self, shards: &[ShardSum], progress: &dyn Progress) -> Result<()> {
-        let Self { stage, split, images, layout, kept } = self;
-        let count = samples_in(layout, shards);
-        let task = progress.start(&format!("decode {}", split.name()), count as u64);
-        rewrite_shards(&split.array(stage, "features"), layout, shards, |_, samples, shard| {
-            let mut hindrances = Hindrances::default();
-            let mut decoder = Decoder {
-                images,
-                layout: *layout,
-                on_bad_image: BadImage::Fail,
-                task: &*task,
-                progress,
-                skipped: Vec::new(),
-                warned: Vec::new(),
-                hindrances: &mut hindrances,
-            };
-            decoder.fill(shard, &kept[samples])?;
-            hindrances.refuse()
-        })
-    }
-}
-
-struct Decoder<'a> {
-    images: &'a SplitImages,
-    layout: Layout,
-    on_bad_image: BadImage,
-    task: &'a dyn Task,
-    progress: &'a dyn Progress,
+pub(super) struct Decoder<'a> {
+    pub images: &'a SplitImages,
+    pub layout: Layout,
+    pub on_bad_image: BadImage,
+    pub task: &'a dyn Task,
+    pub progress: &'a dyn Progress,
     /// Images that are left out, and why.
-    skipped: Vec<(usize, String)>,
+    pub skipped: Vec<(usize, String)>,
     /// Images that were read, and what is odd about them.
-    warned: Vec<(usize, String)>,
-    hindrances: &'a mut Hindrances,
+    pub warned: Vec<(usize, String)>,
+    pub hindrances: &'a mut Hindrances,
 }
 
 impl Decoder<'_> {
     /// Decodes candidates until the shard is full, none is left or one hinders; gives those that are left.
-    fn fill<'c>(&mut self, shard: &mut ShardWriter, candidates: &'c [usize]) -> Result<&'c [usize]> {
+    pub fn fill<'c>(&mut self, shard: &mut ShardWriter, candidates: &'c [usize]) -> Result<&'c [usize]> {
         let (mut rest, mut stored) = (candidates, StoredSamples::new(&self.layout));
         while shard.room() > 0 && !rest.is_empty() && self.hindrances.is_empty() {
             let (batch, after) = rest.split_at(rest.len().min(self.at_once()).min(shard.room()));
@@ -282,7 +230,7 @@ impl Decoder<'_> {
     }
 
     /// Decodes candidates only to know what is wrong with them.
-    fn look(&mut self, candidates: &[usize]) -> Result<()> {
+    pub fn look(&mut self, candidates: &[usize]) -> Result<()> {
         for batch in candidates.chunks(self.at_once()) {
             if self.hindrances.unreadable.len() < MOST_UNREADABLE {
                 self.decode(batch)?;
@@ -330,26 +278,32 @@ impl Decoder<'_> {
 }
 
 /// The images that are not known to be bad, in order.
-fn candidates(images: &SplitImages, skipped: &[(usize, String)]) -> Vec<usize> {
+pub(super) fn candidates(images: &SplitImages, skipped: &[(usize, String)]) -> Vec<usize> {
     let bad: HashSet<usize> = skipped.iter().map(|(index, _)| *index).collect();
     (0..images.len()).filter(|index| !bad.contains(index)).collect()
 }
 
-/// Writes the list of images that were left out, given by their places in the source, as it was when they were
-/// decoded; says how many of them belong to the split.
+/// Images of a split by their index, and what is said of each.
+pub type Listed = Vec<(usize, String)>;
+
+/// The images that were left out of a split, of those that are given by their places in the source.
+pub fn list_skipped(images: &SplitImages, skipped: &[(String, String)]) -> Listed {
+    let faults: HashMap<&str, &str> = skipped.iter().map(|(place, fault)| (place.as_str(), fault.as_str())).collect();
+    let fault = |index: usize| faults.get(images.place(index).as_str()).map(|fault| (index, fault.to_string()));
+    (0..images.len()).filter_map(fault).collect()
+}
+
+/// Writes the list of images that are left out of a split, before or after it is decoded.
 ///
 /// # Errors
 /// When the disk refuses.
-pub fn note_skipped(stage: &Path, split: Split, images: &SplitImages, skipped: &[(String, String)]) -> Result<usize> {
-    let faults: HashMap<&str, &str> = skipped.iter().map(|(place, fault)| (place.as_str(), fault.as_str())).collect();
-    let fault = |index: usize| faults.get(images.place(index).as_str()).map(|fault| (index, fault.to_string()));
-    let found: Vec<_> = (0..images.len()).filter_map(fault).collect();
-    write_list(&skipped_list(stage, split), &found)?;
-    Ok(found.len())
+pub fn note_skipped(stage: &Path, split: Split, skipped: &[(usize, String)]) -> Result<()> {
+    disk::create_folder(&stage.join(split.name()))?;
+    write_list(&skipped_list(stage, split), skipped)
 }
 
 /// The file that lists the images of a split that were left out.
-fn skipped_list(stage: &Path, split: Split) -> PathBuf {
+pub(super) fn skipped_list(stage: &Path, split: Split) -> PathBuf {
     stage.join(split.name()).join("skipped.json")
 }
 
@@ -358,7 +312,7 @@ fn warned_list(stage: &Path, split: Split) -> PathBuf {
     stage.join("checkpoint").join(format!("warned-{}.json", split.name()))
 }
 
-fn read_list(path: &Path) -> Result<Vec<(usize, String)>> {
+pub(super) fn read_list(path: &Path) -> Result<Listed> {
     let Some(text) = disk::read_text(path)? else { return Ok(Vec::new()) };
     serde_json::from_str(&text).map_err(|e| Error::failed(format!("`{}` is damaged: {e}", path.display())))
 }
@@ -374,6 +328,7 @@ fn write_list(path: &Path, skipped: &[(usize, String)]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::features::Redecoding;
     use crate::images::ImageSet;
     use crate::progress::Silent;
     use std::fs;

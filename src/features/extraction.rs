@@ -4,11 +4,12 @@ use super::array::{Files, Layout, Order, Split};
 use super::encoding::encode_sample;
 use super::loader::{Batch, Loader};
 use super::on_device::form;
+use super::portion::Ledger;
 use super::scale::unfit;
 use super::schedule::View;
-use super::shard::{ShardWriter, StoredSamples};
+use super::shard::{ShardSum, ShardWriter, StoredSamples};
 use super::storage_format::Form;
-use super::writer::{ShardSum, Written, rewrite_shards, samples_in, write_array};
+use super::writer::{Written, describe, known_shard, rewrite_shards, samples_in, write_array, write_part};
 use crate::error::{Error, Result};
 use crate::network::Frozen;
 use crate::ops::{Downloaded, Downloads, on_host};
@@ -34,15 +35,66 @@ pub struct Extraction<'a> {
 }
 
 impl Extraction<'_> {
-    /// Writes one split, training samples in all their views; shards that are there are kept.
+    /// Writes one split, training samples in all their views; shards that are there are kept, and those that the ledger
+    /// knows not even read.
     ///
     /// # Errors
     /// When the input is damaged, a feature does not fit the type, the disk refuses or the user interrupts.
-    pub fn write(&self, split: Split, input: &Loader) -> Result<Written> {
+    pub fn write(&self, split: Split, input: &Loader, ledger: &dyn Ledger) -> Result<Written> {
         let layout = self.layout(split, input)?;
         let task = self.progress.start(&format!("features {}", split.name()), (layout.views * layout.samples) as u64);
-        write_array(&split.array(self.stage, "features"), &layout, &*task, |view, samples, shard| {
+        write_array(&split.array(self.stage, "features"), &layout, (ledger, &*task), |view, samples, shard| {
             self.fill(shard, input, (view_of(split, view), &layout), samples, &*task)
+        })
+    }
+
+    /// Writes the metadata of a split's array and no shard: whoever writes shards from then on does so in this form.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn begin(&self, split: Split, input: &Loader) -> Result<()> {
+        describe(&split.array(self.stage, "features"), &self.layout(split, input)?)
+    }
+
+    /// The layout that a split's array was begun with.
+    ///
+    /// # Errors
+    /// When it was not begun, or this process would write it otherwise.
+    pub fn begun(&self, split: Split, input: &Loader) -> Result<Layout> {
+        let array = split.array(self.stage, "features");
+        let found = Layout::open(&array)?;
+        if found != self.layout(split, input)? {
+            let fault = format!("`{}` was begun in another form than is written here", array.display());
+            return Err(Error::failed(fault).hint("is it the same version of greedy, with the same settings?"));
+        }
+        Ok(found)
+    }
+
+    /// How many shards of a split the ledger does not know, or not as they are there.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn unknown(&self, split: Split, input: &Loader, ledger: &dyn Ledger) -> Result<usize> {
+        let (array, layout) = (split.array(self.stage, "features"), self.layout(split, input)?);
+        Ok(layout.shards().filter(|&place| known_shard(&array, &layout, place, ledger).is_none()).count())
+    }
+
+    /// Writes some shards of an array that was begun, by view and position, but for those that the ledger knows.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and when the ledger does not admit a shard.
+    pub fn write_part(
+        &self,
+        split: Split,
+        (input, layout): (&Loader, &Layout),
+        places: &[(usize, usize)],
+        ledger: &dyn Ledger,
+    ) -> Result<()> {
+        let count: usize = places.iter().map(|&(_, at)| layout.samples_of(at).len()).sum();
+        let task = self.progress.start(&format!("features {}", split.name()), count as u64);
+        let array = split.array(self.stage, "features");
+        write_part(&array, layout, places, (ledger, &*task), |view, samples, shard| {
+            self.fill(shard, input, (view_of(split, view), layout), samples, &*task)
         })
     }
 

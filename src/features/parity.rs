@@ -48,7 +48,7 @@ impl Stages {
         let stage = &self.stage(1);
         write_files(stage, &label_files(Split::Train, input.labels()).unwrap()).unwrap();
         let (block, features) = (self.block(), &self.pipeline.features);
-        Extraction { stage, block: &block, features, progress: &Silent }.write(Split::Train, &input).unwrap();
+        Extraction { stage, block: &block, features, progress: &Silent }.write(Split::Train, &input, &()).unwrap();
         self
     }
 

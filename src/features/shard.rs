@@ -21,6 +21,27 @@ const CHECKSUM: usize = 4;
 /// Offset and length of a sample that is not there.
 const ABSENT: u64 = u64::MAX;
 
+/// A shard that is on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardSum {
+    /// Its key below the array's folder.
+    pub key: String,
+    /// Its length.
+    pub bytes: u64,
+    /// The BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
+}
+
+impl ShardSum {
+    /// Whether these bytes lie in an array's folder.
+    pub fn lies_in(&self, array: &Path) -> bool {
+        let Ok(file) = File::open(array.join(&self.key)) else { return false };
+        let mut hasher = blake3::Hasher::new();
+        let same_length = file.metadata().is_ok_and(|found| found.is_file() && found.len() == self.bytes);
+        same_length && hasher.update_reader(&file).is_ok_and(|read| read.finalize().to_hex().as_str() == self.blake3)
+    }
+}
+
 /// Writes a shard from its first sample to its last, in bounded memory.
 pub struct ShardWriter {
     file: NewFile,

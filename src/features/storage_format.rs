@@ -6,10 +6,11 @@ use super::encoding::encode_sample;
 use super::packing::unpack;
 use super::scale::Scale;
 use super::shard::StoredSamples;
-use crate::disk::{self, NO_LINK, UNFINISHED};
+use crate::disk::{self, NO_LINK};
 use crate::error::{Error, Result};
 use crate::pipeline::{Codec, CodecChoice, Dtype, Features};
 use crate::size;
+use crate::temporary::unfinished;
 use rayon::prelude::*;
 use rustix::fs::{Advice, fadvise};
 use std::fs::OpenOptions;
@@ -129,9 +130,8 @@ fn trial(layout: &Layout, values: &[f32]) -> Result<Trial> {
 /// Bytes a second that a file in a folder is read at when it is not in memory. The file has no name: it goes with the
 /// process.
 fn reading_rate(folder: &Path) -> Result<f64> {
-    let path = folder.join(format!("{PROBE_NAME}.{UNFINISHED}"));
+    let path = unfinished(&folder.join(PROBE_NAME));
     disk::create_folder(folder)?;
-    disk::remove(&path)?;
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(true).custom_flags(NO_LINK);
     let fault = |e: std::io::Error| Error::io("try the disk with", &path, &e);

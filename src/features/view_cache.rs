@@ -4,6 +4,7 @@
 use super::array::Layout;
 use crate::disk;
 use crate::error::{Error, Result};
+use crate::temporary::unfinished;
 use candle_core::{DType, Device, Tensor};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -52,8 +53,7 @@ impl ViewCache {
     /// When the file cannot be created there, or there is no memory for the list of views.
     pub fn in_folder(layout: &Layout, folder: &Path) -> Result<Self> {
         disk::create_folder(folder)?;
-        let path = folder.join(format!("{NAME}.{}", disk::UNFINISHED));
-        disk::remove(&path)?;
+        let path = unfinished(&folder.join(NAME));
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).custom_flags(disk::NO_LINK);
         let file = options.open(&path).map_err(|e| Error::io("create", &path, &e))?;

@@ -1,7 +1,8 @@
 //! Writes a feature array shard by shard; whole shards that are there already are kept.
 
 use super::array::Layout;
-use super::shard::{ShardWriter, read_index, read_sample};
+use super::portion::Ledger;
+use super::shard::{ShardSum, ShardWriter, read_index, read_sample};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::progress::Task;
@@ -10,17 +11,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
-
-/// A shard that is on the disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShardSum {
-    /// Its key below the array's folder.
-    pub key: String,
-    /// Its length.
-    pub bytes: u64,
-    /// The BLAKE3 hash of its bytes, in hexadecimal.
-    pub blake3: String,
-}
 
 /// A whole array that is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +29,8 @@ impl Written {
 }
 
 /// Writes the array in a folder. `fill` is called for each shard that is missing or damaged, with the view and the
-/// samples that belong into it, and appends them in order.
+/// samples that belong into it, and appends them in order. Shards that the ledger knows are not read again where they have
+/// the length that it says.
 ///
 /// At most one whole shard waits for the disk at any time, and none when this is done.
 ///
@@ -48,20 +39,54 @@ impl Written {
 pub fn write_array(
     array: &Path,
     layout: &Layout,
-    task: &dyn Task,
-    mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
+    (ledger, task): (&dyn Ledger, &dyn Task),
+    fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
 ) -> Result<Written> {
     // Shards whose bytes meant something else, or nobody knows what, are of no use.
-    let known = Layout::open(array).is_ok_and(|found| found == *layout);
+    let meant = Layout::open(array).is_ok_and(|found| found == *layout);
     describe(array, layout)?;
-    let mut shards = Vec::with_capacity(layout.views * layout.shards_in_view());
+    let there = |place, count| match known_shard(array, layout, place, ledger) {
+        _ if !meant => Ok(None),
+        None => whole_shard(array, layout, place, count),
+        known => Ok(known),
+    };
+    let shards = write_shards(array, (layout, layout.shards()), (ledger, task), there, fill)?;
+    Ok(Written { layout: *layout, shards })
+}
+
+/// Writes some shards of an array that was begun, by view and position, but for those that the ledger knows; `fill` is as
+/// in [`write_array`]. What lies there without being known may be of another machine: it is written again.
+///
+/// # Errors
+/// When `fill` fails, the disk refuses or the ledger does not admit a shard.
+pub(super) fn write_part(
+    array: &Path,
+    layout: &Layout,
+    places: &[(usize, usize)],
+    (ledger, task): (&dyn Ledger, &dyn Task),
+    fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
+) -> Result<()> {
+    let there = |place, _| Ok(known_shard(array, layout, place, ledger));
+    write_shards(array, (layout, places.iter().copied()), (ledger, task), there, fill).map(drop)
+}
+
+/// Writes those of some shards that are not there yet; gives the sums of all.
+fn write_shards(
+    array: &Path,
+    (layout, places): (&Layout, impl Iterator<Item = (usize, usize)>),
+    (ledger, task): (&dyn Ledger, &dyn Task),
+    there: impl Fn((usize, usize), usize) -> Result<Option<ShardSum>>,
+    mut fill: impl FnMut(usize, Range<usize>, &mut ShardWriter) -> Result<()>,
+) -> Result<Vec<ShardSum>> {
+    let mut shards = Vec::new();
     thread::scope(|scope| {
         // The disk takes a shard while the next one is made.
         let mut last: Option<ScopedJoinHandle<'_, Result<()>>> = None;
-        for (view, at) in layout.shards() {
+        for (view, at) in places {
             let samples = layout.samples_of(at);
-            if known && let Some(shard) = whole_shard(array, layout, (view, at), samples.len())? {
+            if let Some(shard) = there((view, at), samples.len())? {
                 task.skip(samples.len() as u64);
+                ledger.note(&shard)?;
                 shards.push(shard);
                 continue;
             }
@@ -73,13 +98,19 @@ pub fn write_array(
                 return Err(Error::failed(fault));
             }
             let (bytes, hash, file) = writer.close()?;
-            shards.push(ShardSum { key: layout.shard_key((view, at)), bytes, blake3: hash.to_hex().to_string() });
+            let shard = ShardSum { key: layout.shard_key((view, at)), bytes, blake3: hash.to_hex().to_string() };
+            shards.push(shard.clone());
             last.take().map_or(Ok(()), join)?;
-            last = Some(scope.spawn(|| file.finish()));
+            last = Some(scope.spawn(move || {
+                if ledger.admit(array, &shard)? {
+                    file.finish()?;
+                }
+                ledger.note(&shard)
+            }));
         }
         last.map_or(Ok(()), join)
     })?;
-    Ok(Written { layout: *layout, shards })
+    Ok(shards)
 }
 
 fn join(thread: ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
@@ -121,7 +152,7 @@ pub(super) fn rewrite_shards(
 }
 
 /// Writes the metadata of the array.
-fn describe(array: &Path, layout: &Layout) -> Result<()> {
+pub(super) fn describe(array: &Path, layout: &Layout) -> Result<()> {
     disk::create_folder(array)?;
     disk::write(&array.join("zarr.json"), layout.metadata()?.as_bytes())
 }
@@ -138,6 +169,19 @@ pub(super) fn finish_shard(writer: ShardWriter, layout: &Layout, place: (usize, 
     let (bytes, hash, file) = writer.close()?;
     file.finish()?;
     Ok(ShardSum { key: layout.shard_key(place), bytes, blake3: hash.to_hex().to_string() })
+}
+
+/// A shard that a ledger knows, if it is on the disk with the length that the ledger says. It is opened for that: on a disk
+/// of the network the length of a file by its name may be an earlier one.
+pub(super) fn known_shard(
+    array: &Path,
+    layout: &Layout,
+    place: (usize, usize),
+    ledger: &dyn Ledger,
+) -> Option<ShardSum> {
+    let shard = ledger.known(&layout.shard_key(place))?;
+    let found = File::open(array.join(&shard.key)).and_then(|file| file.metadata());
+    found.is_ok_and(|found| found.is_file() && found.len() == shard.bytes).then_some(shard)
 }
 
 /// A shard, if it is on the disk with `count` samples and every checksum in it is right.

@@ -45,8 +45,7 @@ impl BatchNorm {
         let (y, statistics) = self.op(activation).forward(&x)?;
         let count = (x.elem_count() / x.dim(3)?) as f64;
         let unbiased = count / (count - 1.0).max(1.0);
-        ops::blend(&self.mean, &statistics.mean, STATISTICS_MOMENTUM, 1.0)?;
-        ops::blend(&self.variance, &statistics.variance, STATISTICS_MOMENTUM, unbiased)?;
+        ops::blend([&self.mean, &self.variance], &statistics, STATISTICS_MOMENTUM, unbiased)?;
         Ok((y, BatchNormPass { x, statistics, activation }))
     }
 

@@ -164,17 +164,22 @@ impl BatchNorm<'_> {
     }
 }
 
-/// Moves running statistics towards those of a batch: running ← (1 − share) · running + share · factor · new.
+/// Moves running statistics \[channels\] towards those of a batch: running ← (1 − share) · running + share · factor · new, where
+/// means have the factor 1 and variances their own.
 ///
 /// # Errors
 /// When the shapes do not fit.
-pub fn blend(running: &Var, new: &Tensor, share: f64, factor: f64) -> Result<()> {
-    if running.shape() != new.shape() {
-        bail!("statistics of {:?} for {:?}", new.shape(), running.shape())
+pub fn blend(running: [&Var; 2], new: &BatchStatistics, share: f64, of_variance: f64) -> Result<()> {
+    let new = [&new.mean, &new.variance];
+    if running.map(|own| own.shape()).into_iter().chain(new.map(Tensor::shape)).any(|shape| shape != new[0].shape()) {
+        bail!("statistics of {:?} for {:?}", new.map(Tensor::shape), running.map(|own| own.shape()))
     }
-    on_gpu!(new, crate::cuda::blend(running, new, 1.0 - share, share * factor));
-    let kept = (running.as_detached_tensor() * (1.0 - share))?;
-    running.set(&(kept + ((new * factor)? * share)?)?)
+    let factors = [1.0, of_variance];
+    on_gpu!(new[0], crate::cuda::blend(running, new, 1.0 - share, factors.map(|factor| share * factor)));
+    running.into_iter().zip(new).zip(factors).try_for_each(|((running, new), factor)| {
+        let kept = (running.as_detached_tensor() * (1.0 - share))?;
+        running.set(&(kept + ((new * factor)? * share)?)?)
+    })
 }
 
 /// y = (x - mean) * scale + shift, for each channel.

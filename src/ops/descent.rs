@@ -4,6 +4,7 @@ use super::cpu::is_ours;
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// The settings of a step.
 #[derive(Clone, Copy, Debug)]
@@ -16,21 +17,33 @@ pub struct Descent {
     pub weight_decay: f64,
 }
 
-/// velocity ← momentum · velocity + gradient + decay · weight;  weight ← weight − rate · velocity.
+/// velocity ← momentum · velocity + gradient + decay · weight;  weight ← weight − rate · velocity, for each of some weights with
+/// its velocity and its gradient.
 ///
 /// # Errors
-/// When the shapes do not fit.
-pub fn descend(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descent) -> Result<()> {
-    if weight.shape() != gradient.shape() || weight.shape() != velocity.shape() {
-        bail!("a gradient of {:?} for weights of {:?}", gradient.shape(), weight.shape())
+/// When the shapes do not fit, or a tensor is among them twice.
+pub fn descend(weights: &[(&Var, &Var, &Tensor)], settings: Descent) -> Result<()> {
+    if weights.is_empty() {
+        return Ok(());
     }
-    if [velocity.id(), gradient.id()].contains(&weight.id()) || velocity.id() == gradient.id() {
-        bail!("weights, velocity and gradient must be three tensors")
+    for (weight, velocity, gradient) in weights {
+        if weight.shape() != gradient.shape() || weight.shape() != velocity.shape() {
+            bail!("a gradient of {:?} for weights of {:?}", gradient.shape(), weight.shape())
+        }
     }
-    on_gpu!(weight, {
+    let ids = |&(weight, velocity, gradient): &(&Var, &Var, &Tensor)| [weight.id(), velocity.id(), gradient.id()];
+    let mut seen = HashSet::with_capacity(3 * weights.len());
+    if !weights.iter().flat_map(ids).all(|id| seen.insert(id)) {
+        bail!("weights, velocities and gradients must all be different tensors")
+    }
+    on_gpu!(weights[0].0, {
         let Descent { rate, momentum, weight_decay: decay } = settings;
-        crate::cuda::descend(weight, velocity, gradient, &crate::cuda::Step { rate, momentum, decay })
+        crate::cuda::descend(weights, weights[0].0.device(), &crate::cuda::Step { rate, momentum, decay })
     });
+    weights.iter().try_for_each(|(weight, velocity, gradient)| descend_one(weight, velocity, gradient, settings))
+}
+
+fn descend_one(weight: &Var, velocity: &Var, gradient: &Tensor, settings: Descent) -> Result<()> {
     if is_ours(weight) {
         return velocity.inplace_op2(&gradient.contiguous()?, &OnVelocity { weight, settings });
     }

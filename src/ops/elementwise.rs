@@ -23,16 +23,18 @@ pub fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
     x.to_dtype(scale.dtype())?.broadcast_mul(scale)?.broadcast_add(shift)?.to_dtype(x.dtype())
 }
 
-/// sum ← sum + share · new.
+/// sum ← sum + share · new, for two sums, each with what is new of it and its share.
 ///
 /// # Errors
-/// When the shapes do not fit.
-pub fn accumulate(sum: &Var, new: &Tensor, share: f64) -> Result<()> {
-    if sum.shape() != new.shape() || sum.id() == new.id() {
-        bail!("{:?} cannot be added to {:?}", new.shape(), sum.shape())
+/// When the shapes do not fit: all four are the same.
+pub fn accumulate(sums: [&Var; 2], new: [&Tensor; 2], shares: [f64; 2]) -> Result<()> {
+    let fits = |other: &Tensor| other.shape() == sums[0].shape() && sums.iter().all(|sum| sum.id() != other.id());
+    if !new.into_iter().all(fits) || sums[0].shape() != sums[1].shape() || sums[0].id() == sums[1].id() {
+        bail!("{:?} cannot be added to {:?}", new.map(Tensor::shape), sums.map(|sum| sum.shape()))
     }
-    on_gpu!(sum, crate::cuda::accumulate(sum, new, share));
-    sum.set(&(sum.as_detached_tensor() + (new * share)?)?)
+    on_gpu!(sums[0], crate::cuda::accumulate(sums, new, shares));
+    let mut all = sums.into_iter().zip(new).zip(shares);
+    all.try_for_each(|((sum, new), share)| sum.set(&(sum.as_detached_tensor() + (new * share)?)?))
 }
 
 /// Joins tensors along their first dimension.
@@ -63,10 +65,13 @@ mod tests {
 
     #[test]
     fn sums_gather_shares_of_what_comes() {
-        let sum = Var::from_tensor(&tensor(&[1.0, 2.0], &[2])).unwrap();
-        accumulate(&sum, &tensor(&[10.0, -4.0], &[2]), 0.5).unwrap();
-        assert_eq!(sum.to_vec1::<f32>().unwrap(), [6.0, 0.0]);
-        assert!(accumulate(&sum, &tensor(&[1.0], &[1]), 1.0).is_err());
+        let [first, second] = [[1.0, 2.0], [0.0, 3.0]].map(|sum| Var::from_tensor(&tensor(&sum, &[2])).unwrap());
+        let new = tensor(&[10.0, -4.0], &[2]);
+        accumulate([&first, &second], [&new, &new], [0.5, 2.0]).unwrap();
+        assert_eq!(first.to_vec1::<f32>().unwrap(), [6.0, 0.0]);
+        assert_eq!(second.to_vec1::<f32>().unwrap(), [20.0, -5.0]);
+        assert!(accumulate([&first, &second], [&new, &tensor(&[1.0], &[1])], [1.0; 2]).is_err());
+        assert!(accumulate([&first, &first], [&new, &new], [1.0; 2]).is_err());
     }
 
     #[test]

@@ -376,20 +376,43 @@ fn updates_agree() {
     for values in [1, 255, 256, 1000] {
         let [weight, velocity, gradient, new] = [1, 2, 3, 4].map(|seed| floats(&[values], seed));
         let [own, moved] = [&weight, &velocity].map(|tensor| Var::from_tensor(tensor).unwrap());
-        descend(&own, &moved, &gradient, Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-2 }).unwrap();
+        descend(&[(&own, &moved, &gradient)], Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-2 }).unwrap();
         let gpu = Emulator::new();
-        let (memory, pointers) = put(&gpu, [&weight, &velocity, &gradient].map(|tensor| (tensor, Element::F32)));
         let step = Step { rate: 0.1, momentum: 0.9, decay: 1e-2 };
-        // SAFETY: memory of the sizes that are said.
-        unsafe { learning::descend(&gpu, pointers, values, &step) }.unwrap();
-        assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &own, Element::F32, 1e-6, "weights");
-        assert_close(&gpu.get(&memory[1], Element::F32, &[values]), &moved, Element::F32, 1e-6, "velocity");
+        // Alone, and as the longest or the shortest of as many as there is room for.
+        for others in [0, learning::AT_ONCE - 1] {
+            let sizes: Vec<usize> = (0..others).map(|at| if at == 3 { 300 } else { at + 1 }).collect();
+            let three = [&weight, &velocity, &gradient].map(|tensor| (tensor, Element::F32));
+            let (memory, pointers) = put(&gpu, three);
+            let filled = |size: usize| {
+                let x = floats(&[size], 9);
+                put(&gpu, [&x; 3].map(|tensor| (tensor, Element::F32)))
+            };
+            let beside: Vec<_> = sizes.iter().map(|&size| filled(size)).collect();
+            let mut all: Vec<_> = sizes.iter().zip(&beside).map(|(&size, (_, pointers))| (*pointers, size)).collect();
+            all.insert(others / 2, (pointers, values));
+            // SAFETY: memory of the sizes that are said.
+            unsafe { learning::descend(&gpu, &all, &step) }.unwrap();
+            assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &own, Element::F32, 1e-6, "weights");
+            assert_close(&gpu.get(&memory[1], Element::F32, &[values]), &moved, Element::F32, 1e-6, "velocity");
+            for (&size, (memory, _)) in sizes.iter().zip(&beside) {
+                let x = floats(&[size], 9);
+                let [own, moved] = [&x; 2].map(|x| Var::from_tensor(&x.copy().unwrap()).unwrap());
+                descend(&[(&own, &moved, &x)], Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-2 }).unwrap();
+                assert_close(&gpu.get(&memory[0], Element::F32, &[size]), &own, Element::F32, 1e-6, "others");
+            }
+        }
 
-        let running = Var::from_tensor(&weight).unwrap();
-        blend(&running, &new, 0.1, 1.5).unwrap();
-        let (memory, [old, fresh]) = put(&gpu, [&weight, &new].map(|tensor| (tensor, Element::F32)));
+        let running = [&weight, &velocity].map(|tensor| Var::from_tensor(tensor).unwrap());
+        let fresh = BatchStatistics { mean: new.clone(), variance: gradient.clone() };
+        blend(running.each_ref(), &fresh, 0.1, 1.5).unwrap();
+        let four = [&weight, &velocity, &new, &gradient].map(|tensor| (tensor, Element::F32));
+        let (memory, [mean, variance, of_mean, of_variance]) = put(&gpu, four);
+        let shares = [0.1, 0.1 * 1.5];
         // SAFETY: memory of the sizes that are said.
-        unsafe { normalise::blend(&gpu, old, fresh, values, (0.9, 0.1 * 1.5)) }.unwrap();
-        assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &running, Element::F32, 1e-6, "statistics");
+        unsafe { normalise::blend(&gpu, [mean, variance], [of_mean, of_variance], values, (0.9, shares)) }.unwrap();
+        for (memory, running) in memory.iter().zip(&running) {
+            assert_close(&gpu.get(memory, Element::F32, &[values]), running, Element::F32, 1e-6, "statistics");
+        }
     }
 }

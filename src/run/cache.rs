@@ -5,6 +5,7 @@ use super::folder::{StageFolder, refuse_file};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::images::{INDEX, is_litter};
+use crate::temporary;
 use crate::text::{counted, shown};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,9 @@ const PIPELINE: &str = "pipeline.toml";
 /// The file that remembers what the images looked like.
 pub(super) const SEEN: &str = "images.seen";
 
+/// The files beside the stages.
+const OWN: [&str; 5] = [TAG, SEEN, INDEX, CHOICE, PIPELINE];
+
 /// Marks a folder as a cache where it holds nothing else: a project that keeps its stages beside its own files must not
 /// vanish from its backups.
 pub(super) fn tag(cache: &Path) -> Result<()> {
@@ -29,6 +33,16 @@ pub(super) fn tag(cache: &Path) -> Result<()> {
         return Ok(());
     }
     disk::ensure(&cache.join(TAG), TAG_TEXT.as_bytes())
+}
+
+/// Removes what runs that were cut off have left over beside the stages.
+pub(super) fn sweep(cache: &Path) -> Result<()> {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        temporary::target(&name).is_some_and(|target| OWN.contains(&target))
+    };
+    entries.filter(own).filter(|path| temporary::is_abandoned(path)).try_for_each(|path| disk::remove(&path))
 }
 
 /// Writes the text of a pipeline into its cache, and gives the file.
@@ -45,10 +59,10 @@ pub fn keep_pipeline(cache: &Path, text: &str) -> Result<PathBuf> {
 /// Whether it is something that this program puts into a cache.
 fn is_ours(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(disk::UNFINISHED).and_then(|name| name.strip_suffix('.')).unwrap_or(&name);
+    let name = temporary::target(&name).unwrap_or(&name);
     let stage = StageFolder::new(path);
     let litter = path.file_name().is_some_and(is_litter);
-    litter || [TAG, SEEN, INDEX, CHOICE, PIPELINE].contains(&name) || stage.named_number().is_some() || stage.is_stage()
+    litter || OWN.contains(&name) || stage.named_number().is_some() || stage.is_stage()
 }
 
 /// Whether a folder was marked by this program.

@@ -11,6 +11,7 @@ use crate::images::is_litter;
 use crate::lock::{self, LOCK, Lock};
 use crate::pipeline::Verdict;
 use crate::room;
+use crate::temporary::UNFINISHED;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -187,7 +188,7 @@ impl StageFolder {
     fn remove(&self) -> Result<()> {
         self.clear()?;
         let rest = fs::read_dir(self.path()).into_iter().flatten().flatten().map(|entry| entry.path());
-        let ours = |path: &PathBuf| path.extension().is_some_and(|ending| ending == disk::UNFINISHED);
+        let ours = |path: &PathBuf| path.extension().is_some_and(|ending| ending == UNFINISHED);
         let litter = |path: &PathBuf| path.file_name().is_some_and(is_litter);
         rest.filter(|path| ours(path) || litter(path)).try_for_each(|path| disk::remove(&path))?;
         disk::remove(&self.path().join(LOCK))?;

@@ -2,11 +2,13 @@
 
 use super::contents::{RECORD, SPARE, TOP, is_leftover};
 use super::folder::{StageFolder, files};
+use super::receipt_file::PARTS;
 use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::Split;
 use crate::lock::LOCK;
+use crate::temporary;
 use std::path::Path;
 
 impl StageFolder {
@@ -19,7 +21,7 @@ impl StageFolder {
         TOP.iter().try_for_each(|name| disk::remove(&self.path().join(name)))
     }
 
-    /// Removes the feature arrays, but not what was learned. A split that is kept elsewhere loses its link only.
+    /// Removes the feature arrays and their receipts, but not what was learned. A split that is kept elsewhere loses its link only.
     ///
     /// # Errors
     /// When the folder holds something else.
@@ -28,7 +30,15 @@ impl StageFolder {
         Split::BOTH.iter().try_for_each(|split| {
             let group = self.path().join(split.name());
             disk::remove(&if group.is_symlink() { group } else { group.join("features") })
-        })
+        })?;
+        disk::remove(&self.path().join(PARTS))
+    }
+
+    /// Removes what runs that were cut off have left over, but not what others write at this moment.
+    pub(super) fn sweep(&self) -> Result<()> {
+        let leftovers = files(self.path()).into_iter().filter(|name| is_leftover(name));
+        let mut paths = leftovers.map(|name| self.path().join(name)).filter(|path| temporary::is_abandoned(path));
+        paths.try_for_each(|path| disk::remove(&path))
     }
 
     /// Fails where something lies here, at whatever depth, that this program has not written. Without a record nothing
@@ -57,5 +67,6 @@ impl StageFolder {
 
 /// Whether a file is a record that was never finished.
 fn is_of_record(name: &Path) -> bool {
-    is_leftover(name) && [RECORD, SPARE].iter().any(|own| name.with_extension("") == Path::new(own))
+    let target = name.to_str().and_then(temporary::target);
+    is_leftover(name) && target.is_some_and(|target| [RECORD, SPARE].contains(&target))
 }

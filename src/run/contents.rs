@@ -1,9 +1,10 @@
 //! What lies in the folder of a node: one table of all files, what they are, and which kinds of node have them.
 
-use crate::disk::UNFINISHED;
+use super::receipt_file::{PARTS, ReceiptFile};
 use crate::features::{PROBE, Split, VIEW_CACHE};
 use crate::lock::LOCK;
 use crate::pipeline::Kind;
+use crate::temporary;
 use crate::training::is_checkpoint;
 use std::path::Path;
 
@@ -41,11 +42,13 @@ pub(super) enum Class {
     Checkpoint,
     /// Of use only while a run writes here.
     Transient,
+    /// What workers have done of it.
+    Receipt,
     /// The operating system's.
     Lock,
 }
 
-/// Files of one pattern: `*` stands for a number, `@` for the name of a checkpoint, `{train,val}` for either.
+/// Files of one pattern: `*` stands for a number, `@` for the name of a checkpoint, `#` for that of a receipt, `{train,val}` for either.
 struct Entry {
     pattern: &'static str,
     class: Class,
@@ -86,7 +89,7 @@ const fn entry(pattern: &'static str, class: Class, kinds: &'static [Kind]) -> E
 }
 
 /// All that this program puts into the folder of a node.
-const TABLE: [Entry; 19] = [
+const TABLE: [Entry; 20] = [
     entry(RECORD, Class::Record, ALL),
     entry(SPARE, Class::Record, ALL),
     entry(LOCK, Class::Lock, ALL),
@@ -96,6 +99,7 @@ const TABLE: [Entry; 19] = [
     entry(NETWORK, Class::Weights, NETWORKS),
     entry("checkpoint/@", Class::Checkpoint, ALL),
     entry(PROBE, Class::Checkpoint, FEATURES),
+    entry("parts/#", Class::Receipt, FEATURES),
     entry("zarr.json", Class::Small, ALL),
     entry("{train,val}/zarr.json", Class::Small, ALL),
     entry("{train,val}/skipped.json", Class::Small, &[Kind::Images]),
@@ -109,9 +113,10 @@ const TABLE: [Entry; 19] = [
 ];
 
 /// Folders that a user may keep elsewhere, with a link in their place.
-const LINKABLE: [&str; 9] = [
+const LINKABLE: [&str; 10] = [
     "{train,val}",
     "checkpoint",
+    PARTS,
     "spare",
     "{train,val}/features",
     "{train,val}/features/c",
@@ -123,8 +128,13 @@ const LINKABLE: [&str; 9] = [
 
 /// What stands at the top of a node's folder, but for the lock; the record goes last: as long as it is there, the folder
 /// is known for a node's.
-pub(super) const TOP: [&str; 10] =
-    [UNDERWAY, "zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", "train", "val", "spare", RECORD];
+pub(super) const TOP: [&str; 11] =
+    [UNDERWAY, "zarr.json", BLOCK, HEAD, NETWORK, "checkpoint", PARTS, "train", "val", "spare", RECORD];
+
+/// The name of a split's features in a record.
+pub(super) fn array_name(split: Split) -> String {
+    format!("{}/features", split.name())
+}
 
 /// The splits whose labels a kind of node has.
 pub(super) fn labelled(kind: Kind) -> &'static [Split] {
@@ -144,8 +154,7 @@ pub(super) fn class(name: &str, kind: Option<Kind>) -> Option<Class> {
 
 /// Whether it is the path of a file of ours that was never finished.
 pub(super) fn is_leftover(name: &Path) -> bool {
-    let whole = name.to_str().and_then(|name| name.strip_suffix(UNFINISHED)?.strip_suffix('.'));
-    whole.is_some_and(|name| class(name, None).is_some())
+    name.to_str().and_then(temporary::target).is_some_and(|name| class(name, None).is_some())
 }
 
 /// Whether a user may keep a folder of ours elsewhere, with a link in its place.
@@ -169,6 +178,7 @@ fn part_matches(pattern: &str, name: &str) -> bool {
     match pattern {
         "*" => name.parse::<u32>().is_ok_and(|number| number.to_string() == name),
         "@" => is_checkpoint(name) || [VIEW_CACHE, "warned-train.json", "warned-val.json"].contains(&name),
+        "#" => ReceiptFile::of(name).is_some(),
         "{train,val}" => name == "train" || name == "val",
         _ => pattern == name,
     }

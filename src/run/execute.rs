@@ -1,14 +1,14 @@
 //! Does one node: what its kind stands for, from what is there to a finished record.
 
 use super::ancestry::Ancestry;
-use super::contents::{BLOCK, HEAD, LOGITS, NETWORK, labelled};
+use super::contents::{BLOCK, HEAD, LOGITS, NETWORK, array_name, labelled};
 use super::folder::StageFolder;
+use super::receipt::forget_begun;
 use super::record::{ArrayRecord, Input, MadeOn, Record, State};
 use super::underway;
 use crate::disk;
 use crate::error::Result;
 use crate::features::{self, Split};
-use crate::ops;
 use crate::pipeline::{Kind, Node, Probe, Recipe, Verdict};
 use crate::progress::Progress;
 use candle_core::Device;
@@ -29,11 +29,14 @@ pub(super) struct Work<'a> {
     pub inputs: Vec<Input>,
     pub device: &'a Device,
     pub progress: &'a dyn Progress,
+    /// Whether it is left where its shards come next, for workers to write them.
+    pub scatters: bool,
 }
 
 impl Work<'_> {
     /// Does what the verdict says is left of the node. The caller holds the lock of its folder.
     pub fn execute(&self, verdict: &Verdict) -> Result<()> {
+        self.folder.sweep()?;
         match self.node.kind {
             Kind::Images => self.decode(verdict),
             Kind::Block | Kind::Wide | Kind::Pruned => self.train_block(verdict),
@@ -49,7 +52,7 @@ impl Work<'_> {
     /// Makes the folder agree with the verdict: what is of no use is removed, then the record says what begins.
     pub(super) fn prepare(&self, verdict: &Verdict) -> Result<Record> {
         let words = self.ancestry.parent().map_or_else(|_| Vec::new(), |(_, parent)| parent.words.clone());
-        let begun = Record::begin(self.pipeline, self.node, self.inputs.clone(), self.made_on());
+        let begun = Record::begin(self.pipeline, self.node, self.inputs.clone(), MadeOn::here(self.device));
         let fresh = Record { words, ..begun };
         let record = match verdict {
             Verdict::Partial(_) => {
@@ -77,16 +80,6 @@ impl Work<'_> {
     fn state(&self, old: &Record) -> State {
         let trained = self.node.kind != Kind::Images && self.folder.holds_weights(old);
         if trained { State::Trained } else { State::Begun }
-    }
-
-    fn made_on(&self) -> MadeOn {
-        let device = match (self.device.is_cuda(), ops::is_fast(self.device)) {
-            (true, true) => "cuda with --fast",
-            (true, false) => "cuda",
-            (false, _) => "cpu",
-        };
-        let threads = rayon::current_num_threads();
-        MadeOn { version: env!("CARGO_PKG_VERSION").into(), device: device.into(), threads }
     }
 
     /// Removes the features, and what the record says of them.
@@ -122,6 +115,7 @@ impl Work<'_> {
     pub(super) fn finish(&self, record: &mut Record) -> Result<()> {
         disk::remove(&self.folder.checkpoints())?;
         underway::forget(self.folder);
+        forget_begun(self.folder)?;
         features::write_files(self.folder.path(), &features::group_files(attributes(record))?)?;
         record.files = self.folder.sum_small_files(record)?;
         record.output = Some(self.output(record)?);
@@ -173,9 +167,4 @@ pub(super) fn attributes(record: &Record) -> Map<String, Value> {
         "key": record.key, "parent": parent, "classes": record.classes,
     });
     Map::from_iter([("greedy".to_string(), greedy)])
-}
-
-/// The name of a split's features in a record.
-pub(super) fn array_name(split: Split) -> String {
-    format!("{}/features", split.name())
 }

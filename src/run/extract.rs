@@ -5,6 +5,7 @@ use super::contents::{BLOCK, HEAD};
 use super::execute::{Work, note_array};
 use super::folder::StageFolder;
 use super::network::{load_block, load_stage, load_whole, part_of};
+use super::receipt::{Found, Receipts, identity};
 use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::features::{self, Split};
@@ -58,8 +59,7 @@ impl Work<'_> {
             self.take_answers(&mut record, network, stage, &inputs)?;
         }
         let block = load_block(self.folder, &record, self.pipeline, self.device)?;
-        self.write_features(&mut record, &block, stage, &inputs)?;
-        self.finish(&mut record)
+        self.write_features(&mut record, &block, stage, &inputs)
     }
 
     /// Logits and figures of a depth that the network has a classifier for. Of blocks that were trained together they are
@@ -98,7 +98,8 @@ impl Work<'_> {
         features::write_files(self.folder.path(), &files)
     }
 
-    /// Runs a block over the data set and writes labels and, where they are cached, its features.
+    /// Runs a block over the data set and writes labels and, where they are cached, its features, but for those that workers
+    /// have receipts of. Then the node is finished; or it is left to workers before the first shard.
     pub(super) fn write_features(
         &self,
         record: &mut Record,
@@ -111,7 +112,7 @@ impl Work<'_> {
             features::write_files(self.folder.path(), &features::label_files(split, input.labels())?)?;
         }
         if self.node.kind == Kind::Wide || !self.pipeline.features.caches(stage.number) {
-            return Ok(());
+            return self.finish(record);
         }
         let extraction = features::Extraction {
             stage: self.folder.path(),
@@ -119,14 +120,28 @@ impl Work<'_> {
             features: &self.pipeline.features,
             progress: self.progress,
         };
+        let splits = [(Split::Train, &inputs.train), (Split::Val, &inputs.val)];
+        if self.scatters {
+            return splits.into_iter().try_for_each(|(split, input)| extraction.begin(split, input));
+        }
+        let receipts = Receipts::read(self.folder, &identity(record, &Found::default()));
+        if let Some(made_on) = receipts.made_on()? {
+            let mut missing = 0;
+            for (split, input) in splits {
+                missing += extraction.unknown(split, input, &receipts.sums(split))?;
+            }
+            receipts.refuse_to_add(missing, &record.made_on, self.folder)?;
+            receipts.say(missing, self.progress);
+            record.made_on = made_on;
+        }
         self.write_arrays(record, |record| {
-            for (split, input) in [(Split::Train, &inputs.train), (Split::Val, &inputs.val)] {
-                let written = extraction.write(split, input)?;
+            for (split, input) in splits {
+                let written = extraction.write(split, input, &receipts.sums(split))?;
                 note_array(record, split, &written);
             }
             Ok(())
         })?;
         record.spend("features", started.elapsed());
-        Ok(())
+        self.finish(record)
     }
 }

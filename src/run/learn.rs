@@ -50,8 +50,7 @@ impl Work<'_> {
             self.train(&mut record, &subject, (inputs, refresh), |outcome, record| self.keep_stage(outcome, record))?;
         let network = load_stage(self.folder, &record, self.pipeline, self.device)?;
         self.complete_logits(&[&network], stage.training.batch, &inputs)?;
-        self.write_features(&mut record, &network.blocks[0], stage, &inputs)?;
-        self.finish(&mut record)
+        self.write_features(&mut record, &network.blocks[0], stage, &inputs)
     }
 
     /// Trains all blocks, together or each by its own classifier.

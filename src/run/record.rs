@@ -5,8 +5,10 @@ use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{Layout, Written};
 use crate::images::{self, Census};
+use crate::ops;
 use crate::pipeline::{Keep, Kind, Manifest, Node, Recipe};
 use crate::training::Epoch;
+use candle_core::Device;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -109,6 +111,19 @@ pub struct MadeOn {
     pub device: String,
     /// Threads.
     pub threads: usize,
+}
+
+impl MadeOn {
+    /// This process, where it computes on a device.
+    pub(super) fn here(device: &Device) -> Self {
+        let device = match (device.is_cuda(), ops::is_fast(device)) {
+            (true, true) => "cuda with --fast",
+            (true, false) => "cuda",
+            (false, _) => "cpu",
+        };
+        let threads = rayon::current_num_threads();
+        Self { version: env!("CARGO_PKG_VERSION").into(), device: device.into(), threads }
+    }
 }
 
 /// The record of a stage.
@@ -348,12 +363,12 @@ fn read_kind<'a, D: Deserializer<'a>>(from: D) -> std::result::Result<Kind, D::E
 }
 
 /// The text with its seal.
-fn sealed(text: &str) -> String {
+pub(super) fn sealed(text: &str) -> String {
     let hash = blake3::hash(text.as_bytes()).to_hex();
     text.replacen("{\n", &format!("{{\n{SEAL}{hash}\",\n"), 1)
 }
 
-fn is_sealed(text: &str) -> bool {
+pub(super) fn is_sealed(text: &str) -> bool {
     let parts = text.split_once(SEAL).and_then(|(start, rest)| Some((start, rest.split_once("\",\n")?)));
     parts.is_some_and(|(start, (hash, rest))| {
         start == "{\n" && blake3::hash(format!("{start}{rest}").as_bytes()).to_hex().as_str() == hash

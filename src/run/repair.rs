@@ -2,8 +2,8 @@
 
 use super::ancestry::{Ancestry, Inputs};
 use super::classifier;
-use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE};
-use super::execute::{array_name, attributes};
+use super::contents::{self, BLOCK, Class, HEAD, NETWORK, RECORD, SPARE, array_name};
+use super::execute::attributes;
 use super::folder::StageFolder;
 use super::import::network_bytes;
 use super::network::{load_block, load_stage, load_whole, part_of, recipe};
@@ -174,7 +174,7 @@ impl Repair<'_> {
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         for (split, own) in [(Split::Train, &images.train), (Split::Val, &images.val)] {
             if broken.contains_key(&format!("{}/skipped.json", split.name())) {
-                features::note_skipped(folder.path(), split, own, &record.skipped)?;
+                features::note_skipped(folder.path(), split, &features::list_skipped(own, &record.skipped))?;
             }
             let decoded = Redecoding::open(folder.path(), split, own, pipeline)?;
             put(folder, broken, decoded.files()?)?;

@@ -9,15 +9,18 @@ use crate::disk;
 use crate::lock;
 use crate::pipeline::Node;
 use crate::progress::{Progress, Standing, Task};
+use crate::temporary;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How often the file is written at most.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long a run on another machine may say nothing before it counts as killed.
+const SILENCE: Duration = Duration::from_secs(600);
 /// Bytes of such a file at most.
 const MOST: u64 = 1 << 16;
 
@@ -28,6 +31,9 @@ pub struct Underway {
     pub node: String,
     /// The process that works on it.
     pub process: u32,
+    /// Its machine.
+    #[serde(default)]
+    pub host: String,
     /// The part of the work, such as `train`.
     pub task: String,
     /// Whether bytes are counted; else images, or samples made of them.
@@ -64,9 +70,18 @@ impl StageFolder {
         // What is there now may be of a run that has begun since.
         match (self.underway(), lock::writer(self.path())) {
             (note, Some(process)) => Activity::Running(process, note),
+            (Some(note), None) if self.is_fresh(&note) => Activity::Running(note.process, Some(note)),
             (Some(note), None) => Activity::Killed(note),
             (None, None) => Activity::Idle,
         }
+    }
+
+    /// Whether a note is of another machine, whose locks cannot be seen here, and of late. Clocks may differ by minutes.
+    fn is_fresh(&self, note: &Underway) -> bool {
+        let written = fs::metadata(self.path().join(UNDERWAY)).and_then(|found| found.modified());
+        let late = |written: SystemTime| written.elapsed().is_ok_and(|age| age > SILENCE);
+        let elsewhere = !note.host.is_empty() && note.host != temporary::host();
+        elsewhere && written.is_ok_and(|written| !late(written))
     }
 
     fn underway(&self) -> Option<Underway> {
@@ -80,7 +95,6 @@ impl StageFolder {
 pub(super) fn forget(folder: &StageFolder) {
     let path = folder.path().join(UNDERWAY);
     // What cannot be removed does no harm.
-    let _ = fs::remove_file(disk::unfinished(&path));
     let _ = fs::remove_file(path);
 }
 
@@ -100,6 +114,7 @@ impl<'a> Noted<'a> {
         let now = Underway {
             node: self.node.id.clone(),
             process: std::process::id(),
+            host: temporary::host().into(),
             task: name.into(),
             counts_bytes,
             done: 0,

@@ -7,7 +7,7 @@ use super::execute::Work;
 use super::folder::StageFolder;
 use super::import;
 use super::observe::{Observation, observe};
-use super::record::{Input, Record};
+use super::record::{Input, Record, State};
 use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
@@ -33,6 +33,8 @@ pub struct Project {
     verdicts: Vec<Verdict>,
     /// What may be remembered of the images.
     memory: Option<Memory>,
+    /// Whether the node that is wanted is left where its shards come next.
+    scatters: bool,
 }
 
 /// A node as it was seen.
@@ -180,7 +182,8 @@ impl Project {
             troubles.push(trouble);
         }
         let verdicts = Vec::new();
-        let mut project = Self { pipeline, cache, graph, folders, observations, troubles, verdicts, memory: None };
+        let mut project =
+            Self { pipeline, cache, graph, folders, observations, troubles, verdicts, memory: None, scatters: false };
         project.judge();
         project
     }
@@ -246,6 +249,12 @@ impl Project {
         found.map_or(Ok(()), |trouble| Err(trouble.clone()))
     }
 
+    /// From now on leaves the node that is wanted where its shards come next, for workers to write them; the last, where
+    /// several are.
+    pub fn scatter(&mut self) {
+        self.scatters = true;
+    }
+
     /// The indices of nodes that a user names; of all of them where none is named.
     ///
     /// # Errors
@@ -280,7 +289,15 @@ impl Project {
         self.refuse_precision(&needed, device)?;
         self.refuse_weights(&needed)?;
         let mut done = Vec::new();
-        while let Some(at) = (0..needed.len()).find(|&at| needed[at] && self.verdicts[at] != Verdict::Current) {
+        if let Some(cache) = &self.cache {
+            cache::sweep(cache)?;
+        }
+        let scattered = wanted.last().copied().filter(|_| self.scatters);
+        let is_left = |at: usize, done: &[usize]| scattered == Some(at) && done.contains(&at);
+        let next = |verdicts: &[Verdict], done: &[usize]| {
+            (0..needed.len()).find(|&at| needed[at] && verdicts[at] != Verdict::Current && !is_left(at, done))
+        };
+        while let Some(at) = next(&self.verdicts, &done) {
             let node = &self.graph.nodes()[at];
             if done.contains(&at) {
                 let title = node.title();
@@ -299,9 +316,10 @@ impl Project {
             }
             before(&self.look_at(at), &self.graph);
             let node = &self.graph.nodes()[at];
-            self.execute(at, device, progress).map_err(|e| e.context(node.title()))?;
+            let scatters = scattered == Some(at);
+            self.execute(at, device, (progress, scatters)).map_err(|e| e.context(node.title()))?;
             self.observe_again(at)?;
-            if let Some(found) = &self.observations[at] {
+            if let Some(found) = self.observations[at].as_ref().filter(|found| found.record.state != State::Begun) {
                 after(&self.folders[at], &found.record)?;
             }
             done.push(at);
@@ -368,7 +386,7 @@ impl Project {
         Ok(())
     }
 
-    fn execute(&self, at: usize, device: &Device, progress: &dyn Progress) -> Result<()> {
+    fn execute(&self, at: usize, device: &Device, (progress, scatters): (&dyn Progress, bool)) -> Result<()> {
         self.refuse_another_pipeline(&self.look_at(at))?;
         let (node, folder) = (&self.graph.nodes()[at], &self.folders[at]);
         let (mut stages, mut network, mut inputs) = (Vec::new(), None, Vec::new());
@@ -391,7 +409,8 @@ impl Project {
         let (pipeline, ancestry, probe) = (&self.pipeline, Ancestry::new(stages), self.probe_of(node));
         let noted = Noted::new(progress, folder, node);
         let progress = &noted;
-        Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress }.execute(&self.verdicts[at])
+        let verdict = &self.verdicts[at];
+        Work { pipeline, node, folder, ancestry, network, probe, inputs, device, progress, scatters }.execute(verdict)
     }
 
     /// A node of another pipeline is never overwritten.

@@ -6,6 +6,7 @@ use super::record::{Record, State};
 use crate::error::{Error, Result};
 use crate::lock::Lock;
 use crate::progress::{Progress, Task};
+use crate::temporary;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -208,12 +209,13 @@ fn intruder(
         return None;
     }
     if is_leftover(name) {
-        return Some((Flaw::Leftover, "a run was cut off while it was written"));
+        let abandoned = temporary::is_abandoned(&folder.path().join(name));
+        return abandoned.then_some((Flaw::Leftover, "a run was cut off while it was written"));
     }
     let finished = record.is_some_and(|record| record.state == State::Finished);
     match contents::class(text, record.map(|record| record.kind)) {
         None => Some((Flaw::Foreign, "greedy has not written it")),
-        Some(Class::Record | Class::Lock) => None,
+        Some(Class::Record | Class::Lock | Class::Receipt) => None,
         Some(Class::Checkpoint) if finished => Some((Flaw::Leftover, "the training it belongs to is over")),
         Some(Class::Transient) => Some((Flaw::Leftover, "the run that wrote it was cut off")),
         // What a node under way, or one without a record, holds has no sums yet.

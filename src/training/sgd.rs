@@ -38,12 +38,12 @@ impl Sgd {
     /// When a gradient does not fit its weight.
     pub fn step(&mut self, gradients: &Gradients, rate: f64) -> Result<()> {
         let settings = Descent { rate, momentum: self.momentum, weight_decay: self.weight_decay };
-        for Parameter { weight, velocity, .. } in &self.parameters {
-            if let Some(gradient) = gradients.get(weight) {
-                descend(weight, velocity, gradient, settings)?;
-            }
-        }
-        Ok(())
+        let all: Vec<_> = self
+            .parameters
+            .iter()
+            .filter_map(|own| Some((&own.weight, &own.velocity, gradients.get(&own.weight)?)))
+            .collect();
+        descend(&all, settings)
     }
 
     /// Sets all velocities to zero: a fresh optimiser.

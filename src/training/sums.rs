@@ -22,8 +22,7 @@ impl Sums {
     /// Adds a batch of `count` samples with their mean loss and the number of correct answers.
     pub fn add(&mut self, loss: &Tensor, correct: &Tensor, count: usize) -> Result<()> {
         self.met += count;
-        accumulate(&self.correct, correct, 1.0)?;
-        Ok(accumulate(&self.loss, loss, count as f64)?)
+        Ok(accumulate([&self.loss, &self.correct], [loss, correct], [count as f64, 1.0])?)
     }
 
     /// Mean loss and percentage of correct answers over the samples that were met.

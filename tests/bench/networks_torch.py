@@ -369,13 +369,14 @@ def simcnn(settings, size, classes):
 
 
 def scattering(settings, size, classes):
-    """A block with nothing to be trained, whose coefficients are what it is given."""
+    """A block with nothing to be trained, whose coefficients are what it is given, then a batch norm and the classifier."""
     network = settings["network"]
     angles, scales = network["angles"], network["scales"]
     second = angles**2 * scales * (scales - 1) // 2 if network["order"] == 2 else 0
 
     def head(at):
-        layers, values = [], 3 * (1 + angles * scales + second) * size**2
+        channels = 3 * (1 + angles * scales + second)
+        layers, values = [nn.BatchNorm2d(channels)], channels * size**2
         for layer in settings["auxiliary"]["layers"]:
             match layer:
                 case "flatten":

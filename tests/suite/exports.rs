@@ -164,7 +164,10 @@ fn a_run_writes_the_same_events_as_an_export_of_its_stages_afterwards() {
     assert!(files == space.files("later"));
     space.run("export cache/stage2 --format tensorboard --to single").ok();
     assert_eq!(space.files("single"), [files[1].clone()]);
-    space.run("export small.toml --format tensorboard --to x").fails(1, &["neither a trained stage nor a cache"]);
+    space.run("export small.toml --format tensorboard --to x").fails(2, &["is a file, not a folder of stages"]);
+    space
+        .run("export . --format tensorboard --to x")
+        .fails(1, &["neither a trained stage nor a cache", "in `./cache`"]);
     space.run("export cache/stage0 --format tensorboard --to x").fails(1, &["neither a trained stage nor a cache"]);
 }
 

@@ -27,7 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 14] = [
         ],
     ),
 ];
-const BASE: [&str; 9] = ["disk", "error", "lock", "progress", "random", "room", "size", "text", "faults"];
+const BASE: [&str; 10] = ["disk", "error", "lock", "progress", "random", "room", "size", "temporary", "text", "faults"];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

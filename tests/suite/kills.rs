@@ -12,7 +12,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 /// Two shards of images (some of them bad), two trained stages of several shards, checkpoints every few steps.
-const PIPELINE: &str = r#"
+pub const PIPELINE: &str = r#"
 name = "killed"
 [data]
 source = "folder"
@@ -39,7 +39,7 @@ checkpoint_minutes = 0.00005
 shard_mib = 1
 "#;
 
-fn write_images(space: &Space) {
+pub fn write_images(space: &Space) {
     let mut rng = Stream::new(Purpose::Picture, 1, (0, 0));
     for (split, count) in [("train", 130), ("val", 40)] {
         for number in 0..count {
@@ -80,7 +80,7 @@ impl Moment {
         let started = Instant::now();
         let come = || match self {
             Self::After(time) => started.elapsed() >= *time,
-            Self::Upon(file, _) => cache.join(file).exists() || cache.join(unfinished(file)).exists(),
+            Self::Upon(file, _) => cache.join(file).exists() || is_being_written(&cache.join(file)),
             Self::Saving(folder) => {
                 let entries = std::fs::read_dir(cache.join(folder)).into_iter().flatten().flatten();
                 entries.into_iter().any(|entry| entry.path().extension().is_some_and(|e| e == "unfinished"))
@@ -99,8 +99,12 @@ impl Moment {
     }
 }
 
-fn unfinished(file: &Path) -> PathBuf {
-    file.with_file_name(format!("{}.unfinished", file.file_name().unwrap().display()))
+/// Whether a file is there under the name that it has until it is whole.
+fn is_being_written(file: &Path) -> bool {
+    let begins = format!("{}.", file.file_name().unwrap().display());
+    let entries = std::fs::read_dir(file.parent().unwrap()).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.into_iter().any(|name| name.starts_with(&begins) && name.ends_with(".unfinished"))
 }
 
 /// What a killed run was at, as far as its files tell.

@@ -342,8 +342,8 @@ fn other_types_are_computed_by_candle_and_agree() {
     assert_near(&of(&ours, &single(&x), &single(&grad)), &of(&norm, &x, &grad), 1e-5, "batch norm");
     let [weight, velocity] = [&w, &w].map(|w| (Var::from_tensor(&single(w)).unwrap(), Var::from_tensor(w).unwrap()));
     let settings = Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-3 };
-    descend(&weight.0, &velocity.0, &single(&w), settings).unwrap();
-    descend(&weight.1, &velocity.1, &w, settings).unwrap();
+    descend(&[(&weight.0, &velocity.0, &single(&w))], settings).unwrap();
+    descend(&[(&weight.1, &velocity.1, &w)], settings).unwrap();
     close(weight.0.as_detached_tensor(), weight.1.as_detached_tensor());
     close(velocity.0.as_detached_tensor(), velocity.1.as_detached_tensor());
 }

@@ -88,7 +88,7 @@ impl Space {
         stages.map(|stage| stage["state"].as_str().unwrap().to_string()).collect()
     }
 
-    /// Every file below a folder, with its bytes, but for locks.
+    /// Every file below a folder, with its bytes, but for locks and the receipts of workers.
     pub fn files(&self, name: &str) -> Vec<(PathBuf, Vec<u8>)> {
         let mut all = Vec::new();
         collect(&self.path(name), &self.path(name), &mut all);
@@ -138,7 +138,9 @@ fn collect(root: &Path, folder: &Path, all: &mut Vec<(PathBuf, Vec<u8>)>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            collect(root, &path, all);
+            if path.file_name().unwrap() != "parts" {
+                collect(root, &path, all);
+            }
         } else if path.file_name().unwrap() != ".lock" {
             all.push((path.strip_prefix(root).unwrap().to_path_buf(), std::fs::read(&path).unwrap()));
         }

@@ -88,7 +88,7 @@ fn the_optimiser_agrees_with_pytorch_step_by_step() {
     let velocity = Var::from_tensor(&weight.zeros_like().unwrap()).unwrap();
     let settings = Descent { rate: 0.1, momentum: 0.9, weight_decay: 5e-4 };
     for step in 1..=4 {
-        descend(&weight, &velocity, &all[&format!("gradient.{step}")], settings).unwrap();
+        descend(&[(&weight, &velocity, &all[&format!("gradient.{step}")])], settings).unwrap();
         assert_close(&weight, &all[&format!("parameter.{step}")], 1e-6, "weight");
         assert_close(&velocity, &all[&format!("momentum.{step}")], 1e-6, "velocity");
     }
