@@ -263,8 +263,13 @@ pub(super) fn stage_table(pipeline: &Recipe, update: &Update) -> String {
         let shape = record.arrays.get("train/features").map(|array| array.shape);
         let features = shape.map_or("-".into(), |[_, _, channels, y, x]| format!("{channels} x {y} x {x}"));
         let figures = record.figures.as_ref();
-        let number = record.kind.is_stage() && record.stage > 0;
-        let name = if number { record.stage.to_string() } else { record.title() };
+        let name = match record.kind {
+            kind if kind.is_stage() && record.stage > 0 => record.stage.to_string(),
+            Kind::Ensemble => {
+                format!("{} of {}", record.title(), record.manifest().value("ensemble.of").unwrap_or("logits"))
+            }
+            _ => record.title(),
+        };
         table.row([
             name,
             features,

@@ -35,8 +35,15 @@ impl AuxiliarySettings {
     /// What a file without an `[auxiliary]` table has.
     pub const DEFAULT: Self = Self { k: 2, width: None, doubling: true, batch_norm: None, padding: 0, layers: None };
 
+    /// Reads the table; what it does not say is that of `default`. Its own keys take the place of a list of layers there.
     pub fn read(section: &mut Section<'_>, default: &Self) -> Result<Self, Fault> {
-        let layers = custom::read_head(section)?;
+        let own = custom::read_head(section)?;
+        let fitted = ["k", "width", "doubling", "batch_norm", "padding"].into_iter().find(|key| section.has(key));
+        let layers = match (own, fitted) {
+            (Some(_), Some(key)) => return Err(section.fault(key, "has no meaning beside `layers`")),
+            (None, Some(_)) => None,
+            (own, None) => own.or_else(|| default.layers.clone()),
+        };
         Ok(Self {
             k: section.within("k", default.k, 1..=16)?,
             width: match section.has("width") {
@@ -46,7 +53,7 @@ impl AuxiliarySettings {
             doubling: section.get("doubling", default.doubling)?,
             batch_norm: section.optional("batch_norm")?.or(default.batch_norm),
             padding: section.within("padding", default.padding, 0..=1)?,
-            layers: layers.or_else(|| default.layers.clone()),
+            layers,
         })
     }
 

@@ -66,6 +66,9 @@ fn words_of_other_programs_get_the_word_that_is_used_here() {
     space
         .run("status small.toml --set training.epochs=-1")
         .fails(2, &["must be a whole number between 1 and 100000, not -1"]);
+    space
+        .run("status small.toml --set auxiliary.layers=[\"flatten\",{linear=\"classes\"}]")
+        .fails(2, &["`auxiliary.k` has no meaning beside `layers`"]);
     let wrong = space.run("status small.toml --set training.precision=tf32");
     assert_eq!(
         wrong.stderr.matches("\"bf16\"").count() + wrong.stderr.matches("known here").count(),
