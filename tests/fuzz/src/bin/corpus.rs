@@ -63,7 +63,7 @@ fn add_run(corpus: &Corpus) -> Result<(), Box<dyn Error>> {
     let pipeline = Recipe::parse("small", "small", SMALL, &[]).map_err(greedy::error::Error::from)?;
     let mut project = Project::open(pipeline, folder(), false);
     let all = project.find(&[])?;
-    project.update(&all, &Device::Cpu, &Silent, |_, _, _| {}, |_, _| Ok(()))?;
+    project.update(&all, &Device::Cpu, &Silent, |_, _| {}, |_, _| Ok(()))?;
     for stage in ["stage0", "stage1"].map(|stage| folder().join(stage)) {
         corpus.add("record", &fs::read(stage.join("record.json"))?)?;
         for split in ["train", "val"].map(|split| stage.join(split)) {
