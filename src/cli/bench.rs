@@ -1,7 +1,7 @@
 //! `greedy bench`.
 
 use super::agreement::Compared;
-use super::args::{BenchArgs, BenchPart, Precision};
+use super::bench_args::{BenchArgs, BenchPart, Precision};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;

@@ -1,6 +1,6 @@
 //! `greedy clean`.
 
-use super::args::CleanArgs;
+use super::look_args::CleanArgs;
 use super::output::{Output, complain};
 use super::wording;
 use crate::error::{Error, Result};

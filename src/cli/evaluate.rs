@@ -1,6 +1,6 @@
 //! `greedy evaluate`.
 
-use super::args::{EvaluateArgs, Together};
+use super::look_args::{EvaluateArgs, Together};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;

@@ -1,6 +1,6 @@
 //! `greedy export`.
 
-use super::args::{ArtifactArgs, ExportArgs, ExportForm};
+use super::export_args::{ArtifactArgs, ExportArgs, ExportForm};
 use super::output::{Output, refuse_present};
 use super::progress::Terminal;
 use super::wording;

@@ -1,6 +1,6 @@
 //! `greedy import`.
 
-use super::args::ImportArgs;
+use super::make_args::ImportArgs;
 use super::output::Output;
 use super::progress::Terminal;
 use super::run::{Opened, bring};

@@ -1,7 +1,7 @@
 //! `greedy inspect`.
 
-use super::args::InspectArgs;
 use super::compare;
+use super::look_args::InspectArgs;
 use super::output::Output;
 use super::pictures;
 use super::progress::Terminal;

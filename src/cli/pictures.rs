@@ -1,6 +1,6 @@
 //! `greedy inspect --pictures`.
 
-use super::args::InspectArgs;
+use super::look_args::InspectArgs;
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;

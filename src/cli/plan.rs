@@ -1,6 +1,6 @@
 //! `greedy plan`.
 
-use super::args::{PlanArgs, PredictionArgs};
+use super::look_args::{PlanArgs, PredictionArgs};
 use super::output::Output;
 use super::plan_table::Plan;
 use super::progress::Terminal;

@@ -1,7 +1,7 @@
 //! `greedy predict`.
 
-use super::args::PredictArgs;
 use super::evaluate::network;
+use super::look_args::PredictArgs;
 use super::output::{Output, complain};
 use super::progress::Terminal;
 use super::wording;

@@ -1,6 +1,6 @@
 //! `greedy report`.
 
-use super::args::ReportArgs;
+use super::look_args::ReportArgs;
 use super::output::complain;
 use super::status;
 use crate::disk;

@@ -1,6 +1,6 @@
 //! `greedy run` and `greedy stage`.
 
-use super::args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
+use super::make_args::{PipelineArgs, RunArgs, StageArgs, WorkArgs};
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::{TERMINAL, Table};

@@ -1,6 +1,6 @@
 //! `greedy run` with several pipelines: one after the other, then one table of all.
 
-use super::args::{PipelineArgs, RunArgs};
+use super::make_args::{PipelineArgs, RunArgs};
 use super::output::Output;
 use super::progress::Terminal;
 use super::run::{dry_run, list_odd, probe_table, project, stage_table, update_json, work_on};

@@ -1,6 +1,6 @@
 //! `greedy shards`: one part of the shards of a node, made, checked or verified by a worker.
 
-use super::args::{PipelineArgs, ShardsArgs};
+use super::make_args::{PipelineArgs, ShardsArgs};
 use super::output::Output;
 use super::progress::Terminal;
 use super::run::{beside, project};

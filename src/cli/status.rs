@@ -1,6 +1,6 @@
 //! `greedy status`.
 
-use super::args::{GraphForm, StatusArgs};
+use super::look_args::{GraphForm, StatusArgs};
 use super::output::Output;
 use super::run::{Opened, probe_table, project, stage_json};
 use super::table::Table;

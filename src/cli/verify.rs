@@ -1,6 +1,6 @@
 //! `greedy verify`.
 
-use super::args::VerifyArgs;
+use super::look_args::VerifyArgs;
 use super::output::Output;
 use super::progress::Terminal;
 use super::table::Table;

@@ -1,6 +1,6 @@
 //! `greedy status --watch`: what runs in a cache at this moment, seen from another terminal.
 
-use super::args::StatusArgs;
+use super::look_args::StatusArgs;
 use super::output::Output;
 use super::progress::Terminal;
 use super::wording;

@@ -1,6 +1,6 @@
 //! `greedy export ENGINE PIPELINE`: a pipeline for an engine that runs it on many machines.
 
-use super::args::{Engine, WorkflowArgs};
+use super::export_args::{Engine, WorkflowArgs};
 use super::output::{Output, refuse_present};
 use super::plan::Prediction;
 use super::progress::Terminal;
