@@ -1,4 +1,4 @@
-//! A tar archive of images `{train,val|test}/<class>/…`, indexed once and read in place.
+//! A tar archive of images `{train,val|valid|validation|test}/<class>/…`, indexed once and read in place.
 
 use super::census::{Why, why_not};
 use super::file::{OpenFile, Shelf};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum Source {
     /// The procedural data set that is part of the program.
     Builtin,
-    /// A folder `{train,val|test}/<class>/*`.
+    /// A folder `{train,val|valid|validation|test}/<class>/*`.
     Folder(PathBuf),
     /// A `.tar` that holds such a folder.
     Tar(PathBuf),

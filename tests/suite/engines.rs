@@ -1,6 +1,6 @@
 //! Pipelines in the forms that engines for clusters run: what is in them does the work, here without the engines.
 
-use crate::kills::{PIPELINE, write_images};
+use crate::shards;
 use crate::space::Space;
 use serde_json::Value;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -30,13 +30,9 @@ done
 echo $job
 "#;
 
-/// The pipeline that is killed elsewhere, what one run makes of it, and the program on a path of its own.
+/// The pipeline of the tests of shards, what one run makes of it, and the program on a path of its own.
 fn space() -> (Space, Vec<(PathBuf, Vec<u8>)>) {
-    let space = Space::new();
-    write_images(&space);
-    space.write("killed.toml", PIPELINE);
-    space.run("run killed.toml --cache whole").ok();
-    let expected = space.results("whole");
+    let (space, expected) = shards::space();
     std::fs::create_dir(space.path("bin")).unwrap();
     symlink(env!("CARGO_BIN_EXE_greedy"), space.path("bin/greedy")).unwrap();
     (space, expected)

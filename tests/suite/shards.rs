@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// The pipeline that is killed elsewhere, some of whose images are bad, and what one run makes of it.
-fn space() -> (Space, Vec<(PathBuf, Vec<u8>)>) {
+pub fn space() -> (Space, Vec<(PathBuf, Vec<u8>)>) {
     let space = Space::new();
     write_images(&space);
     space.write("killed.toml", PIPELINE);
