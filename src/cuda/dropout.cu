@@ -11,23 +11,23 @@ __device__ inline unsigned random_bits(unsigned long long seed, unsigned long lo
 // Values [sample, value], of which those with bits below the threshold are dropped. A seed is its lower half and its upper.
 template <class T, int N>
 __device__ inline void dropout(const T *x, const unsigned *seeds, T *out, unsigned samples, unsigned values, unsigned lanes,
-                               unsigned in_part, unsigned threshold, float scale) {
-    map_part<N>(samples, values, lanes, in_part, [=](Offset at, unsigned, unsigned) {
-        unsigned sample = (unsigned)(at / values), first = (unsigned)(at % values);
+                               unsigned threshold, float scale) {
+    Place p = place<N>(values, lanes);
+    if (p.idle) return;
+    for (unsigned sample = blockIdx.x * p.rows + p.row; sample < samples; sample += gridDim.x * p.rows) {
+        Offset at = (Offset)sample * values + p.channel;
         unsigned long long seed = (unsigned long long)seeds[2 * sample + 1] << 32 | seeds[2 * sample];
         float own[N];
         load<T, N>(x + at, own);
 #pragma unroll
-        for (int n = 0; n < N; n++) own[n] = random_bits(seed, first + n) < threshold ? 0.f : own[n] * scale;
+        for (int n = 0; n < N; n++) own[n] = random_bits(seed, p.channel + n) < threshold ? 0.f : own[n] * scale;
         store<T, N>(out + at, own);
-    });
+    }
 }
 
 #define DROPOUT(T, type, N) \
-    KERNEL(dropout_##type##_##N, \
-           (const T *x, const unsigned *seeds, T *out, unsigned samples, unsigned values, unsigned lanes, unsigned in_part, \
-            unsigned threshold, float scale), \
-           (dropout<T, N>(x, seeds, out, samples, values, lanes, in_part, threshold, scale)))
+    KERNEL(dropout_##type##_##N, (const T *x, const unsigned *seeds, T *out, OF_MAPS, unsigned threshold, float scale), \
+           (dropout<T, N>(x, seeds, out, MAPS, threshold, scale)))
 
 DROPOUT(float, f32, 1)
 DROPOUT(float, f32, 4)

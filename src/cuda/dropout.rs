@@ -21,11 +21,10 @@ impl Maps {
     /// The pointers lead to as many values, and to two u32 a sample.
     pub unsafe fn dropout(self, gpu: &impl Gpu, [x, seeds]: [Pointer; 2], mask: Mask, to: Pointer) -> Result<()> {
         let tiles = self.tiles()?;
-        let parts = tiles.mapped();
-        let [samples, values, lanes, in_part] = tiles.arguments(&parts)?;
+        let [samples, values, lanes] = tiles.arguments()?;
         let (threshold, scale) = (Argument::Count(mask.threshold), value(mask.scale));
-        let arguments = [at(x), at(seeds), at(to), samples, values, lanes, in_part, threshold, scale];
+        let arguments = [at(x), at(seeds), at(to), samples, values, lanes, threshold, scale];
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "dropout", &parts, &arguments) }
+        unsafe { tiles.launch(gpu, "dropout", tiles.mapped(), &arguments) }
     }
 }

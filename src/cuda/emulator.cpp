@@ -222,6 +222,8 @@ extern "C" __attribute__((visibility("default"))) const char *run(const char *na
     static void name parameters { call; } \
     OWN bool known_##name = emulator::known(#name, name);
 
+static inline float inverse_root(float x) { return 1.f / sqrtf(x); }
+
 static inline float bits_to_float(unsigned bits) {
     float x;
     memcpy(&x, &bits, sizeof x);

@@ -61,7 +61,6 @@ impl Element {
     }
 
     /// Bytes of a value.
-    #[cfg(any(test, feature = "cuda"))]
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,

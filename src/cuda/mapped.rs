@@ -48,19 +48,14 @@ pub(crate) fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tenso
 
 /// As [`ops::accumulate`].
 pub(crate) fn accumulate(sums: [&Var; 2], new: [&Tensor; 2], shares: [f64; 2]) -> Result<()> {
-    blend(sums, new, 1.0, shares)
-}
-
-/// As [`ops::blend`].
-pub(crate) fn blend(running: [&Var; 2], new: [&Tensor; 2], kept: f64, shares: [f64; 2]) -> Result<()> {
     let engine = engine(new[0].device())?;
-    require([running[0], running[1], new[0], new[1]], DType::F32)?;
+    require([sums[0], sums[1], new[0], new[1]], DType::F32)?;
     let values = new[0].elem_count();
     with_pointers(&engine, new, |new| {
-        in_place(running[0], "blend", |first| {
-            in_place(running[1], "blend", |second| {
+        in_place(sums[0], "accumulate", |first| {
+            in_place(sums[1], "accumulate", |second| {
                 // SAFETY: all four have as many values.
-                unsafe { normalise::blend(&*engine, [first, second], new, values, (kept, shares)) }
+                unsafe { normalise::blend(&*engine, [first, second], new, values, (1.0, shares)) }
             })
         })
     })

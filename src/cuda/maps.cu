@@ -1,6 +1,6 @@
 // How blocks and threads share feature maps, and sums over them.
 
-// The place of a thread in a block that works on a part of the pixels and a tile of the channels: `lanes` threads side by
+// The place of a thread in a block that works on some of the pixels and a tile of the channels: `lanes` threads side by
 // side take N channels each of one pixel, and `rows` pixels are taken at once.
 struct Place {
     unsigned lanes, rows, lane, row, channel;
@@ -18,65 +18,138 @@ template <int N> __device__ inline Place place(unsigned channels, unsigned lanes
     return p;
 }
 
-// Sums K terms of each channel over the pixels first..last; `add(pixel, channel, sums)` adds those of a pixel, and
-// `finish(term, channel, sum)` gets each sum once.
-template <int N, int K, class Add, class Finish>
-__device__ inline void sum_pixels(unsigned channels, unsigned lanes, unsigned first, unsigned last, Add add, Finish finish) {
+// Calls `use(at, read(at))` for every step from `first` on, in order. Some are read before the first of them is used, so
+// that a thread waits for all of these at once.
+template <int DEPTH, class Read, class Use>
+__device__ inline void in_batches(unsigned first, unsigned last, unsigned step, Read read, Use use) {
+    for (unsigned from = first; from < last; from += DEPTH * step) {
+        decltype(read(0u)) batch[DEPTH];
+#pragma unroll
+        for (int n = 0; n < DEPTH; n++) batch[n] = read(min(from + n * step, last - 1));
+#pragma unroll
+        for (int n = 0; n < DEPTH; n++)
+            if (from + n * step < last) use(from + n * step, batch[n]);
+    }
+}
+
+// Feature maps of the same shape that are read together.
+template <class T, int INPUTS> struct Inputs {
+    const T *of[INPUTS];
+};
+
+// N channels of a pixel of each.
+template <class T, int N, int INPUTS> struct Pixel {
+    Vector<T, N> of[INPUTS];
+
+    __device__ inline void to_floats(float (&values)[INPUTS][N]) const {
+#pragma unroll
+        for (int input = 0; input < INPUTS; input++) ::to_floats(of[input], values[input]);
+    }
+};
+
+template <int N, class T, int INPUTS> __device__ inline Pixel<T, N, INPUTS> pixel_at(const Inputs<T, INPUTS> &inputs, Offset at) {
+    Pixel<T, N, INPUTS> pixel;
+#pragma unroll
+    for (int input = 0; input < INPUTS; input++) pixel.of[input] = fetch<T, N>(inputs.of[input] + at);
+    return pixel;
+}
+
+// Adds up what the rows of a block have, each K terms of N channels: the first row gets the sums of all.
+template <int K, int N> __device__ inline void add_rows(const Place &p, float (&sums)[K][N]) {
     __shared__ float partial[K * N][THREADS];
+    for (unsigned rows = p.rows; rows > 1;) {
+        unsigned kept = (rows + 1) / 2;
+        if (p.row >= kept && p.row < rows) {
+#pragma unroll
+            for (int at = 0; at < K * N; at++) partial[at][threadIdx.x] = sums[at / N][at % N];
+        }
+        __syncthreads();
+        if (p.row + kept < rows) {
+#pragma unroll
+            for (int at = 0; at < K * N; at++) sums[at / N][at % N] += partial[at][threadIdx.x + kept * p.lanes];
+        }
+        rows = kept;
+    }
+}
+
+// Sums K terms of each channel: `add(values, sums)` adds those of N channels of a pixel. Blocks side by side take turns at
+// the pixels, and `finish(channel, sums)` gets what a block's come to.
+template <int N, int K, int DEPTH, class T, int INPUTS, class Add, class Finish>
+__device__ inline void sum_pixels(Inputs<T, INPUTS> inputs, unsigned pixels, unsigned channels, unsigned lanes, Add add, Finish finish) {
     Place p = place<N>(channels, lanes);
-    float sums[K][N];
-    for (int k = 0; k < K; k++)
-        for (int n = 0; n < N; n++) sums[k][n] = 0.f;
+    float sums[K][N] = {};
     if (!p.idle) {
-#pragma unroll 4
-        for (unsigned pixel = first + p.row; pixel < last; pixel += p.rows) add(pixel, p.channel, sums);
+        in_batches<DEPTH>(
+            blockIdx.x * p.rows + p.row, pixels, gridDim.x * p.rows,
+            [&](unsigned pixel) { return pixel_at<N>(inputs, (Offset)pixel * channels + p.channel); },
+            [&](unsigned, const Pixel<T, N, INPUTS> &pixel) {
+                float values[INPUTS][N];
+                pixel.to_floats(values);
+                add(values, sums);
+            });
     }
-    for (int k = 0; k < K; k++)
-        for (int n = 0; n < N; n++) partial[k * N + n][threadIdx.x] = sums[k][n];
-    __syncthreads();
-    for (unsigned at = threadIdx.x; at < lanes * N * K; at += THREADS) {
-        unsigned k = at / (lanes * N), own = at % (lanes * N);
-        unsigned channel = blockIdx.y * lanes * N + own;
-        if (channel >= channels) continue;
-        float total = 0.f;
-        for (unsigned row = 0; row < p.rows; row++) total += partial[k * N + own % N][row * lanes + own / N];
-        finish(k, channel, total);
-    }
+    add_rows(p, sums);
+    if (p.row == 0 && !p.idle) finish(p.channel, sums);
 }
 
-// The same for a block that has a part of all pixels: sums of part, term and channel.
-template <int N, int K, class Add>
-__device__ inline void sum_part(unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part, float *sums, Add add) {
-    unsigned first = blockIdx.x * in_part, last = min(pixels, first + in_part);
-    sum_pixels<N, K>(channels, lanes, first, last, add, [&](unsigned k, unsigned channel, float sum) {
-        sums[((Offset)blockIdx.x * K + k) * channels + channel] = sum;
-    });
+// What a block's sums come to as [block, term, channel], for those who add up what all blocks have.
+template <int K, int N> __device__ inline void store_sums(float *to, unsigned channels, unsigned channel, const float (&sums)[K][N]) {
+#pragma unroll
+    for (int k = 0; k < K; k++) store<float, N>(to + ((Offset)blockIdx.x * K + k) * channels + channel, sums[k]);
 }
 
-// Adds what the parts came to: `finish(channel, totals)`. A block has 32 channels.
+// Channels of a block that adds what others stored: as many f32 as memory is read of at least.
+#define ADDED 8
+
+// The channel of a thread of such a block, which may be beyond the last.
+__device__ inline unsigned added_channel() { return blockIdx.x * ADDED + threadIdx.x % ADDED; }
+
+// Adds what the blocks of another kernel stored: `finish(totals)` in one thread for each channel.
 template <int K, class Finish>
 __device__ inline void add_parts(const float *sums, unsigned parts, unsigned channels, Finish finish) {
+    struct Terms {
+        float of[K];
+    };
     __shared__ double partial[K][THREADS];
-    unsigned channel = blockIdx.x * 32 + threadIdx.x % 32, row = threadIdx.x / 32;
-    double totals[K];
-    for (int k = 0; k < K; k++) totals[k] = 0.;
-    if (channel < channels)
-        for (unsigned part = row; part < parts; part += THREADS / 32)
-            for (int k = 0; k < K; k++) totals[k] += sums[((Offset)part * K + k) * channels + channel];
+    unsigned channel = added_channel(), row = threadIdx.x / ADDED;
+    double totals[K] = {};
+    if (channel < channels) {
+        in_batches<8>(
+            row, parts, THREADS / ADDED,
+            [&](unsigned part) {
+                Terms terms;
+#pragma unroll
+                for (int k = 0; k < K; k++) terms.of[k] = sums[((Offset)part * K + k) * channels + channel];
+                return terms;
+            },
+            [&](unsigned, const Terms &terms) {
+#pragma unroll
+                for (int k = 0; k < K; k++) totals[k] += terms.of[k];
+            });
+    }
     for (int k = 0; k < K; k++) partial[k][threadIdx.x] = totals[k];
-    __syncthreads();
-    if (row > 0 || channel >= channels) return;
-    for (int k = 0; k < K; k++)
-        for (unsigned other = 1; other < THREADS / 32; other++) totals[k] += partial[k][other * 32 + threadIdx.x];
-    finish(channel, totals);
+    for (unsigned half = THREADS / ADDED / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (row >= half) continue;
+        for (int k = 0; k < K; k++) partial[k][threadIdx.x] = totals[k] += partial[k][threadIdx.x + half * ADDED];
+    }
+    if (row == 0 && channel < channels) finish(totals);
 }
 
-// Calls `change(at, pixel, channel)` for every N channels of each pixel of the block's part; `at` is where they begin.
-template <int N, class Change>
-__device__ inline void map_part(unsigned pixels, unsigned channels, unsigned lanes, unsigned in_part, Change change) {
+// Writes what `change(values)` leaves in the place of the first input's values, for N channels of every pixel. Blocks side
+// by side take turns at the pixels, from the last to the first: what was summed just before was read in the other order,
+// and the last of it may still be near.
+template <int N, int DEPTH, class T, int INPUTS, class Change>
+__device__ inline void map_pixels(Inputs<T, INPUTS> inputs, T *out, unsigned pixels, unsigned channels, unsigned lanes, Change change) {
     Place p = place<N>(channels, lanes);
     if (p.idle) return;
-    unsigned first = blockIdx.x * in_part, last = min(pixels, first + in_part);
-#pragma unroll 4
-    for (unsigned pixel = first + p.row; pixel < last; pixel += p.rows) change((Offset)pixel * channels + p.channel, pixel, p.channel);
+    auto at = [&](unsigned turn) { return (Offset)(pixels - 1 - turn) * channels + p.channel; };
+    in_batches<DEPTH>(
+        blockIdx.x * p.rows + p.row, pixels, gridDim.x * p.rows, [&](unsigned turn) { return pixel_at<N>(inputs, at(turn)); },
+        [&](unsigned turn, const Pixel<T, N, INPUTS> &pixel) {
+            float values[INPUTS][N];
+            pixel.to_floats(values);
+            change(values);
+            store<T, N>(out + at(turn), values[0]);
+        });
 }

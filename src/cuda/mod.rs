@@ -48,13 +48,13 @@ pub(crate) use engine::{free_memory, is_fast, is_there, open};
 #[cfg(feature = "cuda")]
 pub(crate) use learning::Step;
 #[cfg(feature = "cuda")]
-pub(crate) use mapped::{accumulate, affine, blend, cast, concat, spoil};
+pub(crate) use mapped::{accumulate, affine, cast, concat, spoil};
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
-    Norm, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
+    Moving, Norm, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
     linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, relu,
     relu_gradient, space_to_depth, weight_gradient,
 };

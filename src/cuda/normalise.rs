@@ -4,8 +4,8 @@ use super::gpu::{Argument, Gpu, Pointer};
 use super::tiling::{Maps, at, count, launch_blocks, launch_each, value};
 use candle_core::Result;
 
-/// Channels of a block that adds what parts came to.
-const ADDED: usize = 32;
+/// Channels of a block that adds what others summed: `ADDED` of the kernels.
+const ADDED: usize = 8;
 
 /// What batch norm is computed with: one f32 a channel each.
 #[derive(Clone, Copy)]
@@ -24,6 +24,19 @@ pub(crate) struct Line {
     pub relu: bool,
 }
 
+/// Running statistics, and how those of a batch move them: running ← kept · running + share · new.
+#[derive(Clone, Copy)]
+pub(crate) struct Running {
+    /// Means, one f32 a channel.
+    pub mean: Pointer,
+    /// Variances, one f32 a channel.
+    pub variance: Pointer,
+    /// The share of what there was.
+    pub kept: f64,
+    /// The share of the batch's means, and that of its biased variances.
+    pub shares: [f64; 2],
+}
+
 /// Where the gradients of batch norm are written: of the input, and of scale and shift.
 #[derive(Clone, Copy)]
 pub(crate) struct NormGradients {
@@ -38,21 +51,46 @@ pub(crate) struct NormGradients {
 /// Pointers of these functions lead to as many values as the maps have, or one f32 a channel: that is what makes calling
 /// them safe.
 impl Maps {
-    /// Mean and biased variance of each channel.
+    /// Normalises, scales and shifts `x` into `y` by the mean and the biased variance of each channel, which it writes
+    /// first, and with which it moves the running statistics.
     ///
     /// # Safety
     /// See the `impl`.
-    pub unsafe fn moments(self, gpu: &impl Gpu, x: Pointer, mean: Pointer, variance: Pointer) -> Result<()> {
+    pub unsafe fn normalise_by_moments(
+        self,
+        gpu: &impl Gpu,
+        x: Pointer,
+        (line, running): (Line, Option<Running>),
+        y: Pointer,
+    ) -> Result<()> {
+        let Some(tiles) = self.few()? else {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.moments(gpu, x, line, running)?;
+                return self.normalise(gpu, x, line, y);
+            }
+        };
+        let mut arguments = vec![at(x)];
+        arguments.extend(line.arguments());
+        arguments.push(at(y));
+        arguments.extend(tiles.arguments()?);
+        arguments.extend(line.moments(running));
+        // SAFETY: the caller's promise.
+        unsafe { tiles.launch(gpu, "normalise_few", 1, &arguments) }
+    }
+
+    unsafe fn moments(self, gpu: &impl Gpu, x: Pointer, line: Line, running: Option<Running>) -> Result<()> {
         let tiles = self.tiles()?;
         let parts = tiles.summed();
-        let memory = gpu.reserve(parts.count * 2 * self.channels * size_of::<f32>())?;
+        let memory = gpu.reserve(parts * 2 * self.channels * size_of::<f32>())?;
         let sums = gpu.pointer(&memory);
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
+        let [pixels, channels, lanes] = tiles.arguments()?;
         let kernel = format!("end_moments_{}", self.element.name());
-        let end = [at(x), at(sums), count(parts.count)?, pixels, channels, at(mean), at(variance)];
+        let mut end = vec![at(x), at(sums), count(parts)?, pixels, channels];
+        end.extend(line.moments(running));
         // SAFETY: the caller's promise; the sums are as many as parts, terms and channels.
         unsafe {
-            tiles.launch(gpu, "moments", &parts, &[at(x), pixels, channels, lanes, in_part, at(sums)])?;
+            tiles.launch(gpu, "moments", parts, &[at(x), pixels, channels, lanes, at(sums)])?;
             launch_blocks(gpu, &kernel, [self.channels.div_ceil(ADDED), 1], &end)
         }
     }
@@ -63,17 +101,16 @@ impl Maps {
     /// See the `impl`.
     pub unsafe fn normalise(self, gpu: &impl Gpu, x: Pointer, line: Line, y: Pointer) -> Result<()> {
         let tiles = self.tiles()?;
-        let parts = tiles.mapped();
         let mut arguments = vec![at(x)];
-        arguments.extend(line.channels());
+        arguments.extend(line.arguments());
         arguments.push(at(y));
-        arguments.extend(tiles.arguments(&parts)?);
-        arguments.extend(line.settings());
+        arguments.extend(tiles.arguments()?);
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "normalise", &parts, &arguments) }
+        unsafe { tiles.launch(gpu, "normalise", tiles.mapped(), &arguments) }
     }
 
-    /// The gradients of [`normalise`](Self::normalise), from its input and the gradient of its result.
+    /// The gradients of [`normalise_by_moments`](Self::normalise_by_moments), from its input and the gradient of its
+    /// result.
     ///
     /// # Safety
     /// See the `impl`.
@@ -84,33 +121,45 @@ impl Maps {
         line: Line,
         to: NormGradients,
     ) -> Result<()> {
-        let tiles = self.tiles()?;
-        let (summed, mapped) = (tiles.summed(), tiles.mapped());
-        let memory = gpu.reserve((summed.count * 2 + 2) * self.channels * size_of::<f32>())?;
-        let plain = gpu.pointer(&memory);
-        let [slope, sums] = [1, 2].map(|rows| Pointer(plain.0 + (rows * self.channels * size_of::<f32>()) as u64));
-        let [epsilon, relu] = line.settings();
-
-        let mut of_sums = vec![at(x), at(grad)];
-        of_sums.extend(line.channels());
-        of_sums.extend(tiles.arguments(&summed)?);
-        of_sums.extend([epsilon, relu, at(sums)]);
-
-        let (parts, pixels, channels) = (count(summed.count)?, count(self.pixels)?, count(self.channels)?);
-        let mut end = vec![at(sums), at(line.variance), parts, pixels, channels, epsilon];
-        end.extend([to.gamma, to.beta, plain, slope].map(at));
-
-        let mut of_gradient = vec![at(x), at(grad)];
-        of_gradient.extend(line.channels());
-        of_gradient.extend([plain, slope, to.x].map(at));
-        of_gradient.extend(tiles.arguments(&mapped)?);
-        of_gradient.extend([epsilon, relu]);
-        // SAFETY: the caller's promise; what was reserved holds two rows of channels before the sums.
-        unsafe {
-            tiles.launch(gpu, "normalise_sums", &summed, &of_sums)?;
-            launch_blocks(gpu, "end_normalise_sums_f32", [self.channels.div_ceil(ADDED), 1], &end)?;
-            tiles.launch(gpu, "normalise_gradient", &mapped, &of_gradient)
+        let mut from = vec![at(x), at(grad)];
+        from.extend(line.arguments());
+        if let Some(tiles) = self.few()? {
+            from.extend([to.x, to.gamma, to.beta].map(at));
+            from.extend(tiles.arguments()?);
+            // SAFETY: the caller's promise.
+            return unsafe { tiles.launch(gpu, "normalise_gradients_few", 1, &from) };
         }
+        let tiles = self.tiles()?;
+        let parts = tiles.summed();
+        let memory = gpu.reserve(parts * 2 * self.channels * size_of::<f32>())?;
+        let sums = gpu.pointer(&memory);
+
+        let mut of_sums = from.clone();
+        of_sums.extend(tiles.arguments()?);
+        of_sums.push(at(sums));
+
+        let mut of_gradient = from;
+        of_gradient.extend([to.gamma, to.beta, to.x].map(at));
+        of_gradient.extend(tiles.arguments()?);
+        // SAFETY: the caller's promise; the sums are as many as parts, terms and channels.
+        unsafe {
+            tiles.launch(gpu, "normalise_sums", parts, &of_sums)?;
+            self.end_normalise_sums(gpu, (sums, parts), line, to)?;
+            tiles.launch(gpu, "normalise_gradient", tiles.mapped(), &of_gradient)
+        }
+    }
+
+    unsafe fn end_normalise_sums(
+        self,
+        gpu: &impl Gpu,
+        (sums, parts): (Pointer, usize),
+        line: Line,
+        to: NormGradients,
+    ) -> Result<()> {
+        let (parts, channels) = (count(parts)?, count(self.channels)?);
+        let end = [at(sums), at(line.variance), parts, channels, value(line.epsilon), at(to.gamma), at(to.beta)];
+        // SAFETY: the caller's promise.
+        unsafe { launch_blocks(gpu, "end_normalise_sums_f32", [self.channels.div_ceil(ADDED), 1], &end) }
     }
 
     /// Adds a bias to each channel of `x` in place, and takes the ReLU where that is wanted.
@@ -119,11 +168,10 @@ impl Maps {
     /// See the `impl`.
     pub unsafe fn add_bias(self, gpu: &impl Gpu, x: Pointer, bias: Pointer, relu: bool) -> Result<()> {
         let tiles = self.tiles()?;
-        let parts = tiles.mapped();
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
-        let arguments = [at(x), at(bias), pixels, channels, lanes, in_part, Argument::Count(u32::from(relu))];
+        let [pixels, channels, lanes] = tiles.arguments()?;
+        let arguments = [at(x), at(bias), pixels, channels, lanes, Argument::Count(u32::from(relu))];
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "add_bias", &parts, &arguments) }
+        unsafe { tiles.launch(gpu, "add_bias", tiles.mapped(), &arguments) }
     }
 
     /// The ReLU of every value.
@@ -132,10 +180,9 @@ impl Maps {
     /// See the `impl`.
     pub unsafe fn relu(self, gpu: &impl Gpu, x: Pointer, to: Pointer) -> Result<()> {
         let tiles = self.tiles()?;
-        let parts = tiles.mapped();
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
+        let [pixels, channels, lanes] = tiles.arguments()?;
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "relu", &parts, &[at(x), at(to), pixels, channels, lanes, in_part]) }
+        unsafe { tiles.launch(gpu, "relu", tiles.mapped(), &[at(x), at(to), pixels, channels, lanes]) }
     }
 
     /// The gradient of what went into a ReLU, from its result `y` and the gradient of that.
@@ -144,11 +191,10 @@ impl Maps {
     /// See the `impl`.
     pub unsafe fn relu_gradient(self, gpu: &impl Gpu, y: Pointer, grad: Pointer, to: Pointer) -> Result<()> {
         let tiles = self.tiles()?;
-        let parts = tiles.mapped();
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
-        let arguments = [at(y), at(grad), at(to), pixels, channels, lanes, in_part];
+        let [pixels, channels, lanes] = tiles.arguments()?;
+        let arguments = [at(y), at(grad), at(to), pixels, channels, lanes];
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, "relu_gradient", &parts, &arguments) }
+        unsafe { tiles.launch(gpu, "relu_gradient", tiles.mapped(), &arguments) }
     }
 
     /// The sum of each channel.
@@ -156,31 +202,43 @@ impl Maps {
     /// # Safety
     /// See the `impl`.
     pub unsafe fn channel_sums(self, gpu: &impl Gpu, x: Pointer, to: Pointer) -> Result<()> {
+        if let Some(tiles) = self.few()? {
+            let [pixels, channels, lanes] = tiles.arguments()?;
+            // SAFETY: the caller's promise.
+            return unsafe { tiles.launch(gpu, "channel_sums", 1, &[at(x), pixels, channels, lanes, at(to)]) };
+        }
         let tiles = self.tiles()?;
         let parts = tiles.summed();
-        let memory = gpu.reserve(parts.count * self.channels * size_of::<f32>())?;
+        let memory = gpu.reserve(parts * self.channels * size_of::<f32>())?;
         let sums = gpu.pointer(&memory);
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
-        let end = [at(sums), count(parts.count)?, channels, at(to)];
+        let [pixels, channels, lanes] = tiles.arguments()?;
+        let end = [at(sums), count(parts)?, channels, at(to)];
         // SAFETY: the caller's promise; the sums are as many as parts and channels.
         unsafe {
-            tiles.launch(gpu, "channel_sums", &parts, &[at(x), pixels, channels, lanes, in_part, at(sums)])?;
+            tiles.launch(gpu, "channel_sums", parts, &[at(x), pixels, channels, lanes, at(sums)])?;
             launch_blocks(gpu, "end_channel_sums_f32", [self.channels.div_ceil(ADDED), 1], &end)
         }
     }
 }
 
 impl Line {
-    fn channels(&self) -> [Argument; 4] {
-        [self.mean, self.variance, self.gamma, self.beta].map(at)
+    /// What the kernels' `OF_NORM` takes.
+    fn arguments(&self) -> [Argument; 6] {
+        let [mean, variance, gamma, beta] = [self.mean, self.variance, self.gamma, self.beta].map(at);
+        [mean, variance, gamma, beta, value(self.epsilon), Argument::Count(u32::from(self.relu))]
     }
 
-    fn settings(&self) -> [Argument; 2] {
-        [value(self.epsilon), Argument::Count(u32::from(self.relu))]
+    /// What the kernels' `OF_MOMENTS` takes; where nothing is moved, the running statistics are not looked at.
+    fn moments(&self, running: Option<Running>) -> [Argument; 8] {
+        let unmoved = Running { mean: self.mean, variance: self.variance, kept: 0.0, shares: [0.0; 2] };
+        let moved = Argument::Count(u32::from(running.is_some()));
+        let Running { mean, variance, kept, shares } = running.unwrap_or(unmoved);
+        let [of_mean, of_variance] = shares.map(value);
+        [at(self.mean), at(self.variance), at(mean), at(variance), moved, value(kept), of_mean, of_variance]
     }
 }
 
-/// running ← kept · running + share · new, for as many f32 of two statistics, each with a share of its own.
+/// sum ← kept · sum + share · new, for as many f32 of two sums, each with a share of its own.
 ///
 /// # Safety
 /// All pointers lead to as many f32.

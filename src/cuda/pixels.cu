@@ -4,47 +4,103 @@
 __device__ inline unsigned cell_first(unsigned cell, unsigned size, unsigned side) { return cell * size / side; }
 __device__ inline unsigned cell_end(unsigned cell, unsigned size, unsigned side) { return ((cell + 1) * size + side - 1) / side; }
 
-// The mean of each cell; a block has one.
+// Divides by one number over and over: by a product, and exactly.
+struct Divisor {
+    unsigned by;
+    unsigned long long inverse;
+
+    __device__ inline explicit Divisor(unsigned by) : by(by), inverse(~0ull / by + 1) {}
+
+    __device__ inline unsigned quotient(unsigned x) const {
+        unsigned long long low = (x * (inverse & 0xffffffffull)) >> 32;
+        return by == 1 ? x : (unsigned)((x * (inverse >> 32) + low) >> 32);
+    }
+};
+
+// A cell of an image: the pixels that are averaged.
+struct Cell {
+    unsigned rows, columns, width;
+    Offset first;
+    Divisor by_columns;
+
+    // By its number among those of all images.
+    __device__ static inline Cell numbered(unsigned number, unsigned height, unsigned width, unsigned side) {
+        unsigned image = number / (side * side), row = number / side % side, column = number % side;
+        unsigned top = cell_first(row, height, side), left = cell_first(column, width, side);
+        unsigned columns = cell_end(column, width, side) - left;
+        Offset first = ((Offset)image * height + top) * width + left;
+        return Cell{cell_end(row, height, side) - top, columns, width, first, Divisor(columns)};
+    }
+
+    __device__ inline unsigned pixels() const { return rows * columns; }
+
+    // Calls `use(at, values)` for N channels of the pixels of a thread; `at` is where they begin.
+    template <class T, int N, int DEPTH, class Use>
+    __device__ inline void read(const T *x, unsigned channels, const Place &p, Use use) const {
+        auto at = [&](unsigned pixel) {
+            unsigned row = by_columns.quotient(pixel);
+            return (first + (Offset)row * width + (pixel - row * columns)) * channels + p.channel;
+        };
+        in_batches<DEPTH>(
+            p.row, pixels(), p.rows, [&](unsigned pixel) { return fetch<T, N>(x + at(pixel)); },
+            [&](unsigned pixel, const Vector<T, N> &vector) {
+                float values[N];
+                to_floats(vector, values);
+                use(at(pixel), values);
+            });
+    }
+};
+
+// The mean of what the values of a cell come to, by a whole block.
+template <class T, int N, class Change>
+__device__ inline void average_cell(const T *x, float *y, unsigned number, unsigned height, unsigned width, unsigned channels,
+                                    unsigned side, const Place &p, Change change) {
+    Cell cell = Cell::numbered(number, height, width, side);
+    float sums[1][N] = {};
+    if (!p.idle) {
+        cell.read<T, N, 8>(x, channels, p, [&](Offset, const float (&values)[N]) {
+#pragma unroll
+            for (int n = 0; n < N; n++) sums[0][n] += change(values[n], n);
+        });
+    }
+    add_rows(p, sums);
+    if (p.row > 0 || p.idle) return;
+    float share = 1.f / (float)cell.pixels();
+#pragma unroll
+    for (int n = 0; n < N; n++) sums[0][n] *= share;
+    store<float, N>(y + (Offset)number * channels + p.channel, sums[0]);
+}
+
+// A block has a cell.
 template <class T, int N>
 __device__ inline void pool(const T *x, float *y, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned lanes) {
-    unsigned image = blockIdx.x / (side * side), cell = blockIdx.x % (side * side);
-    unsigned top = cell_first(cell / side, height, side), rows = cell_end(cell / side, height, side) - top;
-    unsigned left = cell_first(cell % side, width, side), columns = cell_end(cell % side, width, side) - left;
-    const T *own = x + (Offset)image * height * width * channels;
-    auto add = [=](unsigned pixel, unsigned channel, float (&all)[1][N]) {
-        unsigned row = top + pixel / columns, column = left + pixel % columns;
-        float values[N];
-        load<T, N>(own + ((Offset)row * width + column) * channels + channel, values);
-#pragma unroll
-        for (int n = 0; n < N; n++) all[0][n] += values[n];
-    };
-    float share = 1.f / (float)(rows * columns);
-    sum_pixels<N, 1>(channels, lanes, 0, rows * columns, add, [=](unsigned, unsigned channel, float sum) {
-        y[(Offset)blockIdx.x * channels + channel] = sum * share;
-    });
+    average_cell<T, N>(x, y, blockIdx.x, height, width, channels, side, place<N>(channels, lanes), [](float x, int) { return x; });
 }
 
 // The gradients of all cells that cover a pixel: mostly one, and those beside it where cells overlap. SIDE is how many cells
-// there are along an axis, where the compiler is to know it, else 0: it divides by what it knows much faster.
+// there are along an axis, where the compiler is to know it, else 0.
 template <class T, int N, unsigned SIDE>
 __device__ inline void pool_gradient(const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels,
-                                     unsigned cells, unsigned lanes, unsigned in_part) {
+                                     unsigned cells, unsigned lanes) {
     const unsigned side = SIDE ? SIDE : cells;
-    map_part<N>(pixels, channels, lanes, in_part, [=](Offset at, unsigned pixel, unsigned channel) {
-        unsigned line = pixel / width, column = pixel - line * width, image = line / height, row = line - image * height;
-        float values[N];
-        for (int n = 0; n < N; n++) values[n] = 0.f;
-        for (unsigned y = row * side / height; y < side && cell_first(y, height, side) <= row; y++)
-            for (unsigned x = column * side / width; x < side && cell_first(x, width, side) <= column; x++) {
+    Place p = place<N>(channels, lanes);
+    if (p.idle) return;
+    Divisor by_height(height), by_width(width);
+    for (unsigned pixel = blockIdx.x * p.rows + p.row; pixel < pixels; pixel += gridDim.x * p.rows) {
+        unsigned line = by_width.quotient(pixel), column = pixel - line * width;
+        unsigned image = by_height.quotient(line), row = line - image * height;
+        float values[N] = {};
+        for (unsigned y = by_height.quotient(row * side); y < side && cell_first(y, height, side) <= row; y++)
+            for (unsigned x = by_width.quotient(column * side); x < side && cell_first(x, width, side) <= column; x++) {
                 unsigned rows = cell_end(y, height, side) - cell_first(y, height, side);
                 unsigned columns = cell_end(x, width, side) - cell_first(x, width, side);
                 float share = 1.f / (float)(rows * columns), grads[N];
-                load<float, N>(grad + (((Offset)image * side + y) * side + x) * channels + channel, grads);
+                load<float, N>(grad + (((Offset)image * side + y) * side + x) * channels + p.channel, grads);
 #pragma unroll
                 for (int n = 0; n < N; n++) values[n] += grads[n] * share;
             }
-        store<T, N>(out + at, values);
-    });
+        store<T, N>(out + (Offset)pixel * channels + p.channel, values);
+    }
 }
 
 // 2x2 squares into channels, in the order of PyTorch's pixel_unshuffle. A thread has one value of the result.
@@ -126,13 +182,10 @@ template <class T> __device__ inline void widen(const T *x, T *y, unsigned count
            (const T *x, float *y, unsigned height, unsigned width, unsigned channels, unsigned side, unsigned lanes), \
            (pool<T, N>(x, y, height, width, channels, side, lanes))) \
     KERNEL(pool_gradient_##type##_##N, \
-           (const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels, unsigned side, \
-            unsigned lanes, unsigned in_part), \
-           (pool_gradient<T, N, 0>(grad, out, pixels, height, width, channels, side, lanes, in_part))) \
-    KERNEL(pool_gradient_2_##type##_##N, \
-           (const float *grad, T *out, unsigned pixels, unsigned height, unsigned width, unsigned channels, unsigned lanes, \
-            unsigned in_part), \
-           (pool_gradient<T, N, 2>(grad, out, pixels, height, width, channels, 2, lanes, in_part)))
+           (const float *grad, T *out, unsigned height, unsigned width, OF_MAPS, unsigned side), \
+           (pool_gradient<T, N, 0>(grad, out, pixels, height, width, channels, side, lanes))) \
+    KERNEL(pool_gradient_2_##type##_##N, (const float *grad, T *out, unsigned height, unsigned width, OF_MAPS), \
+           (pool_gradient<T, N, 2>(grad, out, pixels, height, width, channels, 2, lanes)))
 
 POOL(float, f32, 1)
 POOL(float, f32, 4)

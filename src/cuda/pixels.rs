@@ -69,18 +69,15 @@ impl Images {
     /// See the `impl`.
     pub unsafe fn pool_gradient(self, gpu: &impl Gpu, grad: Pointer, side: usize, to: Pointer) -> Result<()> {
         let tiles = self.maps().tiles()?;
-        let parts = tiles.mapped();
-        let [pixels, channels, lanes, in_part] = tiles.arguments(&parts)?;
-        let (height, width) = (count(self.height)?, count(self.width)?);
-        let mut arguments = vec![at(grad), at(to), pixels, height, width, channels];
+        let mut arguments = vec![at(grad), at(to), count(self.height)?, count(self.width)?];
+        arguments.extend(tiles.arguments()?);
         // Two cells along a side are the usual.
         let kernel = if side == 2 { "pool_gradient_2" } else { "pool_gradient" };
         if side != 2 {
             arguments.push(count(side)?);
         }
-        arguments.extend([lanes, in_part]);
         // SAFETY: the caller's promise.
-        unsafe { tiles.launch(gpu, kernel, &parts, &arguments) }
+        unsafe { tiles.launch(gpu, kernel, tiles.mapped(), &arguments) }
     }
 
     /// Moves each 2x2 square into channels. Height and width are even.

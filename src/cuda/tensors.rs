@@ -8,7 +8,7 @@ use super::engine::{Engine, engine};
 use super::gpu::{Element, Pointer};
 use super::learning::{self, LossPointers, Moved, Step, Weights};
 use super::mapped::cast;
-use super::normalise::{Line, NormGradients};
+use super::normalise::{Line, NormGradients, Running};
 use super::pixels::{self, Images, Windows};
 use super::pointers::{Unset, element, in_place, make, require, with_pointers};
 use super::tiling::Maps;
@@ -151,9 +151,28 @@ pub(crate) struct Norm<'a> {
     pub relu: bool,
 }
 
+/// Running statistics \[channels\] that those of a batch move: running ← kept · running + share · new.
+pub(crate) struct Moving<'a> {
+    /// Means and variances.
+    pub running: [&'a Var; 2],
+    /// The share of what there was.
+    pub kept: f64,
+    /// The share of the batch's means, and that of its biased variances.
+    pub shares: [f64; 2],
+}
+
+/// Calls a function with where running statistics lie, if there are any.
+fn with_running(moving: Option<&Moving<'_>>, f: impl Fn(Option<Running>) -> Result<()>) -> Result<()> {
+    let Some(&Moving { running: [mean, variance], kept, shares }) = moving else { return f(None) };
+    require([mean, variance], DType::F32)?;
+    in_place(mean, "statistics", |mean| {
+        in_place(variance, "statistics", |variance| f(Some(Running { mean, variance, kept, shares })))
+    })
+}
+
 impl Norm<'_> {
-    /// The normalised maps, and mean and variance of each channel.
-    pub fn forward(&self, x: &Tensor) -> Result<(Tensor, [Tensor; 2])> {
+    /// The normalised maps, and mean and variance of each channel, by which running statistics are moved.
+    pub fn forward(&self, x: &Tensor, running: Option<&Moving<'_>>) -> Result<(Tensor, [Tensor; 2])> {
         let engine = engine(x.device())?;
         let maps = maps(x)?;
         let [gamma, beta] = self.affine;
@@ -163,11 +182,10 @@ impl Norm<'_> {
         let y = make(&engine, x.shape(), maps.element, |y| {
             with_pointers(&engine, [x, gamma, beta], |[x, gamma, beta]| {
                 let line = self.line(mean.pointer, variance.pointer, gamma, beta);
-                // SAFETY: as many values as the maps have, and one f32 a channel.
-                unsafe {
-                    maps.moments(&*engine, x, line.mean, line.variance)?;
-                    maps.normalise(&*engine, x, line, y)
-                }
+                with_running(running, |running| {
+                    // SAFETY: as many values as the maps have, and one f32 a channel.
+                    unsafe { maps.normalise_by_moments(&*engine, x, (line, running), y) }
+                })
             })
         })?;
         Ok((y, [mean.written(), variance.written()]))

@@ -7,13 +7,17 @@ use candle_core::{Result, bail};
 pub(super) const THREADS: u32 = 256;
 /// Threads side by side that share the channels of a pixel at most.
 const LANES: usize = 32;
-/// Pixels that a thread takes at least, where there are as many.
-const PIXELS: usize = 8;
-/// Blocks that sum at most: enough to fill a GPU, few enough to be added quickly.
-const SUMMING: usize = 512;
-/// Blocks that map at most: some for each multiprocessor. What a thread reads of its channels first is then shared by many
-/// pixels.
-const MAPPING: usize = 1 << 10;
+/// Pixels that a thread takes at least, where there are as many: it reads them at once.
+const PIXELS: usize = 4;
+/// Blocks that sum at most: two for each multiprocessor of a large GPU, which all run at once, and few enough to be added
+/// quickly.
+const SUMMING: usize = 256;
+/// Blocks that map at most. What a thread reads of its channels first is shared by many pixels.
+const MAPPING: usize = 512;
+/// Pixels at most that one block sums and maps by itself, so that one launch is enough.
+const FEW: usize = 1 << 10;
+/// Bytes side by side that memory is read of at least.
+const SECTOR: usize = 32;
 
 /// Feature maps \[pixel, channel\].
 #[derive(Clone, Copy, Debug)]
@@ -33,15 +37,8 @@ pub(super) struct Tiles {
     pub vector: usize,
     /// Threads side by side.
     pub lanes: usize,
-    /// Blocks side by side.
+    /// Blocks side by side for all channels.
     pub columns: usize,
-}
-
-/// Parts of the pixels, one for each row of blocks.
-pub(super) struct Parts {
-    pub count: usize,
-    /// Pixels of a part.
-    pub pixels: usize,
 }
 
 impl Maps {
@@ -50,12 +47,25 @@ impl Maps {
     /// # Errors
     /// When there is nothing, or more than kernels can count.
     pub(super) fn tiles(self) -> Result<Tiles> {
+        self.with_lanes(|_| LANES)
+    }
+
+    /// The same where pixels are so few that a block can have all of them; then there are the more blocks for channels.
+    ///
+    /// # Errors
+    /// As of [`tiles`](Self::tiles).
+    pub(super) fn few(self) -> Result<Option<Tiles>> {
+        let of_sector = |vector| SECTOR / (vector * self.element.bytes());
+        if self.pixels <= FEW { self.with_lanes(of_sector).map(Some) } else { Ok(None) }
+    }
+
+    fn with_lanes(self, most: impl Fn(usize) -> usize) -> Result<Tiles> {
         let Self { pixels, channels, element } = self;
         if channels == 0 || pixels == 0 || count(pixels).is_err() || count(channels).is_err() {
             bail!("feature maps of {pixels} pixels in {channels} channels cannot be computed with on a GPU")
         }
         let vector = if channels.is_multiple_of(element.in_vector()) { element.in_vector() } else { 1 };
-        let lanes = (channels / vector).min(LANES);
+        let lanes = (channels / vector).min(most(vector));
         Ok(Tiles { maps: self, vector, lanes, columns: channels.div_ceil(vector * lanes) })
     }
 }
@@ -66,34 +76,33 @@ impl Tiles {
         format!("{name}_{}_{}", self.maps.element.name(), self.vector)
     }
 
-    /// Parts of the pixels for kernels that sum.
-    pub fn summed(&self) -> Parts {
-        self.parts((SUMMING / self.columns).max(1))
+    /// Blocks that share the pixels in kernels that sum.
+    pub fn summed(&self) -> usize {
+        self.blocks(SUMMING)
     }
 
-    /// Parts of the pixels for kernels that map.
-    pub fn mapped(&self) -> Parts {
-        self.parts(MAPPING)
+    /// Blocks that share the pixels in kernels that map.
+    pub fn mapped(&self) -> usize {
+        self.blocks(MAPPING)
     }
 
-    fn parts(&self, most: usize) -> Parts {
+    fn blocks(&self, most: usize) -> usize {
         let rows = THREADS as usize / self.lanes;
-        let pixels = self.maps.pixels.div_ceil(most).next_multiple_of(rows).max(rows * PIXELS);
-        Parts { count: self.maps.pixels.div_ceil(pixels), pixels }
+        self.maps.pixels.div_ceil(rows * PIXELS).min((most / self.columns).max(1))
     }
 
-    /// The arguments that every kernel of feature maps takes together: pixels, channels, lanes, pixels of a part.
-    pub fn arguments(&self, parts: &Parts) -> Result<[Argument; 4]> {
+    /// The arguments that every kernel of feature maps takes together: pixels, channels, lanes.
+    pub fn arguments(&self) -> Result<[Argument; 3]> {
         let Maps { pixels, channels, .. } = self.maps;
-        Ok([count(pixels)?, count(channels)?, count(self.lanes)?, count(parts.pixels)?])
+        Ok([count(pixels)?, count(channels)?, count(self.lanes)?])
     }
 
-    /// Launches a kernel on all parts.
+    /// Launches a kernel with some blocks for the pixels.
     ///
     /// # Safety
     /// As [`Gpu::launch`].
-    pub unsafe fn launch(&self, gpu: &impl Gpu, name: &str, parts: &Parts, arguments: &[Argument]) -> Result<()> {
-        let blocks = [grid(parts.count)?, grid(self.columns)?, 1];
+    pub unsafe fn launch(&self, gpu: &impl Gpu, name: &str, blocks: usize, arguments: &[Argument]) -> Result<()> {
+        let blocks = [grid(blocks)?, grid(self.columns)?, 1];
         // SAFETY: the caller's promise.
         unsafe { gpu.launch(&Launch { kernel: &self.kernel(name), blocks, threads: THREADS, arguments }) }
     }

@@ -9,6 +9,7 @@
 #ifndef KERNEL
 #define KERNEL(name, parameters, call) \
     extern "C" __global__ void name parameters { call; }
+__device__ inline float inverse_root(float x) { return rsqrtf(x); }
 __device__ inline float bits_to_float(unsigned bits) { return __uint_as_float(bits); }
 __device__ inline unsigned float_to_bits(float x) { return __float_as_uint(x); }
 __device__ inline float half_to_float(unsigned short bits) {
@@ -61,10 +62,17 @@ template <class T, int N> struct alignas(sizeof(T) * N) Vector {
     T at[N];
 };
 
-template <class T, int N> __device__ inline void load(const T *from, float (&values)[N]) {
-    Vector<T, N> vector = *reinterpret_cast<const Vector<T, N> *>(from);
+template <class T, int N> __device__ inline Vector<T, N> fetch(const T *from) {
+    return *reinterpret_cast<const Vector<T, N> *>(from);
+}
+
+template <class T, int N> __device__ inline void to_floats(const Vector<T, N> &vector, float (&values)[N]) {
 #pragma unroll
     for (int n = 0; n < N; n++) values[n] = to_float(vector.at[n]);
+}
+
+template <class T, int N> __device__ inline void load(const T *from, float (&values)[N]) {
+    to_floats(fetch<T, N>(from), values);
 }
 
 template <class T, int N> __device__ inline void store(T *to, const float (&values)[N]) {

@@ -42,10 +42,8 @@ impl BatchNorm {
 
     /// With the statistics of the batch, which also move the running ones.
     pub fn train(&self, x: Tensor, activation: Activation) -> Result<(Tensor, BatchNormPass)> {
-        let (y, statistics) = self.op(activation).forward(&x)?;
-        let count = (x.elem_count() / x.dim(3)?) as f64;
-        let unbiased = count / (count - 1.0).max(1.0);
-        ops::blend([&self.mean, &self.variance], &statistics, STATISTICS_MOMENTUM, unbiased)?;
+        let running = [&self.mean, &self.variance];
+        let (y, statistics) = self.op(activation).train(&x, running, STATISTICS_MOMENTUM)?;
         Ok((y, BatchNormPass { x, statistics, activation }))
     }
 

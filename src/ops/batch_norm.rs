@@ -45,11 +45,48 @@ impl BatchNorm<'_> {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
+        on_gpu!(x, self.forward_on_gpu(x, None));
+        self.forward_on_cpu(x)
+    }
+
+    /// The same, and moves running means and variances \[channels\] towards those of the batch: running ← (1 − share) ·
+    /// running + share · new, where new variances are unbiased ones.
+    ///
+    /// # Errors
+    /// When the shapes do not fit.
+    pub fn train(&self, x: &Tensor, running: [&Var; 2], share: f64) -> Result<(Tensor, BatchStatistics)> {
         let channels = self.channels(x)?;
+        if running.iter().any(|own| own.dims() != [channels]) {
+            bail!("statistics of {:?} for {channels} channels", running.map(|own| own.shape()))
+        }
+        let count = (x.elem_count() / channels) as f64;
+        let factors = [1.0, count / (count - 1.0).max(1.0)];
         on_gpu!(x, {
-            let (y, [mean, variance]) = self.on_gpu().forward(x)?;
-            Ok((y, BatchStatistics { mean, variance }))
+            let shares = factors.map(|factor| share * factor);
+            self.forward_on_gpu(x, Some(&crate::cuda::Moving { running, kept: 1.0 - share, shares }))
         });
+        let (y, new) = self.forward_on_cpu(x)?;
+        for ((running, new), factor) in running.into_iter().zip([&new.mean, &new.variance]).zip(factors) {
+            let kept = (running.as_detached_tensor() * (1.0 - share))?;
+            running.set(&(kept + ((new * factor)? * share)?)?)?;
+        }
+        Ok((y, new))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn forward_on_gpu(
+        &self,
+        x: &Tensor,
+        moving: Option<&crate::cuda::Moving<'_>>,
+    ) -> Result<(Tensor, BatchStatistics)> {
+        self.channels(x)?;
+        let (y, [mean, variance]) = self.on_gpu().forward(x, moving)?;
+        Ok((y, BatchStatistics { mean, variance }))
+    }
+
+    /// By our own code or by candle's.
+    fn forward_on_cpu(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
+        let channels = self.channels(x)?;
         if !is_ours(x) {
             return self.by_candle(x);
         }
@@ -162,24 +199,6 @@ impl BatchNorm<'_> {
         };
         Ok(BatchNormGradients { x: take(&x)?, gamma: take(&gamma)?, beta: take(&beta)? })
     }
-}
-
-/// Moves running statistics \[channels\] towards those of a batch: running ← (1 − share) · running + share · factor · new, where
-/// means have the factor 1 and variances their own.
-///
-/// # Errors
-/// When the shapes do not fit.
-pub fn blend(running: [&Var; 2], new: &BatchStatistics, share: f64, of_variance: f64) -> Result<()> {
-    let new = [&new.mean, &new.variance];
-    if running.map(|own| own.shape()).into_iter().chain(new.map(Tensor::shape)).any(|shape| shape != new[0].shape()) {
-        bail!("statistics of {:?} for {:?}", new.map(Tensor::shape), running.map(|own| own.shape()))
-    }
-    let factors = [1.0, of_variance];
-    on_gpu!(new[0], crate::cuda::blend(running, new, 1.0 - share, factors.map(|factor| share * factor)));
-    running.into_iter().zip(new).zip(factors).try_for_each(|((running, new), factor)| {
-        let kept = (running.as_detached_tensor() * (1.0 - share))?;
-        running.set(&(kept + ((new * factor)? * share)?)?)
-    })
 }
 
 /// y = (x - mean) * scale + shift, for each channel.

@@ -3,7 +3,7 @@
 //! Results lie in poisoned memory with guards, blocks and threads run in an order that is drawn, and every launch runs twice.
 
 use super::{
-    Activation, BatchNorm, BatchStatistics, Descent, Window, bias_relu_gradients, blend, cross_entropy, descend,
+    Activation, BatchNorm, BatchStatistics, Descent, Window, accumulate, bias_relu_gradients, cross_entropy, descend,
     max_pool, max_pool_gradient,
 };
 use super::{dropout, relu};
@@ -13,7 +13,7 @@ use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPointers, Step, Weights};
-use crate::cuda::normalise::{self, Line, NormGradients};
+use crate::cuda::normalise::{self, Line, NormGradients, Running};
 use crate::cuda::pixels::{self, Images, Windows};
 use crate::cuda::tiling::Maps;
 use candle_core::{DType, Device, Result, Tensor, Var};
@@ -95,7 +95,9 @@ fn check_norm(shape: [usize; 4], element: Element, activation: Activation) {
     let x = ((x + 5.0).unwrap() * 2.0).unwrap().to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
     let (gamma, beta) = (floats(&[channels], 3), floats(&[channels], 4));
     let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-3, activation };
-    let (y, statistics) = norm.forward(&x).unwrap();
+    let before = [5, 6].map(|seed| floats(&[channels], seed));
+    let running = before.each_ref().map(|tensor| Var::from_tensor(tensor).unwrap());
+    let (y, statistics) = norm.train(&x, running.each_ref(), 0.1).unwrap();
     let gradients = norm.gradients(&x, &statistics, &grad).unwrap();
     let maps = images(shape, element).maps();
     let line = |[mean, variance, gamma, beta]: [Pointer; 4]| Line {
@@ -109,11 +111,21 @@ fn check_norm(shape: [usize; 4], element: Element, activation: Activation) {
     let one = (&[channels][..], Element::F32);
     let [mean, variance, found] = run([one, one, (&shape, element)], |gpu, [mean, variance, y]| {
         let (_memory, [x, gamma, beta]) = put(gpu, [(&x, element), (&gamma, Element::F32), (&beta, Element::F32)]);
-        // SAFETY: memory of the sizes that are said.
-        unsafe {
-            maps.moments(gpu, x, mean, variance)?;
-            maps.normalise(gpu, x, line([mean, variance, gamma, beta]), y)
+        let (moved, [of_mean, of_variance]) = put(gpu, before.each_ref().map(|own| (own, Element::F32)));
+        let count = maps.pixels as f64;
+        let shares = [0.1, 0.1 * count / (count - 1.0).max(1.0)];
+        let moving = Running { mean: of_mean, variance: of_variance, kept: 0.9, shares };
+        let line = line([mean, variance, gamma, beta]);
+        // The second time nothing moves.
+        for moving in [Some(moving), None] {
+            // SAFETY: memory of the sizes that are said.
+            unsafe { maps.normalise_by_moments(gpu, x, (line, moving), y)? };
+            for (memory, running) in moved.iter().zip(&running) {
+                let found = gpu.get(memory, Element::F32, &[channels]);
+                assert_close(&found, running, Element::F32, 1e-5, &format!("running statistics of {what}"));
+            }
         }
+        Ok(())
     });
     assert_close(&mean, &statistics.mean, Element::F32, 1e-5, &format!("mean of {what}"));
     assert_close(&variance, &statistics.variance, Element::F32, 1e-5, &format!("variance of {what}"));
@@ -136,7 +148,9 @@ fn check_norm(shape: [usize; 4], element: Element, activation: Activation) {
 fn batch_norm_agrees() {
     for element in ELEMENTS {
         for channels in CHANNELS {
+            // So few pixels that a block has all of them, and more.
             check_norm([3, 5, 4, channels], element, Activation::Relu);
+            check_norm([1, 33, 34, channels], element, Activation::Relu);
         }
         check_norm([2, 1, 1, 8], element, Activation::Identity);
         // More pixels than the blocks that sum take at once.
@@ -149,7 +163,8 @@ fn batch_norm_agrees() {
 fn bias_and_relu_agree() {
     for element in ELEMENTS {
         for channels in CHANNELS {
-            let shape = [3, 7, 5, channels];
+            // So few pixels that a block has all of them, and more.
+            let shape = [3, 7, if channels % 8 == 0 { 60 } else { 5 }, channels];
             let maps = images(shape, element).maps();
             let (y, grad, bias) = (noise(&shape, 1, element), noise(&shape, 2, element), floats(&[channels], 3));
             let (expected, sums) = bias_relu_gradients(&y, &grad).unwrap();
@@ -403,16 +418,14 @@ fn updates_agree() {
             }
         }
 
-        let running = [&weight, &velocity].map(|tensor| Var::from_tensor(tensor).unwrap());
-        let fresh = BatchStatistics { mean: new.clone(), variance: gradient.clone() };
-        blend(running.each_ref(), &fresh, 0.1, 1.5).unwrap();
+        let sums = [&weight, &velocity].map(|tensor| Var::from_tensor(&tensor.copy().unwrap()).unwrap());
+        accumulate(sums.each_ref(), [&new, &gradient], [0.1, 1.5]).unwrap();
         let four = [&weight, &velocity, &new, &gradient].map(|tensor| (tensor, Element::F32));
-        let (memory, [mean, variance, of_mean, of_variance]) = put(&gpu, four);
-        let shares = [0.1, 0.1 * 1.5];
+        let (memory, [first, second, of_first, of_second]) = put(&gpu, four);
         // SAFETY: memory of the sizes that are said.
-        unsafe { normalise::blend(&gpu, [mean, variance], [of_mean, of_variance], values, (0.9, shares)) }.unwrap();
-        for (memory, running) in memory.iter().zip(&running) {
-            assert_close(&gpu.get(memory, Element::F32, &[values]), running, Element::F32, 1e-6, "statistics");
+        unsafe { normalise::blend(&gpu, [first, second], [of_first, of_second], values, (1.0, [0.1, 1.5])) }.unwrap();
+        for (memory, sum) in memory.iter().zip(&sums) {
+            assert_close(&gpu.get(memory, Element::F32, &[values]), sum, Element::F32, 1e-6, "sums");
         }
     }
 }

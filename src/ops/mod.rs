@@ -48,7 +48,7 @@ mod wavelets;
 mod window;
 mod winograd;
 
-pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics, blend};
+pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics};
 pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
