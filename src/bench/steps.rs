@@ -55,7 +55,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
         let noise = Noise::new(0, (1, 0), &samples);
         for (hidden, name) in STEPS.into_iter().enumerate() {
             let network = network(bench, hidden + 1, (inputs, channels), size)?;
-            let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
+            let sgd = &Sgd::new(&network.variables(), 0.9, 5e-4)?;
             bench.measure((name, &case), images, None, || {
                 Ok(step(&network, sgd, (&x, &labels, &noise), 0.01).map(drop)?)
             })?;

@@ -30,6 +30,8 @@ pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
 mod pointers;
+#[cfg(feature = "cuda")]
+mod recording;
 pub(crate) mod samples;
 #[cfg(feature = "cuda")]
 mod tensors;
@@ -51,6 +53,8 @@ pub(crate) use learning::Step;
 pub(crate) use mapped::{accumulate, affine, blend, cast, concat, spoil};
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
+#[cfg(feature = "cuda")]
+pub(crate) use recording::{Recordings, aside};
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
