@@ -59,8 +59,8 @@ pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
     Norm, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
-    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, relu,
-    relu_gradient, space_to_depth, weight_gradient,
+    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, packed, pool, pool_gradient, relu,
+    relu_gradient, space_to_depth, unpacked, weight_gradient,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use upload::{Upload, Uploaded};

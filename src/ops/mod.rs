@@ -50,7 +50,7 @@ mod window;
 mod winograd;
 
 pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics, blend};
-pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
+pub use convolution::{Activation, convolution, input_gradient, packed, unpacked, weight_gradient};
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
