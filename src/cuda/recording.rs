@@ -13,6 +13,8 @@ use std::sync::{PoisonError, RwLock};
 
 /// Recordings that are kept at most: of full and of last batches, at the few places where batches come to lie.
 const MOST: usize = 8;
+/// How often it is tried to record the same.
+const TRIES: usize = 4;
 
 /// Held for writing while launches are recorded: what other threads ask of the GPU meanwhile would be recorded too.
 static RECORDING: RwLock<()> = RwLock::new(());
@@ -28,8 +30,6 @@ pub(crate) struct Recordings<T> {
     /// What the work depends on beside its input and what lies on the GPU.
     setting: u64,
     all: HashMap<Input, State<T>>,
-    /// Whether it turned out that the work cannot be recorded.
-    refused: bool,
 }
 
 /// Where an input lies, its sizes and its type: a recording is of no other.
@@ -37,8 +37,8 @@ pub(crate) struct Recordings<T> {
 struct Input(u64, Vec<usize>, DType);
 
 enum State<T> {
-    /// Such an input was met, so that all that is made but once is there.
-    Met,
+    /// Such an input was met so often, without being recorded: all that is made but once is there.
+    Met(usize),
     Recorded(Recording<T>),
 }
 
@@ -60,20 +60,19 @@ unsafe impl Send for Graph {}
 
 impl<T> Default for Recordings<T> {
     fn default() -> Self {
-        Self { setting: 0, all: HashMap::new(), refused: false }
+        Self { setting: 0, all: HashMap::new() }
     }
 }
 
 impl<T: Clone> Recordings<T> {
-    /// As [`ops::Repeated::run`]. The first time some input is met the work is done as it is, the second time it is
-    /// recorded.
+    /// As [`ops::Repeated::run`]. The first time some input is met the work is done as it is; then it is recorded.
     pub fn run(
         &mut self,
         (x, labels): (&Tensor, &Tensor),
         setting: u64,
         work: impl Fn(&Tensor, &Tensor) -> Result<T>,
     ) -> Result<T> {
-        if self.refused || !memory::is_kept() || !x.is_contiguous() || !labels.is_contiguous() {
+        if !memory::is_kept() || !x.is_contiguous() || !labels.is_contiguous() {
             return work(x, labels);
         }
         let engine = engine(x.device())?;
@@ -83,26 +82,26 @@ impl<T: Clone> Recordings<T> {
         }
         let place = with_pointers(&engine, [x], |[place]| Ok(place.0))?;
         let input = Input(place, x.dims().to_vec(), x.dtype());
-        match self.all.get(&input) {
-            None => {
-                self.all.insert(input, State::Met);
-                memory::within(Store::Recorded, || work(x, labels))
+        let met = match self.all.get(&input) {
+            Some(State::Recorded(recording)) if recording.replay(&engine, labels)? => {
+                return Ok(recording.results.clone());
             }
-            Some(State::Recorded(recording)) if recording.replay(&engine, labels)? => Ok(recording.results.clone()),
-            Some(_) => match record(&engine, (x, labels), &work) {
-                Ok(recording) if recording.replay(&engine, labels)? => {
-                    let results = recording.results.clone();
-                    self.all.insert(input, State::Recorded(recording));
-                    Ok(results)
-                }
-                // Nothing of it was run, so that it is done as it is; what is wrong besides shows there.
-                _ => {
-                    self.refused = true;
-                    self.all.clear();
-                    work(x, labels)
-                }
-            },
+            Some(State::Met(met)) => *met,
+            // Its memory was given back.
+            Some(State::Recorded(_)) => 1,
+            None => 0,
+        };
+        if (1..TRIES).contains(&met)
+            && let Ok(recording) = record(&engine, (x, labels), &work)
+            && recording.replay(&engine, labels)?
+        {
+            let results = recording.results.clone();
+            self.all.insert(input, State::Recorded(recording));
+            return Ok(results);
         }
+        // Nothing of it was run yet. Where memory was all that was missing, it is there from now on.
+        self.all.insert(input, State::Met(met + 1));
+        memory::within(Store::Recorded, || work(x, labels))
     }
 }
 
