@@ -142,7 +142,7 @@ def training_is_that_of_the_cpu(bed):
 
 @check
 def a_step_is_recorded_and_asked_for_at_once(bed):
-    sets = ["network.blocks=1", "auxiliary.k=3"]
+    sets = ["network.blocks=1", "auxiliary.k=3", "training.decay_every=100"]
     fewer, more = (bed.run(f"epochs{epochs}", [*sets, f"training.epochs={epochs}"]).fine().report for epochs in (4, 8))
     steps = fewer["operations of the largest graph"]
     assert steps <= MOST_OPERATIONS, f"a step with k = 3 takes {steps} operations"
