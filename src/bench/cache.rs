@@ -17,7 +17,6 @@ use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
 use candle_core::DType;
 use rayon::prelude::*;
-use std::cell::RefCell;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -126,14 +125,14 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
     let view = View::Epoch { stage: 3, epoch: 0 };
     let shape = streamed.shape(view);
     let network = network(bench, 1, (shape.channels, shape.channels), shape.size)?;
-    let sgd = RefCell::new(Sgd::new(&network.variables(), 0.9, 5e-4)?);
+    let sgd = Sgd::new(&network.variables(), 0.9, 5e-4)?;
     let mut order = streamed.order(&mut Stream::new(Purpose::Bench, 1, (0, 0)));
     order.truncate(TRAINED * STEPS);
     let train = |input: &Loader| {
         input.for_each_batch(&order, TRAINED, view, |batch| {
             // So slow that weights stay as they are, and with them the time that a step takes.
             let noise = Noise::new(0, (2, 0), &batch.samples);
-            Ok(step(&network, &mut sgd.borrow_mut(), (&batch.x, &batch.labels, &noise), 1e-9).map(drop)?)
+            Ok(step(&network, &sgd, (&batch.x, &batch.labels, &noise), 1e-9).map(drop)?)
         })
     };
     let case = format!("k = 1, {} channels, {} x {}, batch {TRAINED}", shape.channels, shape.size, shape.size);

@@ -6,7 +6,8 @@ use crate::error::{Error, Result};
 use crate::ops::{
     Activation, BatchNorm, Crops, Descent, Form, Values, Window, bias_gradient, bias_relu_gradients, cast, convolution,
     cross_entropy, cut, descend, dropout, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
-    max_pool, max_pool_gradient, pool, pool_gradient, put, relu, space_to_depth, to_nchw, to_nhwc, weight_gradient,
+    max_pool, max_pool_gradient, pool, pool_gradient, put, relu, space_to_depth, to_nchw, to_nhwc, unpacked,
+    weight_gradient,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -112,7 +113,7 @@ fn convolutions(on: &mut Comparison<'_, '_>, sizes: Sizes, outputs: usize, windo
     let grad = on.maps(&[batch, window_of(height), window_of(width), outputs])?;
     // Whatever type it comes in at last, its sums are rounded as feature maps are.
     on.compare(["weight gradient"], &case, ([&x, &grad], []), |[x, grad], []| {
-        Ok([cast(&weight_gradient(x, grad, window)?, x.dtype())?])
+        Ok([cast(&unpacked(&weight_gradient(x, grad, window)?)?, x.dtype())?])
     })?;
     on.compare(["input gradient"], &case, ([&grad], [&w]), |[grad], [w]| {
         Ok([input_gradient(w, grad, window, (height, width))?])

@@ -87,6 +87,27 @@ impl Bench<'_> {
         (self.report)(Measurement { name: name.into(), case: case.into(), value, unit, beside })
     }
 
+    /// Times for how long the host is busy asking a GPU for `f`, which it does not wait for.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure).
+    fn measure_host(&mut self, (name, case): (&str, &str), mut f: impl FnMut() -> Result<()>) -> Result<()> {
+        if !self.wants(name, case) {
+            return Ok(());
+        }
+        let mut all = Vec::new();
+        for _ in 0..20 {
+            self.progress.check()?;
+            self.device.synchronize()?;
+            let started = Instant::now();
+            f()?;
+            all.push(started.elapsed().as_secs_f64());
+        }
+        all.sort_by(f64::total_cmp);
+        let value = 1e6 * all[all.len() / 2];
+        (self.report)(Measurement { name: name.into(), case: case.into(), value, unit: "µs", beside: None })
+    }
+
     /// The median seconds of several runs of `f`, after some that are not counted.
     fn seconds(&self, mut f: impl FnMut() -> Result<()>) -> Result<f64> {
         let mut timed = |runs: usize| {

@@ -76,7 +76,7 @@ fn network(bench: &Bench<'_>, probed: &Probed<'_>, training: &Training, classes:
     let labels: Vec<u32> = samples.iter().map(|sample| sample % classes as u32).collect();
     let labels = Tensor::from_vec(labels, batch, &bench.device)?;
     let noise = Noise::new(0, (0, 0), &samples);
-    let sgd = &mut Sgd::new(&network.variables(), training.momentum, training.weight_decay)?;
+    let sgd = &Sgd::new(&network.variables(), training.momentum, training.weight_decay)?;
     let train = bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-6).map(drop)?))?;
     let (block, head) = (network.blocks[0].frozen()?, network.head.frozen()?);
     let classify = || Ok(compute(x.device(), || head.logits(&block.forward(&x)?)).map(drop)?);

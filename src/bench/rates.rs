@@ -216,9 +216,9 @@ impl<'a, 'b> Sample<'a, 'b> {
         let (bench, device) = (self.bench, &self.bench.device);
         let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
         let network = Network::of_stage(stage, self.classes, (self.pipeline.init, &mut rng, device))?;
-        let sgd = &mut Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
+        let sgd = &Sgd::new(&network.variables(), stage.training.momentum, stage.training.weight_decay)?;
         // So slow that weights stay as they are: what is learned of a few samples again and again may diverge.
-        let mut train = |batch: &Batch| {
+        let train = |batch: &Batch| {
             let noise = Noise::new(0, (stage.number, 0), &batch.samples);
             Ok(step(&network, sgd, (&batch.x, &batch.labels, &noise), 1e-6).map(drop)?)
         };
@@ -285,7 +285,7 @@ impl<'a, 'b> Sample<'a, 'b> {
             true => 0.0,
             false => {
                 let Training { momentum, weight_decay, .. } = pipeline.training;
-                let sgd = &mut Sgd::new(&network.variables(), momentum, weight_decay)?;
+                let sgd = &Sgd::new(&network.variables(), momentum, weight_decay)?;
                 bench.seconds(|| Ok(step(&network, sgd, (&x, &labels, &noise), 1e-9).map(drop)?))?
             }
         };

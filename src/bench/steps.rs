@@ -31,9 +31,12 @@ const BATCH: usize = 128;
 const CLASSES: usize = 10;
 
 const STEPS: [&str; 3] = ["training step, k = 1", "training step, k = 2", "training step, k = 3"];
+const HOST: [&str; 3] =
+    ["host's part of a step, k = 1", "host's part of a step, k = 2", "host's part of a step, k = 3"];
 const FROZEN: &str = "frozen block";
 
-/// Times a training step with k = 1, 2 and 3, and a frozen block alone: images a second.
+/// Times a training step with k = 1, 2 and 3, and a frozen block alone: images a second; on a GPU also for how long the host
+/// is busy asking for a step.
 ///
 /// A step is the forward pass, the loss, all gradients and the optimiser's update, on a batch that is in memory.
 ///
@@ -44,7 +47,7 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
     for &(inputs, channels, size) in stages {
         let from = if inputs == channels { String::new() } else { format!("{inputs} -> ") };
         let case = format!("{from}{channels} channels, {size} x {size}, batch {BATCH}");
-        if !bench.wants_any(&STEPS, &case) && !bench.wants(FROZEN, &case) {
+        if !bench.wants_any(&[STEPS, HOST].concat(), &case) && !bench.wants(FROZEN, &case) {
             continue;
         }
         let images = (BATCH as f64, "images/s");
@@ -53,12 +56,17 @@ pub fn steps(bench: &mut Bench<'_>) -> Result<()> {
         let labels = Tensor::from_vec(labels, BATCH, &bench.device)?;
         let samples: Vec<u32> = (0..BATCH as u32).collect();
         let noise = Noise::new(0, (1, 0), &samples);
-        for (hidden, name) in STEPS.into_iter().enumerate() {
+        for (hidden, (name, host)) in STEPS.into_iter().zip(HOST).enumerate() {
+            if !bench.wants(name, &case) && !bench.wants(host, &case) {
+                continue;
+            }
             let network = network(bench, hidden + 1, (inputs, channels), size)?;
-            let sgd = &mut Sgd::new(&network.variables(), 0.9, 5e-4)?;
-            bench.measure((name, &case), images, None, || {
-                Ok(step(&network, sgd, (&x, &labels, &noise), 0.01).map(drop)?)
-            })?;
+            let sgd = &Sgd::new(&network.variables(), 0.9, 5e-4)?;
+            let mut step = || Ok(step(&network, sgd, (&x, &labels, &noise), 0.01).map(drop)?);
+            bench.measure((name, &case), images, None, &mut step)?;
+            if !bench.device.is_cpu() {
+                bench.measure_host((host, &case), step)?;
+            }
         }
         let block = network(bench, 1, (inputs, channels), size)?.blocks[0].frozen()?;
         bench.measure((FROZEN, &case), images, None, || Ok(compute(x.device(), || block.forward(&x)).map(drop)?))?;

@@ -1,19 +1,10 @@
 //! Batches of stored samples as candle's tensors.
 
 use super::engine::{Engine, engine};
-use super::gpu::{Element, Pointer};
-use super::pointers::{element, in_place, make, require, with_pointers};
+use super::gpu::Pointer;
+use super::pointers::{element, element_of, in_place, make, require, with_pointers};
 use super::samples::{self, Form, Samples, Shown};
 use candle_core::{DType, Result, Tensor, bail};
-
-/// The type of feature maps that a tensor type stands for.
-fn maps_of(dtype: DType) -> Result<Element> {
-    match dtype {
-        DType::F32 => Ok(Element::F32),
-        DType::BF16 => Ok(Element::Bf16),
-        other => bail!("a GPU computes with f32 and bf16, not {}", other.as_str()),
-    }
-}
 
 /// Calls a function with where stored samples, which it may change, and the numbers of their slots lie.
 fn with_samples(engine: &Engine, (stored, slots): (&Tensor, &Tensor), f: impl Fn(Samples) -> Result<()>) -> Result<()> {
@@ -30,7 +21,7 @@ fn with_samples(engine: &Engine, (stored, slots): (&Tensor, &Tensor), f: impl Fn
 
 /// As [`ops::Form::decode`].
 pub(crate) fn decode(form: &Form, stored: &Tensor, slots: &Tensor, size: usize, dtype: DType) -> Result<Tensor> {
-    let (engine, element) = (engine(stored.device())?, maps_of(dtype)?);
+    let (engine, element) = (engine(stored.device())?, element_of(dtype)?);
     make(&engine, (slots.dim(0)?, size, size, form.channels), element, |to| {
         with_samples(&engine, (stored, slots), |samples| {
             // SAFETY: as many values as the form says.
@@ -69,7 +60,7 @@ pub(crate) fn show(
     (size, side): (usize, usize),
     dtype: DType,
 ) -> Result<Tensor> {
-    let (engine, element) = (engine(images.device())?, maps_of(dtype)?);
+    let (engine, element) = (engine(images.device())?, element_of(dtype)?);
     require([offsets], DType::I32)?;
     require([table], DType::F32)?;
     let channels = table.dim(0)?;

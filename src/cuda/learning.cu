@@ -81,12 +81,20 @@ __device__ inline void end_cross_entropy(const float *losses, const float *hits,
     }
 }
 
+// A gradient in the order of its weights, or in that of convolutions, which is 1 for f32 and 2 for bf16.
+__device__ inline float gradient_of(const float *gradient, unsigned at, unsigned inputs, unsigned area, unsigned order) {
+    if (order == 0) return gradient[at];
+    unsigned place = at % area, input = at / area % inputs, output = at / area / inputs;
+    unsigned packed = (output * area + place) * inputs + input;
+    return order == 1 ? gradient[packed] : to_float(reinterpret_cast<const Bf16 *>(gradient)[packed]);
+}
+
 // velocity = momentum * velocity + gradient + decay * weight; weight = weight - rate * velocity.
-__device__ inline void descend(float *weight, float *velocity, const float *gradient, unsigned count, float rate, float momentum,
-                               float decay) {
+__device__ inline void descend(float *weight, float *velocity, const float *gradient, unsigned count, unsigned inputs, unsigned area,
+                               unsigned order, float rate, float momentum, float decay) {
     unsigned at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= count) return;
-    float moved = momentum * velocity[at] + (gradient[at] + decay * weight[at]);
+    float moved = momentum * velocity[at] + (gradient_of(gradient, at, inputs, area, order) + decay * weight[at]);
     velocity[at] = moved;
     weight[at] -= rate * moved;
 }
@@ -108,9 +116,13 @@ KERNEL(cross_entropy_f32,
 KERNEL(end_cross_entropy_f32, (const float *losses, const float *hits, unsigned batch, float *mean, float *correct),
        (end_cross_entropy(losses, hits, batch, mean, correct)))
 // Up to eight weights in one launch, each with a row of blocks of its own; one of no values takes an unused place.
-#define OF_WEIGHT(n) float *weight##n, float *velocity##n, const float *gradient##n, unsigned count##n
+#define OF_WEIGHT(n) \
+    float *weight##n, float *velocity##n, const float *gradient##n, unsigned count##n, unsigned inputs##n, unsigned area##n, \
+        unsigned order##n
 #define DESCEND(n) \
-    case n: descend(weight##n, velocity##n, gradient##n, count##n, rate, momentum, decay); break;
+    case n: \
+        descend(weight##n, velocity##n, gradient##n, count##n, inputs##n, area##n, order##n, rate, momentum, decay); \
+        break;
 
 KERNEL(descend_f32,
        (OF_WEIGHT(0), OF_WEIGHT(1), OF_WEIGHT(2), OF_WEIGHT(3), OF_WEIGHT(4), OF_WEIGHT(5), OF_WEIGHT(6), OF_WEIGHT(7), float rate,

@@ -48,8 +48,17 @@ pub(crate) struct Step {
     pub decay: f64,
 }
 
-/// A weight, its velocity and its gradient, and how many values each has.
-pub(crate) type Moved = ([Pointer; 3], usize);
+/// A weight that a step moves.
+#[derive(Clone, Copy)]
+pub(crate) struct Moved {
+    /// The weight, its velocity and its gradient.
+    pub pointers: [Pointer; 3],
+    /// How many values each has.
+    pub values: usize,
+    /// What the gradient is of, and its type, where it is in the order of convolutions: [packed](Weights::pack), as wide as
+    /// the weights are. Else it is f32, in the order of the weight.
+    pub packed: Option<(Weights, Element)>,
+}
 
 /// Weights that one launch moves.
 pub(crate) const AT_ONCE: usize = 8;
@@ -60,15 +69,22 @@ pub(crate) const AT_ONCE: usize = 8;
 /// # Safety
 /// The pointers lead to as many values.
 pub(crate) unsafe fn descend(gpu: &impl Gpu, weights: &[Moved], step: &Step) -> Result<()> {
-    let most = weights.iter().map(|(_, values)| *values).max().unwrap_or(0);
+    let most = weights.iter().map(|moved| moved.values).max().unwrap_or(0);
     if most == 0 || weights.len() > AT_ONCE {
         bail!("{} weights of up to {most} values cannot be moved at once", weights.len())
     }
-    let unused = (weights[0].0, 0);
-    let mut arguments = Vec::with_capacity(4 * AT_ONCE + 3);
-    for (pointers, values) in weights.iter().chain(std::iter::repeat(&unused)).take(AT_ONCE) {
-        arguments.extend(pointers.map(at));
-        arguments.push(count(*values)?);
+    let unused = Moved { values: 0, ..weights[0] };
+    let mut arguments = Vec::with_capacity(7 * AT_ONCE + 3);
+    for moved in weights.iter().chain(std::iter::repeat(&unused)).take(AT_ONCE) {
+        let (inputs, area, order) = match moved.packed {
+            None => (1, 1, 0),
+            Some((Weights { inputs, kernel, .. }, Element::F32)) => (inputs, kernel * kernel, 1),
+            Some((Weights { inputs, kernel, .. }, Element::Bf16)) => (inputs, kernel * kernel, 2),
+        };
+        arguments.extend(moved.pointers.map(at));
+        for number in [moved.values, inputs, area, order] {
+            arguments.push(count(number)?);
+        }
     }
     arguments.extend([step.rate, step.momentum, step.decay].map(value));
     let blocks = [most.div_ceil(THREADS as usize), weights.len()];

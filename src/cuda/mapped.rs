@@ -2,10 +2,10 @@
 
 use super::elementwise;
 use super::engine::engine;
-use super::gpu::{Element, Gpu, Pointer};
+use super::gpu::{Gpu, Pointer};
 use super::memory;
 use super::normalise::{self, Line};
-use super::pointers::{element, in_place, make, require, with_pointers};
+use super::pointers::{element, element_of, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result;
@@ -14,12 +14,10 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 /// As [`ops::cast`].
 pub(crate) fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     let (engine, from) = (engine(x.device())?, element(x)?);
-    let to = match dtype {
-        _ if dtype == x.dtype() => return Ok(x.clone()),
-        DType::F32 => Element::F32,
-        DType::BF16 => Element::Bf16,
-        other => bail!("a GPU computes with f32 and bf16, not {}", other.as_str()),
-    };
+    if dtype == x.dtype() {
+        return Ok(x.clone());
+    }
+    let to = element_of(dtype)?;
     make(&engine, x.shape(), to, |y| {
         // SAFETY: both have as many values.
         with_pointers(&engine, [x], |[x_at]| unsafe {

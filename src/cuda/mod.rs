@@ -30,6 +30,8 @@ pub(crate) mod normalise;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
 mod pointers;
+#[cfg(feature = "cuda")]
+mod recording;
 pub(crate) mod samples;
 #[cfg(feature = "cuda")]
 mod tensors;
@@ -51,12 +53,14 @@ pub(crate) use learning::Step;
 pub(crate) use mapped::{accumulate, affine, cast, concat, spoil};
 #[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
+#[cfg(feature = "cuda")]
+pub(crate) use recording::{Recordings, aside};
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
     Moving, Norm, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
-    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, relu,
-    relu_gradient, space_to_depth, weight_gradient,
+    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, packed, pool, pool_gradient, relu,
+    relu_gradient, space_to_depth, unpacked, weight_gradient,
 };
 #[cfg(feature = "cuda")]
 pub(crate) use upload::{Upload, Uploaded};

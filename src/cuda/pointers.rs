@@ -14,7 +14,12 @@ const ALIGNED: usize = 32;
 
 /// The type of a tensor's values.
 pub(super) fn element(tensor: &Tensor) -> Result<Element> {
-    match tensor.dtype() {
+    element_of(tensor.dtype())
+}
+
+/// The type of feature maps that a tensor type stands for.
+pub(super) fn element_of(dtype: DType) -> Result<Element> {
+    match dtype {
         DType::F32 => Ok(Element::F32),
         DType::BF16 => Ok(Element::Bf16),
         other => bail!("a GPU computes with f32 and bf16, not {}", other.as_str()),

@@ -10,7 +10,7 @@ use super::learning::{self, LossPointers, Moved, Step, Weights};
 use super::mapped::cast;
 use super::normalise::{Line, NormGradients, Running};
 use super::pixels::{self, Images, Windows};
-use super::pointers::{Unset, element, in_place, make, require, with_pointers};
+use super::pointers::{Unset, element, element_of, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::{DType, Device, Result, Shape as Dimensions, Tensor, Var};
 use std::cell::RefCell;
@@ -101,10 +101,43 @@ pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Re
     let shape = convolved(Pass::Weight, images, weights, windows);
     let wide = weights.widened(images.element);
     let packed = convolve(&engine, shape, [x, grad], [wide.outputs, wide.kernel, wide.kernel, wide.inputs])?;
-    make(&engine, (weights.outputs, weights.inputs, weights.kernel, weights.kernel), Element::F32, |to| {
+    if wide == weights {
+        // In the order in which it came, and of the type: who reads it need not have it in another.
+        return packed.permute((0, 3, 1, 2));
+    }
+    unpack(&engine, &packed, weights, images.element)
+}
+
+/// As [`ops::packed`].
+pub(crate) fn packed(weight: &Tensor, dtype: DType) -> Result<Tensor> {
+    let (weights, element) = (weights(weight)?, element_of(dtype)?);
+    if weights.widened(element) != weights {
+        return Ok(weight.clone());
+    }
+    pack(&*engine(weight.device())?, weight, weights, element)?.permute((0, 3, 1, 2))
+}
+
+/// As [`ops::unpacked`].
+pub(crate) fn unpacked(weight: &Tensor) -> Result<Tensor> {
+    let Some((weights, element)) = is_packed(weight)? else { return Ok(weight.clone()) };
+    unpack(&*engine(weight.device())?, &weight.permute((0, 2, 3, 1))?, weights, element)
+}
+
+/// \[output, y, x, input\], as [wide](Weights::widened) as convolutions take them → \[output, input, y, x\] in f32.
+fn unpack(engine: &Engine, packed: &Tensor, weights: Weights, element: Element) -> Result<Tensor> {
+    make(engine, (weights.outputs, weights.inputs, weights.kernel, weights.kernel), Element::F32, |to| {
         // SAFETY: both have as many values as the weights.
-        with_pointers(&engine, [&packed], |[from]| unsafe { weights.unpack(&*engine, from, images.element, to) })
+        with_pointers(engine, [packed], |[from]| unsafe { weights.unpack(engine, from, element, to) })
     })
+}
+
+/// What weights, or gradients of such, are of, and their type, where they lie in the order of convolutions.
+fn is_packed(weight: &Tensor) -> Result<Option<(Weights, Element)>> {
+    if weight.rank() != 4 || weight.is_contiguous() && weight.dtype() == DType::F32 {
+        return Ok(None);
+    }
+    let lies_so = weight.permute((0, 2, 3, 1))?.is_contiguous();
+    Ok(if lies_so { Some((weights(weight)?, element(weight)?)) } else { None })
 }
 
 /// As [`ops::input_gradient`], for an input of the given height and width.
@@ -132,10 +165,14 @@ fn convolved(pass: Pass, images: Images, weights: Weights, Windows { stride, pad
     Shape { pass, batch, height, width, weights, stride, padding, element }
 }
 
-/// Weights in the order and the type in which convolutions read them.
+/// Weights in the order and the type in which convolutions read them: \[output, y, x, input\], as wide as they are taken.
 fn pack(engine: &Engine, weight: &Tensor, weights: Weights, element: Element) -> Result<Tensor> {
+    if is_packed(weight)? == Some((weights, element)) && weights.widened(element) == weights {
+        return weight.permute((0, 2, 3, 1));
+    }
     require([weight], DType::F32)?;
-    make(engine, weights.widened(element).values(), element, |to| {
+    let Weights { outputs, inputs, kernel } = weights.widened(element);
+    make(engine, (outputs, kernel, kernel, inputs), element, |to| {
         // SAFETY: both have as many values as the weights.
         with_pointers(engine, [weight], |[from]| unsafe { weights.pack(engine, from, element, to) })
     })
@@ -295,7 +332,7 @@ pub(crate) fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtyp
     let engine = engine(grad.device())?;
     require([grad], DType::F32)?;
     let (batch, side, _, channels) = grad.dims4()?;
-    let element = if dtype == DType::BF16 { Element::Bf16 } else { Element::F32 };
+    let element = element_of(dtype)?;
     let images = Images { batch, height, width, channels, element };
     make(&engine, (batch, height, width, channels), element, |to| {
         // SAFETY: as many values as the images and the cells have.
@@ -377,13 +414,20 @@ fn descend_some(engine: &Engine, weights: &[(&Var, &Var, &Tensor)], found: &mut 
         // SAFETY: all three of each have as many values.
         return unsafe { learning::descend(engine, found, step) };
     };
-    require([weight, velocity, gradient], DType::F32)?;
-    let (found, values) = (RefCell::new(found), weight.elem_count());
-    with_pointers(engine, [gradient], |[gradient]| {
+    require([weight, velocity], DType::F32)?;
+    let (found, values, packed) = (RefCell::new(found), weight.elem_count(), is_packed(gradient)?);
+    let gradient = match packed {
+        Some(_) => gradient.permute((0, 2, 3, 1))?,
+        None => gradient.clone(),
+    };
+    if packed.is_none() {
+        require([&gradient], DType::F32)?;
+    }
+    with_pointers(engine, [&gradient], |[gradient]| {
         in_place(velocity, "descent", |velocity| {
             in_place(weight, "descent", |weight| {
                 let mut found = found.borrow_mut();
-                found.push(([weight, velocity, gradient], values));
+                found.push(Moved { pointers: [weight, velocity, gradient], values, packed });
                 descend_some(engine, others, &mut found, step)
             })
         })

@@ -13,7 +13,7 @@ use super::source::{Read, ReadPlan, Source};
 use super::view_cache::ViewCache;
 use crate::error::{Error, Result};
 use crate::network::Chain;
-use crate::ops::cut;
+use crate::ops::{aside, cut};
 use crate::pipeline::{Codec, Keep, Recipe, Shape};
 use crate::random::Stream;
 use crate::size;
@@ -257,7 +257,8 @@ impl Loader {
         if self.device().is_cpu() {
             read_ahead(ranges, |range| self.collate(plan, self.read(plan, range)?), f)?;
         } else {
-            read_ahead(ranges, |range| self.read(plan, range), |pending| f(self.collate(plan, pending)?))?;
+            let read = |range| aside(self.device(), || self.read(plan, range));
+            read_ahead(ranges, read, |pending| f(self.collate(plan, pending)?))?;
         }
         self.source.check()
     }

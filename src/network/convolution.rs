@@ -5,7 +5,8 @@ use super::gradients::Gradients;
 use super::initial::Initial;
 use super::variables::{Role, Variables};
 use crate::ops::{
-    Activation, Window, bias_gradient, bias_relu_gradients, convolution, input_gradient, relu_gradient, weight_gradient,
+    Activation, Window, bias_gradient, bias_relu_gradients, convolution, input_gradient, packed, relu_gradient,
+    weight_gradient,
 };
 use candle_core::{Result, Tensor, Var};
 
@@ -30,6 +31,8 @@ pub(super) struct Convolution {
 /// What the gradients are computed from.
 pub(super) struct ConvolutionPass {
     x: Tensor,
+    /// The weights, as they are read.
+    weight: Tensor,
     after: After,
 }
 
@@ -65,14 +68,15 @@ impl Convolution {
 
     pub fn train(&self, x: Tensor) -> Result<(Tensor, ConvolutionPass)> {
         let bias = self.bias.as_ref().map(Var::as_tensor);
+        let weight = packed(&self.weight, x.dtype())?;
         let Some(norm) = &self.norm else {
-            let y = convolution(&x, &self.weight, bias, self.window, self.activation)?;
+            let y = convolution(&x, &weight, bias, self.window, self.activation)?;
             let after = if self.activation == Activation::Relu { After::Relu(y.clone()) } else { After::Plain };
-            return Ok((y, ConvolutionPass { x, after }));
+            return Ok((y, ConvolutionPass { x, weight, after }));
         };
-        let sums = convolution(&x, &self.weight, bias, self.window, Activation::Identity)?;
+        let sums = convolution(&x, &weight, bias, self.window, Activation::Identity)?;
         let (y, pass) = norm.train(sums, self.activation)?;
-        Ok((y, ConvolutionPass { x, after: After::Norm(pass) }))
+        Ok((y, ConvolutionPass { x, weight, after: After::Norm(pass) }))
     }
 
     /// Gives the gradient of the input if that was computed.
@@ -83,7 +87,7 @@ impl Convolution {
         input: Input,
         out: &mut Gradients,
     ) -> Result<Option<Tensor>> {
-        let ConvolutionPass { x, after } = pass;
+        let ConvolutionPass { x, weight, after } = pass;
         let mut bias_grad = None;
         let sums_grad = match (&self.norm, after) {
             (Some(norm), After::Norm(pass)) => norm.gradients(pass, &grad, out)?,
@@ -104,7 +108,7 @@ impl Convolution {
             Input::Constant => Ok(None),
             Input::Computed => {
                 let (_, height, width, _) = x.dims4()?;
-                let back = self.feedback.as_ref().unwrap_or(&self.weight);
+                let back = self.feedback.as_ref().map_or(&weight, Var::as_tensor);
                 input_gradient(back, &sums_grad, self.window, (height, width)).map(Some)
             }
         }

@@ -125,6 +125,11 @@ impl Network {
         Ok(out)
     }
 
+    /// Whether a training step asks the same of a device whatever the samples are.
+    pub fn repeats(&self) -> bool {
+        self.blocks.iter().chain([&self.head]).all(Sequence::repeats)
+    }
+
     /// All variables: `block.…`, or `block1.…` and so on where there are several, and `auxiliary.…`.
     pub fn variables(&self) -> Variables {
         self.named(Sequence::variables)

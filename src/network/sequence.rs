@@ -219,6 +219,11 @@ impl Sequence {
         wanted
     }
 
+    /// Whether a step asks the same of a device whatever the samples are: nothing is drawn, nothing is computed on the host.
+    pub(super) fn repeats(&self) -> bool {
+        !self.members.iter().any(|member| matches!(member.unit, Unit::Dropout(..) | Unit::Scattering(_)))
+    }
+
     /// The layers as they are now, in evaluation mode.
     ///
     /// # Errors

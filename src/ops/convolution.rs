@@ -7,7 +7,7 @@ use super::geometry::{Finish, Images};
 use super::window::Window;
 use super::winograd::{self, Kernels, Padded};
 use super::{to_nchw, to_nhwc};
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{DType, Result, Tensor, Var, bail};
 
 /// What is applied to the sums of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,29 @@ pub fn convolution(
     Tensor::from_vec(values, sizes.result(), x.device())
 }
 
+/// Weights \[outputs, inputs, kernel, kernel\] as convolutions of maps of a type read them on their device, so that they are
+/// brought into that order but once.
+///
+/// # Errors
+/// When the device fails.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn packed(weight: &Tensor, maps: DType) -> Result<Tensor> {
+    on_gpu!(weight, crate::cuda::packed(weight, maps));
+    Ok(weight.clone())
+}
+
+/// Weights or a gradient of such in f32 and in their own order, in which they lie side by side.
+///
+/// # Errors
+/// When the device fails.
+pub fn unpacked(weight: &Tensor) -> Result<Tensor> {
+    on_gpu!(weight, crate::cuda::unpacked(weight));
+    Ok(weight.clone())
+}
+
 /// The gradient of the weights \[outputs, inputs, kernel, kernel\] of a convolution of `x` \[batch, height, width,
-/// inputs\], from the gradient of its result.
+/// inputs\], from the gradient of its result. On a GPU it lies in memory, and has the type, as convolutions write it;
+/// [`unpacked`] brings it in order.
 ///
 /// # Errors
 /// When the shapes do not fit.

@@ -12,7 +12,7 @@ use crate::cuda::dropout::Mask;
 use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
-use crate::cuda::learning::{self, LossPointers, Step, Weights};
+use crate::cuda::learning::{self, LossPointers, Moved, Step, Weights};
 use crate::cuda::normalise::{self, Line, NormGradients, Running};
 use crate::cuda::pixels::{self, Images, Windows};
 use crate::cuda::tiling::Maps;
@@ -387,6 +387,33 @@ fn the_loss_agrees() {
 }
 
 #[test]
+fn updates_from_gradients_in_the_order_of_convolutions_agree() {
+    for (weights, element) in [
+        (Weights { outputs: 3, inputs: 5, kernel: 3 }, Element::F32),
+        (Weights { outputs: 16, inputs: 8, kernel: 3 }, Element::Bf16),
+        (Weights { outputs: 8, inputs: 24, kernel: 1 }, Element::Bf16),
+    ] {
+        let shape = [weights.outputs, weights.inputs, weights.kernel, weights.kernel];
+        let [weight, velocity] = [1, 2].map(|seed| floats(&shape, seed));
+        let gradient = noise(&shape, 3, element);
+        let [own, moved] = [&weight, &velocity].map(|tensor| Var::from_tensor(tensor).unwrap());
+        descend(&[(&own, &moved, &gradient)], Descent { rate: 0.1, momentum: 0.9, weight_decay: 1e-2 }).unwrap();
+        let gpu = Emulator::new();
+        let packed = to_nhwc(&gradient).unwrap();
+        let (memory, pointers) = put(&gpu, [(&weight, Element::F32), (&velocity, Element::F32), (&packed, element)]);
+        let of = Moved { pointers, values: weights.values(), packed: Some((weights, element)) };
+        // SAFETY: memory of the sizes that are said.
+        unsafe { learning::descend(&gpu, &[of], &Step { rate: 0.1, momentum: 0.9, decay: 1e-2 }) }.unwrap();
+        assert_close(&gpu.get(&memory[0], Element::F32, &shape), &own, Element::F32, 1e-6, "weights");
+        assert_close(&gpu.get(&memory[1], Element::F32, &shape), &moved, Element::F32, 1e-6, "velocity");
+    }
+}
+
+fn plain(pointers: [Pointer; 3], values: usize) -> Moved {
+    Moved { pointers, values, packed: None }
+}
+
+#[test]
 fn updates_agree() {
     for values in [1, 255, 256, 1000] {
         let [weight, velocity, gradient, new] = [1, 2, 3, 4].map(|seed| floats(&[values], seed));
@@ -404,8 +431,9 @@ fn updates_agree() {
                 put(&gpu, [&x; 3].map(|tensor| (tensor, Element::F32)))
             };
             let beside: Vec<_> = sizes.iter().map(|&size| filled(size)).collect();
-            let mut all: Vec<_> = sizes.iter().zip(&beside).map(|(&size, (_, pointers))| (*pointers, size)).collect();
-            all.insert(others / 2, (pointers, values));
+            let mut all: Vec<_> =
+                sizes.iter().zip(&beside).map(|(&size, (_, pointers))| plain(*pointers, size)).collect();
+            all.insert(others / 2, plain(pointers, values));
             // SAFETY: memory of the sizes that are said.
             unsafe { learning::descend(&gpu, &all, &step) }.unwrap();
             assert_close(&gpu.get(&memory[0], Element::F32, &[values]), &own, Element::F32, 1e-6, "weights");

@@ -40,6 +40,7 @@ mod max_pooling;
 mod panels;
 mod pooling;
 mod relu;
+mod repeated;
 mod scattering;
 mod tiles;
 mod transforms;
@@ -49,7 +50,7 @@ mod window;
 mod winograd;
 
 pub use batch_norm::{BatchNorm, BatchNormGradients, BatchStatistics};
-pub use convolution::{Activation, convolution, input_gradient, weight_gradient};
+pub use convolution::{Activation, convolution, input_gradient, packed, unpacked, weight_gradient};
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
@@ -60,6 +61,7 @@ pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
 pub use pooling::{depth_to_space, pool, pool_gradient, space_to_depth};
 pub use relu::{bias_gradient, bias_relu_gradients, relu, relu_gradient};
+pub use repeated::Repeated;
 pub use scattering::Scattering;
 pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};
 pub use window::Window;
@@ -91,6 +93,16 @@ pub fn gpu_is_there() -> bool {
 /// have to be woken after each of them; a GPU is asked from the thread at hand.
 pub fn compute<T: Send>(device: &Device, f: impl FnOnce() -> T + Send) -> T {
     if device.is_cpu() { rayon::scope(|_| f()) } else { f() }
+}
+
+/// Lets a thread ask things of a device while another trains on it: they never get into what is recorded there.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+pub fn aside<T>(device: &Device, f: impl FnOnce() -> T) -> T {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return crate::cuda::aside(f);
+    }
+    f()
 }
 
 /// Fills memory of a GPU with what is no number in any type, and gives it back: what is reserved next may be a part of it.

@@ -89,7 +89,7 @@ impl Module {
         let noise = Noise::new(step.seed, (self.number, step.epoch), &batch.samples);
         let samples = (&batch.x, &batch.labels, &noise);
         let passes_on = at + 1 < step.places.len();
-        let (outcome, features) = step_for_next(&self.network, &mut self.sgd, samples, (step.rate, passes_on))?;
+        let (outcome, features) = step_for_next(&self.network, &self.sgd, samples, (step.rate, passes_on))?;
         self.sums.add(&outcome.loss, &outcome.correct, batch.len())?;
         let next = |x| Arc::new(Batch { x, labels: batch.labels.clone(), samples: batch.samples.clone() });
         Ok(features.map(next))

@@ -1,7 +1,8 @@
 //! Stochastic gradient descent with momentum and weight decay, as PyTorch's `SGD` does it.
 
+use super::step::Outcome;
 use crate::network::{Gradients, Variables};
-use crate::ops::{Descent, descend};
+use crate::ops::{Descent, Repeated, descend};
 use candle_core::{Result, Tensor, Var};
 use std::collections::HashMap;
 
@@ -10,6 +11,8 @@ pub struct Sgd {
     momentum: f64,
     weight_decay: f64,
     parameters: Vec<Parameter>,
+    /// Whole steps of the network whose parameters these are.
+    pub(super) steps: Repeated<Outcome>,
 }
 
 struct Parameter {
@@ -29,14 +32,14 @@ impl Sgd {
             Ok(Parameter { name: name.into(), weight: weight.clone(), velocity })
         };
         let parameters = variables.parameters().map(parameter).collect::<Result<_>>()?;
-        Ok(Self { momentum, weight_decay, parameters })
+        Ok(Self { momentum, weight_decay, parameters, steps: Repeated::default() })
     }
 
     /// One step. A weight without a gradient stays as it is.
     ///
     /// # Errors
     /// When a gradient does not fit its weight.
-    pub fn step(&mut self, gradients: &Gradients, rate: f64) -> Result<()> {
+    pub fn step(&self, gradients: &Gradients, rate: f64) -> Result<()> {
         let settings = Descent { rate, momentum: self.momentum, weight_decay: self.weight_decay };
         let all: Vec<_> = self
             .parameters

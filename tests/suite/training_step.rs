@@ -39,7 +39,7 @@ pub fn check_steps(network: &Network, x: &Tensor, all: &HashMap<String, Tensor>,
     variables.set(&before, "fixture").unwrap();
     assert_eq!(before.len(), variables.iter().count(), "a variable has no counterpart");
 
-    let mut sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
+    let sgd = Sgd::new(&variables, 0.9, 5e-4).unwrap();
     let x = to_nhwc(x).unwrap();
     let labels = all["labels"].to_dtype(DType::U32).unwrap();
     let samples: Vec<u32> = (0..labels.elem_count() as u32).collect();
@@ -53,7 +53,7 @@ pub fn check_steps(network: &Network, x: &Tensor, all: &HashMap<String, Tensor>,
         assert_close(gradients.get(variable).unwrap(), &all[&format!("grad.{name}")], 1e-5, name);
     }
     sgd.step(&gradients, rate).unwrap();
-    step(network, &mut sgd, (&x, &labels, &noise), rate).unwrap();
+    step(network, &sgd, (&x, &labels, &noise), rate).unwrap();
     for (name, variable) in variables.iter() {
         assert_close(variable, &all[&format!("after.{name}")], 2e-5, name);
     }

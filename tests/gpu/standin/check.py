@@ -26,6 +26,9 @@ OWN = Path(__file__).resolve().parent
 ROOT = OWN.parents[2]
 CHECKS = []
 
+# What a step may ask for: convolutions, matrix products, our own kernels. One of them is space-to-depth, of the first block.
+MOST_OPERATIONS = 55
+
 # Two stages at a size that takes seconds; sizes that are multiples of nothing.
 SMALL = ["data.train_images=160", "data.val_images=48", "network.blocks=2", "network.width=12", "auxiliary.width=10",
          "training.epochs=2", "training.batch=48"]
@@ -135,6 +138,18 @@ def training_is_that_of_the_cpu(bed):
         ours, expected = bed.losses("gpu", stage), bed.losses("cpu", stage)
         assert len(ours) == len(expected) > 1, (ours, expected)
         assert all(abs(a - b) < 0.02 * b for a, b in zip(ours, expected)), f"stage {stage}: losses {ours}, on the CPU {expected}"
+
+
+@check
+def a_step_is_recorded_and_asked_for_at_once(bed):
+    sets = ["network.blocks=1", "auxiliary.k=3", "training.decay_every=100"]
+    fewer, more = (bed.run(f"epochs{epochs}", [*sets, f"training.epochs={epochs}"]).fine().report for epochs in (4, 8))
+    steps = fewer["operations of the largest graph"]
+    assert steps <= MOST_OPERATIONS, f"a step with k = 3 takes {steps} operations"
+    # Later epochs are launches of graphs that are there, and reserve nothing.
+    for what in ("graphs", "allocations"):
+        assert more[what] == fewer[what], f"{what}: {more[what]} in eight epochs, {fewer[what]} in four"
+    assert more["graph launches"] - fewer["graph launches"] == 4 * 4, (fewer["graph launches"], more["graph launches"])
 
 
 @check
@@ -331,6 +346,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--libraries", type=Path, default=ROOT / "target/standin")
     args = parser.parse_args()
+    if not any(args.only in function.__name__.replace("_", " ") for function, _ in CHECKS):
+        parser.error(f"no check has `{args.only}` in its name")
     subprocess.run([OWN / "build", args.libraries], check=True)
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
