@@ -52,8 +52,9 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     settings = tomllib.loads(args.pipeline.read_text())
     compression = settings.get("compression", {})
-    for table in (settings["training"], compression, compression.get("classifier", {})) if args.epochs else ():
-        table["epochs"] = args.epochs
+    for table in (settings["training"], compression, compression.get("classifier")):
+        if table and args.epochs:
+            table["epochs"] = args.epochs
     architecture, method = settings["network"].get("architecture", "simcnn"), settings["training"].get("method", "layerwise")
     if compression and (method != "layerwise" or architecture == "scattering"):
         raise SystemExit("only blocks that are trained layer by layer are compressed")
