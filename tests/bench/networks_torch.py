@@ -7,11 +7,12 @@
 It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer, decoupled or end to end, there also by
 feedback alignment, from plain torch.nn modules; layer by layer blocks are pruned and fine-tuned, and the last classifier
 swapped, where the file says so. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are
-run again at every step: nothing is cached, as in the paper. Scattering coefficients are Kymatio's (`pip install kymatio scipy`),
-and computed once, of as many views as the file says. The optimiser begins anew at each drop of the learning rate, as in the
-published code. With `--device cuda` all but decoding and the drawing of initial weights is done there, in f32 without TF32.
-`--seeds 0,1,2` trains it three times; a seed draws the subset of images, too. One line of JSON for each stage, or for the whole
-network, and seed. Settings that change none of this are passed over; for others it stops rather than train something else.
+run again at every step: nothing is cached, as in the paper. Scattering coefficients are Kymatio's (`pip install kymatio
+scipy`), and computed once, of as many views as the file says. The optimiser begins anew at each drop of the learning rate, as
+in the published code. With `--device cuda` all but decoding and the drawing of initial weights is done there, in f32 without
+TF32. `--seeds 0,1,2` trains it three times; a seed draws the subset of images, too. One line of JSON for each stage, or for
+the whole network, and seed. Settings that change none of this are passed over; for others it stops rather than train something
+else.
 """
 
 import argparse
