@@ -5,11 +5,14 @@
   ~/torch/bin/python tests/bench/networks_torch.py pipelines/vgg11-quick.toml --data ../shared/data/cifar10-jpeg.tar
 
 It reads the file that greedy reads and trains SimCNN, VGG and AlexNet, layer by layer, decoupled or end to end, there also by
-feedback alignment, from plain torch.nn modules. Random crops and flips are drawn anew at every epoch, and layer by layer all
-frozen blocks are run again at every step: nothing is cached, as in the paper. Scattering coefficients are Kymatio's
-(`pip install kymatio scipy`), and computed once, of as many views as the file says. The optimiser begins anew at each drop of
-the learning rate, as in the published code. One line of JSON for each stage, or for the whole network. Settings that change
-none of this are passed over; for others it stops rather than train something else.
+feedback alignment, from plain torch.nn modules; layer by layer blocks are pruned and fine-tuned, and the last classifier
+swapped, where the file says so. Random crops and flips are drawn anew at every epoch, and layer by layer all frozen blocks are
+run again at every step: nothing is cached, as in the paper. Scattering coefficients are Kymatio's (`pip install kymatio
+scipy`), and computed once, of as many views as the file says. The optimiser begins anew at each drop of the learning rate, as
+in the published code. With `--device cuda` all but decoding and the drawing of initial weights is done there, in f32 without
+TF32. `--seeds 0,1,2` trains it three times; a seed draws the subset of images, too. One line of JSON for each stage, or for
+the whole network, and seed. Settings that change none of this are passed over; for others it stops rather than train something
+else.
 """
 
 import argparse
@@ -17,10 +20,14 @@ import copy
 import io
 import json
 import math
+import os
 import tarfile
 import time
 import tomllib
 from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -36,58 +43,82 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pipeline", type=Path)
     parser.add_argument("--data", type=Path, help="the folder or tar of images, in place of the file's")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, help="in place of the file's")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--seeds", type=lambda text: [int(one) for one in text.split(",")], default=[0], help="such as 0,1,2")
+    parser.add_argument("--epochs", type=int, help="in place of the file's, also those of fine-tuning")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     settings = tomllib.loads(args.pipeline.read_text())
-    training = settings["training"]
-    if args.epochs:
-        training["epochs"] = args.epochs
-    data = Data(settings, args.data or Path(settings["data"]["path"]))
-
-    started = time.perf_counter()
-    if settings["network"].get("architecture") == "scattering":
+    compression = settings.get("compression", {})
+    for table in (settings["training"], compression, compression.get("classifier")):
+        if table and args.epochs:
+            table["epochs"] = args.epochs
+    architecture, method = settings["network"].get("architecture", "simcnn"), settings["training"].get("method", "layerwise")
+    if compression and (method != "layerwise" or architecture == "scattering"):
+        raise SystemExit("only blocks that are trained layer by layer are compressed")
+    data = Data(settings, args.data or Path(settings["data"]["path"]), args.seeds, args.device)
+    if architecture == "scattering":
         data = Coefficients(settings, data)
-    blocks, heads = NETWORKS[settings["network"].get("architecture", "simcnn").split("_")[0]](settings, data.size, data.classes)
-    if training.get("method") == "decoupled":
-        return decoupled(blocks, heads, data, training, args.seed, started)
-    layerwise = training.get("method", "layerwise") == "layerwise"
-    stages = range(len(blocks)) if layerwise else [len(blocks) - 1]
-    for at in stages:
-        frozen = nn.Sequential(*blocks[:at]) if layerwise else nn.Sequential()
-        own = blocks[at] if layerwise else nn.Sequential(*blocks)
-        network = nn.Sequential(own, heads(at)).to(memory_format=torch.channels_last)
-        FEEDBACK[training.get("feedback", "exact")](network)
-        train(frozen.eval(), network, data, training)
-        top1, top5 = evaluate(frozen, network, data)
-        row = {"stage": at + 1 if layerwise else "network", "accuracy": round(top1, 2), "top5": round(top5, 2)}
-        print(json.dumps(row | {"seed": args.seed, "seconds": round(time.perf_counter() - started)}), flush=True)
+
+    for seed in args.seeds:
+        started = time.perf_counter()
+        torch.manual_seed(seed)
+        data.begin(seed)
+
+        def tell(stage, frozen, network):
+            top1, top5 = evaluate(frozen, network, data)
+            row = {"pipeline": args.pipeline.stem, "stage": stage, "accuracy": round(top1, 2), "top5": round(top5, 2)}
+            print(json.dumps(row | {"seed": seed, "seconds": round(time.perf_counter() - started, 1)}), flush=True)
+
+        blocks, heads = NETWORKS[architecture.split("_")[0]](settings, data.size, data.classes)
+        METHODS[method](settings, (blocks, heads), data, tell)
 
 
-def optimiser_at(epoch, network, settings, before):
-    """That of the epoch before, but anew at each drop of the learning rate."""
-    every = settings.get("decay_every", 15)
-    if epoch and (not every or epoch % every):
-        return before
-    return torch.optim.SGD(
-        network.parameters(), lr=settings["learning_rate"] * settings["decay"] ** (epoch // every if every else 0),
-        momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"])  # fmt: skip
+# Training -----------------------------------------------------------------------------------------------------------
 
 
-def decoupled(blocks, heads, data, settings, seed, started):
+def layerwise(settings, network, data, tell):
+    """One stage after the other; where the file says so each is pruned and fine-tuned before the next one reads it."""
+    (blocks, heads), training, compression = network, settings["training"], settings.get("compression", {})
+    fine = {"epochs": 20, "learning_rate": training["learning_rate"] / 10} | compression
+    frozen = nn.Sequential()
+    for at, block in enumerate(blocks):
+        stage = placed(nn.Sequential(block, heads(at)), data.device)
+        train(frozen, stage, data, training)
+        if compression.get("width", 0.5 if compression else 1.0) < 1.0:
+            tell(f"{data.first + at}.wide", frozen, stage)
+            prune(*stage, compression)
+            train(frozen, placed(stage, data.device), data, training | fine)
+        tell(data.first + at, frozen, stage)
+        frozen.append(block).eval()
+    if "classifier" in compression:
+        own = compression["classifier"]
+        head = placed(heads(len(blocks) - 1, settings["auxiliary"] | own, channels_of(block)), data.device)
+        train(frozen, head, data, training | own)
+        tell("classifier", frozen, head)
+
+
+def end_to_end(settings, network, data, tell):
+    blocks, heads = network
+    whole = placed(nn.Sequential(nn.Sequential(*blocks), heads(len(blocks) - 1)), data.device)
+    FEEDBACK[settings["training"].get("feedback", "exact")](whole)
+    train(nn.Sequential(), whole, data, settings["training"])
+    tell("network", nn.Sequential(), whole)
+
+
+def decoupled(settings, network, data, tell):
     """All stages at once, each on what the block before has just made of the batch; with `replay` by turns in any order."""
-    stages = [nn.Sequential(block, heads(at)).to(memory_format=torch.channels_last) for at, block in enumerate(blocks)]
-    optimisers, rings = [None] * len(stages), [deque(maxlen=settings.get("replay", 0)) for _ in stages]
-    for epoch in range(settings["epochs"]):
-        optimisers = [optimiser_at(epoch, stage, settings, own) for stage, own in zip(stages, optimisers)]
-        for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
-            places = torch.randperm(len(stages)) if settings.get("replay") else torch.arange(len(stages))
-            fresh = (data.augmented(chosen), data.train[1][chosen])
+    (blocks, heads), training = network, settings["training"]
+    stages = [placed(nn.Sequential(block, heads(at)), data.device) for at, block in enumerate(blocks)]
+    optimisers, rings = [None] * len(stages), [deque(maxlen=training.get("replay", 0)) for _ in stages]
+    for epoch in range(training["epochs"]):
+        optimisers = [optimiser_at(epoch, stage, training, own) for stage, own in zip(stages, optimisers)]
+        for fresh in data.batches(training["batch"]):
+            places = torch.randperm(len(stages)).tolist() if training.get("replay") else range(len(stages))
             for at, (stage, optimiser) in enumerate(zip(stages, optimisers)):
-                taken = exchanged(rings[at], fresh, at == 0 or places[at - 1] < places[at]) if at else fresh
+                taken = exchanged(rings[at], fresh, places[at - 1] < places[at]) if at else fresh
                 fresh = None
                 if taken is None:
                     continue
@@ -97,9 +128,19 @@ def decoupled(blocks, heads, data, settings, seed, started):
                 optimiser.step()
                 fresh = (features.detach(), taken[1])
     for at, stage in enumerate(stages):
-        top1, top5 = evaluate(nn.Sequential(*blocks[:at]).eval(), stage, data)
-        row = {"stage": at + 1, "accuracy": round(top1, 2), "top5": round(top5, 2), "seed": seed}
-        print(json.dumps(row | {"seconds": round(time.perf_counter() - started)}), flush=True)
+        tell(at + 1, nn.Sequential(*blocks[:at]).eval(), stage)
+
+
+METHODS = {"layerwise": layerwise, "end_to_end": end_to_end, "decoupled": decoupled}
+
+
+def placed(network, device):
+    """On the device, with the order of a feature map's values that is the fastest there in single precision."""
+    return network.to(device, memory_format=format_on(device))
+
+
+def format_on(device):
+    return torch.channels_last if device == "cpu" else torch.contiguous_format
 
 
 def exchanged(ring, fresh, before):
@@ -121,137 +162,210 @@ def train(frozen, network, data, settings):
     for epoch in range(settings["epochs"]):
         optimiser = optimiser_at(epoch, network, settings, optimiser)
         network.train()
-        for chosen in torch.randperm(len(data.train[0])).split(settings["batch"]):
+        for images, labels in data.batches(settings["batch"]):
             with torch.no_grad():
-                x = frozen(data.augmented(chosen))
+                x = frozen(images)
             optimiser.zero_grad(set_to_none=True)
-            F.cross_entropy(network(x), data.train[1][chosen]).backward()
+            F.cross_entropy(network(x), labels).backward()
             optimiser.step()
+
+
+def optimiser_at(epoch, network, settings, before):
+    """That of the epoch before, but anew at each drop of the learning rate."""
+    every = settings.get("decay_every", 15)
+    if epoch and (not every or epoch % every):
+        return before
+    parameters = list(network.parameters())
+    return torch.optim.SGD(
+        parameters, lr=settings["learning_rate"] * settings["decay"] ** (epoch // every if every else 0),
+        momentum=settings.get("momentum", 0.9), weight_decay=settings["weight_decay"], fused=parameters[0].is_cuda)  # fmt: skip
 
 
 @torch.no_grad()
 def evaluate(frozen, network, data):
     network.eval()
-    top1 = top5 = 0
     images, labels = data.val
-    for chosen in torch.arange(len(images)).split(100):
-        best = network(frozen(data.normalised(images[chosen]))).topk(5).indices == labels[chosen, None]
-        top1 += best[:, 0].sum().item()
-        top5 += best.sum().item()
-    return 100 * top1 / len(images), 100 * top5 / len(images)
+    best = torch.cat([network(frozen(data.normalised(part))).topk(5).indices for part in images.split(500)])
+    right = best == labels[:, None]
+    return [100 * hits.sum().item() / len(images) for hits in (right[:, 0], right)]
+
+
+# Compression --------------------------------------------------------------------------------------------------------
+
+
+def left_of(channels, compression):
+    """How many of a block's channels stay."""
+    width = compression.get("width", 0.5) if compression else 1.0
+    return max(1, math.floor(channels * width + 0.5))
+
+
+def channels_of(block):
+    return [layer for layer in block if isinstance(layer, nn.Conv2d)][-1].weight.shape[0]
+
+
+@torch.no_grad()
+def prune(block, head, compression):
+    """Leaves the channels of a block that the classifier reads with the largest weights, by the sum of their sizes."""
+    layers, channels = [*block, *head], channels_of(block)
+    weighted = [at for at, layer in enumerate(layers) if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    reading = next(at for at in weighted if at >= len(block))
+    writing = max(at for at in weighted if at < len(block))
+    # Of a flattened map a channel has several values, side by side.
+    sizes = layers[reading].weight.abs().unflatten(1, (channels, -1)).flatten(2).sum((0, 2))
+    kept = sizes.sort(descending=True, stable=True).indices[: left_of(channels, compression)].sort().values
+    for at in range(writing, reading + 1):
+        dim = 1 if at == reading else 0
+        for name, tensor in [*layers[at].named_parameters(), *layers[at].named_buffers()]:
+            if tensor.dim() > dim:
+                own = tensor.unflatten(dim, (channels, -1)).index_select(dim, kept).flatten(dim, dim + 1)
+                setattr(layers[at], name, nn.Parameter(own) if isinstance(tensor, nn.Parameter) else own)
 
 
 # Images -------------------------------------------------------------------------------------------------------------
 
 
 class Data:
-    """All images as u8 in memory, {train,val|test}/<class>/* of a folder or a tar; they must have their size already."""
+    """All images as u8 on the device, {train,val|test}/<class>/* of a folder or a tar; they must have their size already."""
 
-    def __init__(self, settings, path):
-        self.size = settings["data"]["size"]
+    first = 1  # the number of the first stage that is trained
+
+    def __init__(self, settings, path, seeds, device):
+        self.device, self.size = device, settings["data"]["size"]
         self.crop = settings.get("augmentation", {})
         if self.crop.get("size", self.size) != self.size or self.crop.get("crop") not in ("padded", "resized"):
             raise SystemExit("only padded and resized crops of the images' own size are drawn here")
         mean, std = settings["data"]["mean"], settings["data"]["std"]
-        self.mean, self.std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+        self.mean, self.std = (255 * torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+        self.pixels = torch.arange(self.size, device=device)
         files = list(from_tar(path) if path.is_file() else from_folder(path))
         names = sorted({name for _, name, _ in files})
         self.classes = len(names)
-        subsets = {}
-        for subset, name, read in files:
-            subsets.setdefault("train" if subset == "train" else "val", []).append((names.index(name), read))
-        limit = settings["data"].get("train_images")
-        if limit:
-            chosen = torch.randperm(len(subsets["train"]))[:limit]
-            subsets["train"] = [subsets["train"][at] for at in chosen]
-        self.train, self.val = (self.decoded(subsets[name]) for name in ("train", "val"))
+        self.subsets = {}
+        for subset in ("train", "val"):
+            own = [(names.index(name), place) for split, name, place in files if (split == "train") == (subset == "train")]
+            limit = settings["data"].get(f"{subset}_images", len(own))
+            drawn = [torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))[:limit] for seed in seeds]
+            used = torch.cat(drawn).unique()
+            images = decoded([own[at][1] for at in used], self.size).to(device)
+            labels = torch.tensor([own[at][0] for at in used], device=device)
+            of_seed = {seed: torch.searchsorted(used, one).to(device) for seed, one in zip(seeds, drawn)}
+            self.subsets[subset] = images, labels, of_seed
 
-    def decoded(self, files):
-        images = torch.empty(len(files), 3, self.size, self.size, dtype=torch.uint8)
-        for at, (_, read) in enumerate(files):
-            pixels = np.asarray(Image.open(io.BytesIO(read())).convert("RGB"))
-            if pixels.shape[:2] != (self.size, self.size):
-                raise SystemExit(f"an image is {pixels.shape[1]} x {pixels.shape[0]}, not {self.size} x {self.size}")
-            images[at] = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
-        return images, torch.tensor([label for label, _ in files])
+    def begin(self, seed):
+        """The images of a seed, and its random numbers."""
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        chosen = [(images, labels, of_seed[seed]) for images, labels, of_seed in self.subsets.values()]
+        self.train, self.val = ((images[own], labels[own]) for images, labels, own in chosen)
+
+    def random(self, *shape):
+        return torch.rand(shape, generator=self.generator, device=self.device)
+
+    def shuffled(self, size):
+        return torch.randperm(len(self.train[1]), generator=self.generator, device=self.device).split(size)
+
+    def batches(self, size):
+        images, labels = self.train
+        for chosen in self.shuffled(size):
+            yield self.augmented(images[chosen]), labels[chosen]
 
     def normalised(self, pixels):
-        return ((pixels.float() / 255 - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((pixels - self.mean) / self.std).contiguous(memory_format=format_on(self.device))
 
-    def augmented(self, chosen):
-        images = self.train[0][chosen]
-        cropped = self.padded(images) if self.crop["crop"] == "padded" else self.resized(images)
+    def augmented(self, images):
+        """A view of each: where its rows and columns lie in the image [2, images, size], and the pixels next to them."""
+        places = self.padded(len(images)) if self.crop["crop"] == "padded" else self.resized(len(images))
         if self.crop.get("flip"):
-            mirrored = torch.rand(len(chosen)) < 0.5
-            cropped[mirrored] = cropped[mirrored].flip(3)
-        return self.normalised(cropped)
+            places[1] = torch.where(self.random(len(images), 1) < 0.5, places[1].flip(1), places[1])
+        # Linear interpolation, as two products of matrices; nothing but black is outside the image.
+        rows, columns = F.relu(1 - (places[:, :, None, :, None] - self.pixels).abs())
+        return self.normalised((rows @ images.float() @ columns.mT).round_())
 
-    def padded(self, images):
+    def padded(self, count):
         """A window anywhere in the image with black around it."""
-        padding = self.crop["padding"]
-        around = F.pad(images, [padding] * 4)
-        corners = torch.randint(0, 2 * padding + 1, (len(images), 2)).tolist()
-        return torch.stack([one[:, y : y + self.size, x : x + self.size] for one, (y, x) in zip(around, corners)])
+        return self.pixels + (self.random(2, count, 1) * (2 * self.crop["padding"] + 1)).floor() - self.crop["padding"]
 
-    def resized(self, images):
-        """A part of random area and shape, scaled to the whole."""
-        scale, ratio = self.crop.get("scale", [0.08, 1.0]), self.crop.get("ratio", [3 / 4, 4 / 3])
-        parts = []
-        for one in images.float():
-            top, left, height, width = part_of(self.size, scale, ratio)
-            part = one[None, :, top : top + height, left : left + width]
-            parts.append(F.interpolate(part, size=(self.size, self.size), mode="bilinear", antialias=True)[0])
-        return torch.stack(parts).round_().clamp_(0, 255)
+    def resized(self, count):
+        """A part of random area and shape, the first of ten that lies within the image, scaled to the whole."""
+        (least, most), ratio = self.crop.get("scale", [0.08, 1.0]), self.crop.get("ratio", [3 / 4, 4 / 3])
+        area = self.size**2 * (least + (most - least) * self.random(count, 10))
+        low, high = map(math.log, ratio)
+        shape = torch.exp(low + (high - low) * self.random(count, 10))
+        sides = torch.stack([area / shape, area * shape]).sqrt_().round_()
+        fit = ((sides > 0) & (sides <= self.size)).all(0)
+        found = sides.gather(2, fit.int().argmax(1).expand(2, -1)[:, :, None])
+        side = torch.where(fit.any(1)[:, None], found, self.size)
+        corner = (self.random(2, count, 1) * (self.size - side + 1)).floor()
+        inside = (corner + side - 1).minimum(corner + (self.pixels + 0.5) * side / self.size - 0.5)
+        return inside.maximum(corner)
 
 
 class Coefficients:
     """Kymatio's scattering coefficients in place of pixels: of so many views of each training image, computed once."""
 
+    first = 2  # the transform is the first
+
     def __init__(self, settings, data):
-        from kymatio.torch import Scattering2D
+        # Not by `kymatio.torch`, which wants a function of 3D transforms that SciPy 1.17 no longer has.
+        from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
-        network, (images, labels) = settings["network"], data.val
-        transform = Scattering2D(
-            J=network["scales"], L=network["angles"], max_order=network["order"], shape=(data.size, data.size))  # fmt: skip
+        network = settings["network"]
+        self.data, self.device, self.classes = data, data.device, data.classes
+        self.transform = ScatteringTorch2D(
+            J=network["scales"], L=network["angles"], max_order=network["order"], shape=(data.size, data.size)
+        ).to(data.device)
+        self.count = settings.get("features", {}).get("views", 1)
+        self.size = data.size >> network["scales"]
 
-        def of(views):
-            return torch.cat([transform(view.contiguous()).flatten(1, 2) for view in views])
+    def begin(self, seed):
+        self.data.begin(seed)
+        (images, self.labels), (unseen, labels) = self.data.train, self.data.val
+        self.views = None  # of the seed before
+        self.views = torch.stack([self.of(self.data.augmented, images) for _ in range(self.count)])
+        self.val = self.of(self.data.normalised, unseen), labels
 
-        parts = torch.arange(len(data.train[0])).split(500)
-        views = range(settings.get("features", {}).get("views", 1))
-        self.views = torch.stack([of(map(data.augmented, parts)) for _ in views])
-        self.train, self.val = data.train, (of(map(data.normalised, images.split(500))), labels)
-        self.size, self.classes = self.val[0].shape[-1], data.classes
+    def of(self, view, images):
+        return torch.cat([self.transform(view(part).contiguous()).flatten(1, 2) for part in images.split(1000)])
 
-    def augmented(self, chosen):
-        return self.views[torch.randint(len(self.views), (len(chosen),)), chosen]
+    def batches(self, size):
+        for chosen in self.data.shuffled(size):
+            view = (self.data.random(len(chosen)) * self.count).long()
+            yield self.views[view, chosen], self.labels[chosen]
 
     def normalised(self, coefficients):
         return coefficients
 
 
-def part_of(size, scale, ratio):
-    for _ in range(10):
-        area = size * size * torch.empty(1).uniform_(*scale).item()
-        shape = math.exp(torch.empty(1).uniform_(math.log(ratio[0]), math.log(ratio[1])).item())
-        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < width <= size and 0 < height <= size:
-            top = torch.randint(0, size - height + 1, (1,)).item()
-            return top, torch.randint(0, size - width + 1, (1,)).item(), height, width
-    return 0, 0, size, size
+def decoded(files, size):
+    """Their pixels [images, 3, size, size], by as many processes as there are cores."""
+    parts, cores = [files[at : at + 200] for at in range(0, len(files), 200)], len(os.sched_getaffinity(0))
+    with ProcessPoolExecutor(min(cores, len(parts)), get_context("fork")) as pool:
+        return torch.from_numpy(np.concatenate(list(pool.map(partial(pixels_of, size), parts)))).permute(0, 3, 1, 2)
+
+
+def pixels_of(size, files):
+    images = np.empty((len(files), size, size, 3), np.uint8)
+    for pixels, (path, start, length) in zip(images, files):
+        with open(path, "rb") as file:
+            file.seek(start)
+            image = Image.open(io.BytesIO(file.read(length))).convert("RGB")
+        if image.size != (size, size):
+            raise SystemExit(f"an image is {image.width} x {image.height}, not {size} x {size}")
+        pixels[:] = np.asarray(image)
+    return images
 
 
 def from_tar(path):
-    archive = tarfile.open(path)
-    for member in archive:
-        parts = Path(member.name).parts
-        if member.isfile() and len(parts) >= 3:
-            yield parts[-3], parts[-2], lambda member=member: archive.extractfile(member).read()
+    """Subset and class of each file, and where its bytes are."""
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            parts = Path(member.name).parts
+            if member.isfile() and len(parts) >= 3:
+                yield parts[-3], parts[-2], (path, member.offset_data, member.size)
 
 
 def from_folder(path):
     for file in sorted(path.glob("*/*/*")):
-        yield file.parts[-3], file.parts[-2], file.read_bytes
+        yield file.parts[-3], file.parts[-2], (file, 0, -1)
 
 
 # Feedback -----------------------------------------------------------------------------------------------------------
@@ -332,7 +446,7 @@ class Received(torch.autograd.Function):
         error, module = ctx.memory["grad"], ctx.module
         if not hasattr(module, "fixed"):
             values = grad[0].numel()
-            module.fixed = torch.empty(error.shape[1], values).uniform_(-(values**-0.5), values**-0.5)
+            module.fixed = error.new_empty(error.shape[1], values).uniform_(-(values**-0.5), values**-0.5)
         return (error @ module.fixed).view(grad.shape), None, None
 
 
@@ -340,30 +454,25 @@ FEEDBACK = {"exact": lambda network: None, "aligned": aligned, "direct": direct}
 
 
 # Networks -----------------------------------------------------------------------------------------------------------
-# Each gives its blocks, and a function from the index of a block to the head that classifies its features.
+# Each gives its blocks, and a function from the index of a block to the head that classifies its features. Blocks that are to
+# be pruned are whole, but read what will be left of those before. The head can also be another, of so many channels.
 
 
 def simcnn(settings, size, classes):
-    network, auxiliary = settings["network"], settings["auxiliary"]
-    k, downsampled = auxiliary["k"], network.get("space_to_depth", [])
-    normalised = network.get("batch_norm", k > 1)
-    if not normalised or not auxiliary.get("batch_norm", True) or not auxiliary.get("doubling", True):
-        raise SystemExit("only SimCNN with batch norm and widths that double is here")
-    blocks, widths, channels, width = [], [], 3, network["width"]
+    network, compression = settings["network"], settings.get("compression")
+    downsampled, blocks, widths, channels, width = network.get("space_to_depth", []), [], [], 3, network["width"]
+    if not network.get("batch_norm", settings["auxiliary"]["k"] > 1):
+        raise SystemExit("only SimCNN with batch norm is here")
     for number in range(1, network["blocks"] + 1):
         before = []
         if number in downsampled:
             before, channels, width = [nn.PixelUnshuffle(2)], 4 * channels, width * (2 if number > 1 else 1)
         blocks.append(nn.Sequential(*before, *unit(channels, width)))
         widths.append(width)
-        channels = width
+        channels = left_of(width, compression)
 
-    def head(at):
-        wide = auxiliary["width"] * widths[at] // widths[0]
-        convolutions = [layer for n in range(k - 1) for layer in unit(wide if n else widths[at], wide)]
-        last = wide if k > 1 else widths[at]
-        pooled = [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(last), nn.Flatten(), nn.Linear(4 * last, classes)]
-        return nn.Sequential(*convolutions, *pooled)
+    def head(at, auxiliary=settings["auxiliary"], features=None):
+        return auxiliary_head(auxiliary, features or widths[at], auxiliary["width"] * widths[at] // widths[0], classes, 1)
 
     return blocks, head
 
@@ -398,7 +507,7 @@ def scattering(settings, size, classes):
 
 def vgg(settings, size, classes):
     network, auxiliary = settings["network"], settings.get("auxiliary", {})
-    name, _, normalised = network["architecture"].partition("_")
+    compression, (name, _, normalised) = settings.get("compression"), network["architecture"].partition("_")
     begin = kaiming_normal if network.get("init", "kaiming_normal") == "kaiming_normal" else lambda module: None
     blocks, widths, sizes, channels = [], [], [], 3
     for group, count in enumerate(GROUPS[name]):
@@ -410,16 +519,16 @@ def vgg(settings, size, classes):
             blocks.append(nn.Sequential(*before, nn.Conv2d(channels, width, 3, padding=1), *after, nn.ReLU()))
             widths.append(width)
             sizes.append(size)
-            channels = width
+            channels = left_of(width, compression)
 
-    def head(at):
-        if at + 1 == len(blocks):
-            own = nn.Sequential(nn.MaxPool2d(2), *classifier(network, channels, classes, default_pooled=7, drops_first=False))
+    def head(at, auxiliary=auxiliary, features=None):
+        if at + 1 == len(blocks) and not features:
+            own = nn.Sequential(nn.MaxPool2d(2), *classifier(network, width, classes, default_pooled=7, drops_first=False))
             return own.apply(begin)
-        wide, padding = 2 * widths[at], auxiliary.get("padding", 0)
-        convolutions = [layer for n in range(auxiliary["k"] - 1) for layer in unit(wide if n else widths[at], wide, padding)]
-        pooled = [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(wide), nn.Flatten(), nn.Linear(4 * wide, classes)]
-        return nn.Sequential(nn.AdaptiveAvgPool2d(-(-sizes[at] // 2)), *convolutions, *pooled).apply(begin)
+        features = features or widths[at]
+        wide = auxiliary["width"] * sizes[0] // sizes[at] if "width" in auxiliary else 2 * features
+        layers = auxiliary_head(auxiliary, features, wide, classes, auxiliary.get("padding", 0))
+        return nn.Sequential(nn.AdaptiveAvgPool2d(-(-sizes[at] // 2)), *layers).apply(begin)
 
     return [block.apply(begin) for block in blocks], head
 
@@ -441,6 +550,17 @@ def alexnet(settings, size, classes):
     if settings["training"].get("method") != "end_to_end":
         raise SystemExit("AlexNet is trained end to end here")
     return blocks, lambda _: nn.Sequential(*classifier(settings["network"], 4 * width, classes, 6, drops_first=True))
+
+
+def auxiliary_head(auxiliary, features, wide, classes, padding):
+    """Convolutions of a width, then a linear layer on 2 x 2 averages."""
+    k, normalised = auxiliary["k"], auxiliary.get("batch_norm", auxiliary["k"] > 1)
+    if "layers" in auxiliary or not auxiliary.get("doubling", True) or k > 1 and not normalised:
+        raise SystemExit("only classifiers of k layers, with batch norm and widths that double, are here")
+    convolutions = [layer for n in range(k - 1) for layer in unit(wide if n else features, wide, padding)]
+    last = wide if k > 1 else features
+    norm = [nn.BatchNorm2d(last)] if normalised else []
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(2), *norm, nn.Flatten(), nn.Linear(4 * last, classes))
 
 
 def unit(inputs, outputs, padding=1):
