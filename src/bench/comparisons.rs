@@ -212,7 +212,8 @@ fn pooled_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation
         let norm = BatchNorm { gamma, beta, epsilon: 1e-5, activation };
         let (y, _) = PooledNorm { norm, side: 2 }.train(x, running.each_ref(), 0.5)?;
         let [mean, variance] = running.map(|own| own.as_detached_tensor());
-        Ok([y, mean, variance])
+        // Where it is done in two passes, what lies between is rounded to the type of feature maps.
+        Ok([cast(&y, x.dtype())?, mean, variance])
     })?;
     // What a ReLU lets pass near zero is left open, and a cell has many pixels.
     if activation == Activation::Relu {
@@ -227,7 +228,8 @@ fn pooled_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation
         let norm = PooledNorm { norm: BatchNorm { gamma, beta, epsilon: 1e-5, activation }, side: 2 };
         let (_, statistics) = norm.norm.forward(x)?;
         let gradients = norm.gradients(x, &statistics, cells)?;
-        Ok([gradients.x, gradients.gamma, gradients.beta])
+        let [gamma, beta] = [&gradients.gamma, &gradients.beta].map(|gradient| cast(gradient, x.dtype()));
+        Ok([gradients.x, gamma?, beta?])
     })
 }
 

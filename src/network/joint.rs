@@ -155,8 +155,36 @@ impl Network {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::Recipe;
+    use crate::ops::cross_entropy;
+    use crate::pipeline::{Layer, Outputs, Recipe, Shape};
     use crate::random::Purpose;
+
+    #[test]
+    fn pooling_behind_a_batch_norm_gives_the_bits_that_it_gives_by_itself() {
+        let conv = Layer::conv3x3(5, false);
+        let end = [Layer::BatchNorm, Layer::Flatten, Layer::Linear { outputs: Outputs::Classes }];
+        let layers = [&[conv, Layer::BatchNorm, Layer::Relu, Layer::AvgPool { size: 2 }][..], &end].concat();
+        let mut rng = Stream::new(Purpose::Bench, 1, (0, 0));
+        let values: Vec<f32> = (0..4 * 7 * 7 * 3).map(|_| rng.uniform(-1.0, 1.0) as f32).collect();
+        let x = Tensor::from_vec(values, (4, 7, 7, 3), &Device::Cpu).unwrap();
+        let labels = Tensor::new(&[0u32, 2, 1, 0], &Device::Cpu).unwrap();
+        // The pooling is of the list with the batch norm, or of that behind it.
+        let step = |split: usize| {
+            let block = Layers::new(Shape { channels: 3, size: 7 }, layers[..split].to_vec()).unwrap();
+            let head = Layers::new(block.output, layers[split..].to_vec()).unwrap();
+            let mut rng = Stream::new(Purpose::Weights, 0, (0, 0));
+            let network = Network::new(&[&block], &head, 3, (Init::Uniform, &mut rng, &Device::Cpu)).unwrap();
+            let noise = Noise::new(0, (1, 0), &[0, 1, 2, 3]);
+            let (logits, pass) = network.train(&x, &noise).unwrap();
+            let loss = cross_entropy(&logits, &labels).unwrap();
+            let gradients = network.gradients(pass, &loss.gradient).unwrap();
+            let variables = network.variables();
+            let all = variables.iter().flat_map(|(_, own)| [Some(own.as_tensor()), gradients.get(own)]);
+            let bits = |tensor: &Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            all.chain([Some(&logits)]).map(|tensor| tensor.map(bits)).collect::<Vec<_>>()
+        };
+        assert_eq!(step(4), step(3));
+    }
 
     #[test]
     fn weights_are_counted_as_the_network_has_them() {

@@ -152,23 +152,27 @@ fn relu_and_dropout_agree() {
 #[test]
 fn pooling_agrees() {
     for element in ELEMENTS {
-        for (channels, height, width) in [(1, 1, 1), (3, 5, 4), (8, 2, 2), (40, 7, 9), (130, 6, 3), (264, 30, 28)] {
+        let sizes = [(1, 1, 1), (3, 5, 4), (8, 2, 2), (40, 7, 9), (130, 6, 3), (264, 30, 28)];
+        for ((channels, height, width), side) in sizes.into_iter().flat_map(|sizes| [1, 2, 3].map(|side| (sizes, side)))
+        {
             let shape = [2, height, width, channels];
-            let (x, grad) = (noise(&shape, 1, element), floats(&[2, 2, 2, channels], 2));
+            let cells = [2, side, side, channels];
+            let (x, grad) = (noise(&shape, 1, element), floats(&cells, 2));
             let maps = images(shape, element);
-            let [found] = run([(&[2, 2, 2, channels], Element::F32)], |gpu, [y]| {
+            let what = format!("pooling of {shape:?} to {side}");
+            let [found] = run([(&cells, Element::F32)], |gpu, [y]| {
                 let (_memory, [x]) = put(gpu, [(&x, element)]);
                 // SAFETY: memory of the sizes that are said.
-                unsafe { maps.pool(gpu, x, 2, y) }
+                unsafe { maps.pool(gpu, x, side, y) }
             });
-            assert_close(&found, &pool(&x, 2).unwrap(), Element::F32, 1e-5, &format!("pooling of {shape:?}"));
+            assert_close(&found, &pool(&x, side).unwrap(), Element::F32, 1e-5, &what);
             let [found] = run([(&shape, element)], |gpu, [to]| {
                 let (_memory, [grad]) = put(gpu, [(&grad, Element::F32)]);
                 // SAFETY: memory of the sizes that are said.
-                unsafe { maps.pool_gradient(gpu, grad, 2, to) }
+                unsafe { maps.pool_gradient(gpu, grad, side, to) }
             });
             let expected = pool_gradient(&grad, (height, width), DType::F32).unwrap();
-            assert_close(&found, &expected, element, 1e-6, &format!("pooling's gradient of {shape:?}"));
+            assert_close(&found, &expected, element, 1e-6, &format!("gradient of the {what}"));
         }
     }
 }
