@@ -4,10 +4,10 @@ use super::Bench;
 use super::agreement::{Agreement, Comparison, is_spoilt};
 use crate::error::{Error, Result};
 use crate::ops::{
-    Activation, BatchNorm, Crops, Descent, Form, Values, Window, bias_gradient, bias_relu_gradients, cast, convolution,
-    cross_entropy, cut, descend, dropout, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
-    max_pool, max_pool_gradient, pool, pool_gradient, put, relu, space_to_depth, to_nchw, to_nhwc, unpacked,
-    weight_gradient,
+    Activation, BatchNorm, Crops, Descent, Form, PooledNorm, Values, Window, bias_gradient, bias_relu_gradients, cast,
+    convolution, cross_entropy, cut, descend, dropout, input_gradient, linear, linear_input_gradient,
+    linear_weight_gradient, max_pool, max_pool_gradient, pool, pool_gradient, put, relu, space_to_depth, to_nchw,
+    to_nhwc, unpacked, weight_gradient,
 };
 use candle_core::{DType, Device, Tensor, Var};
 
@@ -126,6 +126,7 @@ fn maps(on: &mut Comparison<'_, '_>, sizes: Sizes) -> Result<()> {
     let case = format!("{channels} channels, {height} x {width}, batch {batch}");
     for activation in [Activation::Identity, Activation::Relu] {
         batch_norm(on, sizes, &case, activation)?;
+        pooled_norm(on, sizes, &case, activation)?;
     }
     let (x, grad) = (on.maps(&sizes)?, on.maps(&sizes)?);
     let y = x.relu()?;
@@ -185,6 +186,47 @@ fn batch_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation:
         let norm = BatchNorm { gamma, beta, epsilon: 1e-5, activation };
         let (_, statistics) = norm.forward(x)?;
         let gradients = norm.gradients(x, &statistics, grad)?;
+        Ok([gradients.x, gradients.gamma, gradients.beta])
+    })
+}
+
+/// Batch norm as a training step has it: with running statistics, and with average pooling in the same pass.
+fn pooled_norm(on: &mut Comparison<'_, '_>, sizes: Sizes, case: &str, activation: Activation) -> Result<()> {
+    let [batch, .., channels] = sizes;
+    let x = on.maps(&sizes)?;
+    let [gamma, beta, cells] =
+        [vec![channels], vec![channels], vec![batch, 2, 2, channels]].map(|dims| on.noise(&dims));
+    let (gamma, beta, cells) = (gamma?, beta?, cells?);
+    let names = match activation {
+        Activation::Identity => {
+            ["batch norm + pooling", "batch norm + pooling, mean", "batch norm + pooling, variance"]
+        }
+        Activation::Relu => [
+            "batch norm + ReLU + pooling",
+            "batch norm + ReLU + pooling, mean",
+            "batch norm + ReLU + pooling, variance",
+        ],
+    };
+    on.compare(names, case, ([&x], [&gamma, &beta]), |[x], [gamma, beta]| {
+        let running = [Var::from_tensor(gamma)?, Var::from_tensor(beta)?];
+        let norm = BatchNorm { gamma, beta, epsilon: 1e-5, activation };
+        let (y, _) = PooledNorm { norm, side: 2 }.train(x, running.each_ref(), 0.5)?;
+        let [mean, variance] = running.map(|own| own.as_detached_tensor());
+        Ok([y, mean, variance])
+    })?;
+    // What a ReLU lets pass near zero is left open, and a cell has many pixels.
+    if activation == Activation::Relu {
+        return Ok(());
+    }
+    let names = [
+        "batch norm + pooling, gradient",
+        "batch norm + pooling, gradient of the scale",
+        "batch norm + pooling, gradient of the shift",
+    ];
+    on.compare(names, case, ([&x], [&gamma, &beta, &cells]), |[x], [gamma, beta, cells]| {
+        let norm = PooledNorm { norm: BatchNorm { gamma, beta, epsilon: 1e-5, activation }, side: 2 };
+        let (_, statistics) = norm.norm.forward(x)?;
+        let gradients = norm.gradients(x, &statistics, cells)?;
         Ok([gradients.x, gradients.gamma, gradients.beta])
     })
 }

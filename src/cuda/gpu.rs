@@ -8,6 +8,7 @@ pub(crate) const KERNELS: &str = concat!(
     include_str!("maps.cu"),
     include_str!("normalise.cu"),
     include_str!("pixels.cu"),
+    include_str!("pooled.cu"),
     include_str!("elementwise.cu"),
     include_str!("learning.cu"),
     include_str!("samples.cu"),

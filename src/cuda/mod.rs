@@ -27,9 +27,12 @@ mod mapped;
 #[cfg(feature = "cuda")]
 mod memory;
 pub(crate) mod normalise;
+#[cfg(feature = "cuda")]
+mod norms;
 pub(crate) mod pixels;
 #[cfg(feature = "cuda")]
 mod pointers;
+pub(crate) mod pooled;
 #[cfg(feature = "cuda")]
 mod recording;
 pub(crate) mod samples;
@@ -52,13 +55,15 @@ pub(crate) use learning::Step;
 #[cfg(feature = "cuda")]
 pub(crate) use mapped::{accumulate, affine, cast, concat, spoil};
 #[cfg(feature = "cuda")]
+pub(crate) use norms::{Moving, Norm, pools};
+#[cfg(feature = "cuda")]
 pub(crate) use pixels::Windows;
 #[cfg(feature = "cuda")]
 pub(crate) use recording::{Recordings, aside};
 pub(crate) use samples::{Form, Type};
 #[cfg(feature = "cuda")]
 pub(crate) use tensors::{
-    Moving, Norm, channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
+    channel_sums, convolution, cross_entropy, descend, dropout, exchange, input_gradient, linear,
     linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, packed, pool, pool_gradient, relu,
     relu_gradient, space_to_depth, unpacked, weight_gradient,
 };

@@ -79,7 +79,11 @@ impl Maps {
         unsafe { tiles.launch(gpu, "normalise_few", 1, &arguments) }
     }
 
-    unsafe fn moments(self, gpu: &impl Gpu, x: Pointer, line: Line, running: Option<Running>) -> Result<()> {
+    /// Mean and biased variance of each channel, by which running statistics are moved.
+    ///
+    /// # Safety
+    /// See the `impl`.
+    pub(super) unsafe fn moments(self, gpu: &impl Gpu, x: Pointer, line: Line, running: Option<Running>) -> Result<()> {
         let tiles = self.tiles()?;
         let parts = tiles.summed();
         let memory = gpu.reserve(parts * 2 * self.channels * size_of::<f32>())?;
@@ -129,37 +133,39 @@ impl Maps {
             // SAFETY: the caller's promise.
             return unsafe { tiles.launch(gpu, "normalise_gradients_few", 1, &from) };
         }
-        let tiles = self.tiles()?;
-        let parts = tiles.summed();
-        let memory = gpu.reserve(parts * 2 * self.channels * size_of::<f32>())?;
-        let sums = gpu.pointer(&memory);
-
-        let mut of_sums = from.clone();
-        of_sums.extend(tiles.arguments()?);
-        of_sums.push(at(sums));
-
-        let mut of_gradient = from;
-        of_gradient.extend([to.gamma, to.beta, to.x].map(at));
-        of_gradient.extend(tiles.arguments()?);
-        // SAFETY: the caller's promise; the sums are as many as parts, terms and channels.
-        unsafe {
-            tiles.launch(gpu, "normalise_sums", parts, &of_sums)?;
-            self.end_normalise_sums(gpu, (sums, parts), line, to)?;
-            tiles.launch(gpu, "normalise_gradient", tiles.mapped(), &of_gradient)
-        }
+        let kernels = ["normalise_sums", "normalise_gradient"];
+        // SAFETY: the caller's promise.
+        unsafe { self.gradients_by_sums(gpu, (kernels, self.pixels), &from, line, to) }
     }
 
-    unsafe fn end_normalise_sums(
+    /// The same by a kernel that sums and one that maps, which take the same arguments `from` first, and of which blocks take
+    /// turns at so many `things`.
+    ///
+    /// # Safety
+    /// As of the kernels.
+    pub(super) unsafe fn gradients_by_sums(
         self,
         gpu: &impl Gpu,
-        (sums, parts): (Pointer, usize),
+        ([summing, mapping], things): ([&str; 2], usize),
+        from: &[Argument],
         line: Line,
         to: NormGradients,
     ) -> Result<()> {
-        let (parts, channels) = (count(parts)?, count(self.channels)?);
-        let end = [at(sums), at(line.variance), parts, channels, value(line.epsilon), at(to.gamma), at(to.beta)];
-        // SAFETY: the caller's promise.
-        unsafe { launch_blocks(gpu, "end_normalise_sums_f32", [self.channels.div_ceil(ADDED), 1], &end) }
+        let tiles = self.tiles()?;
+        let parts = tiles.summed().min(things);
+        let memory = gpu.reserve(parts * 2 * self.channels * size_of::<f32>())?;
+        let sums = gpu.pointer(&memory);
+        let own = tiles.arguments()?;
+        let of_sums = [from, &own, &[at(sums)]].concat();
+        let (parts_count, channels) = (count(parts)?, own[1]);
+        let end = [at(sums), at(line.variance), parts_count, channels, value(line.epsilon), at(to.gamma), at(to.beta)];
+        let of_gradient = [from, &[to.gamma, to.beta, to.x].map(at), &own].concat();
+        // SAFETY: the caller's promise; the sums are as many as parts, terms and channels.
+        unsafe {
+            tiles.launch(gpu, summing, parts, &of_sums)?;
+            launch_blocks(gpu, "end_normalise_sums_f32", [self.channels.div_ceil(ADDED), 1], &end)?;
+            tiles.launch(gpu, mapping, tiles.mapped().min(things), &of_gradient)
+        }
     }
 
     /// Adds a bias to each channel of `x` in place, and takes the ReLU where that is wanted.
@@ -223,7 +229,7 @@ impl Maps {
 
 impl Line {
     /// What the kernels' `OF_NORM` takes.
-    fn arguments(&self) -> [Argument; 6] {
+    pub(super) fn arguments(&self) -> [Argument; 6] {
         let [mean, variance, gamma, beta] = [self.mean, self.variance, self.gamma, self.beta].map(at);
         [mean, variance, gamma, beta, value(self.epsilon), Argument::Count(u32::from(self.relu))]
     }

@@ -5,17 +5,16 @@
 use super::convolution::{Pass, Shape};
 use super::dropout::Mask;
 use super::engine::{Engine, engine};
-use super::gpu::{Element, Pointer};
+use super::gpu::Element;
 use super::learning::{self, LossPointers, Moved, Step, Weights};
 use super::mapped::cast;
-use super::normalise::{Line, NormGradients, Running};
 use super::pixels::{self, Images, Windows};
 use super::pointers::{Unset, element, element_of, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::{DType, Device, Result, Shape as Dimensions, Tensor, Var};
 use std::cell::RefCell;
 
-fn images(x: &Tensor) -> Result<Images> {
+pub(super) fn images(x: &Tensor) -> Result<Images> {
     let (batch, height, width, channels) = x.dims4()?;
     Ok(Images { batch, height, width, channels, element: element(x)? })
 }
@@ -176,81 +175,6 @@ fn pack(engine: &Engine, weight: &Tensor, weights: Weights, element: Element) ->
         // SAFETY: both have as many values as the weights.
         with_pointers(engine, [weight], |[from]| unsafe { weights.pack(engine, from, element, to) })
     })
-}
-
-/// What batch norm is computed with besides its input.
-pub(crate) struct Norm<'a> {
-    /// Scale, shift: \[channels\].
-    pub affine: [&'a Tensor; 2],
-    /// What is added to variances.
-    pub epsilon: f64,
-    /// Whether a ReLU follows.
-    pub relu: bool,
-}
-
-/// Running statistics \[channels\] that those of a batch move: running ← kept · running + share · new.
-pub(crate) struct Moving<'a> {
-    /// Means and variances.
-    pub running: [&'a Var; 2],
-    /// The share of what there was.
-    pub kept: f64,
-    /// The share of the batch's means, and that of its biased variances.
-    pub shares: [f64; 2],
-}
-
-/// Calls a function with where running statistics lie, if there are any.
-fn with_running(moving: Option<&Moving<'_>>, f: impl Fn(Option<Running>) -> Result<()>) -> Result<()> {
-    let Some(&Moving { running: [mean, variance], kept, shares }) = moving else { return f(None) };
-    require([mean, variance], DType::F32)?;
-    in_place(mean, "statistics", |mean| {
-        in_place(variance, "statistics", |variance| f(Some(Running { mean, variance, kept, shares })))
-    })
-}
-
-impl Norm<'_> {
-    /// The normalised maps, and mean and variance of each channel, by which running statistics are moved.
-    pub fn forward(&self, x: &Tensor, running: Option<&Moving<'_>>) -> Result<(Tensor, [Tensor; 2])> {
-        let engine = engine(x.device())?;
-        let maps = maps(x)?;
-        let [gamma, beta] = self.affine;
-        require(self.affine, DType::F32)?;
-        let [mean, variance] = [0, 1].map(|_| Unset::new(&engine.device, maps.channels, Element::F32));
-        let (mean, variance) = (mean?, variance?);
-        let y = make(&engine, x.shape(), maps.element, |y| {
-            with_pointers(&engine, [x, gamma, beta], |[x, gamma, beta]| {
-                let line = self.line(mean.pointer, variance.pointer, gamma, beta);
-                with_running(running, |running| {
-                    // SAFETY: as many values as the maps have, and one f32 a channel.
-                    unsafe { maps.normalise_by_moments(&*engine, x, (line, running), y) }
-                })
-            })
-        })?;
-        Ok((y, [mean.written(), variance.written()]))
-    }
-
-    /// The gradients of input, scale and shift.
-    pub fn gradients(&self, x: &Tensor, statistics: [&Tensor; 2], grad: &Tensor) -> Result<[Tensor; 3]> {
-        let engine = engine(x.device())?;
-        let maps = maps(x)?;
-        let ([gamma, beta], [mean, variance]) = (self.affine, statistics);
-        require([gamma, beta, mean, variance], DType::F32)?;
-        require([grad], x.dtype())?;
-        let [of_gamma, of_beta] = [0, 1].map(|_| Unset::new(&engine.device, maps.channels, Element::F32));
-        let (of_gamma, of_beta) = (of_gamma?, of_beta?);
-        let of_x = make(&engine, x.shape(), maps.element, |to| {
-            with_pointers(&engine, [x, grad, mean, variance, gamma, beta], |[x, grad, mean, variance, gamma, beta]| {
-                let line = self.line(mean, variance, gamma, beta);
-                let to = NormGradients { x: to, gamma: of_gamma.pointer, beta: of_beta.pointer };
-                // SAFETY: as many values as the maps have, and one f32 a channel.
-                unsafe { maps.normalise_gradients(&*engine, (x, grad), line, to) }
-            })
-        })?;
-        Ok([of_x, of_gamma.written(), of_beta.written()])
-    }
-
-    fn line(&self, mean: Pointer, variance: Pointer, gamma: Pointer, beta: Pointer) -> Line {
-        Line { mean, variance, gamma, beta, epsilon: self.epsilon, relu: self.relu }
-    }
 }
 
 /// As [`ops::relu`].

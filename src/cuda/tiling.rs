@@ -50,13 +50,18 @@ impl Maps {
         self.with_lanes(|_| LANES)
     }
 
+    /// Whether pixels are so few that a block can have all of them.
+    pub(super) fn are_few(self) -> bool {
+        self.pixels <= FEW
+    }
+
     /// The same where pixels are so few that a block can have all of them; then there are the more blocks for channels.
     ///
     /// # Errors
     /// As of [`tiles`](Self::tiles).
     pub(super) fn few(self) -> Result<Option<Tiles>> {
         let of_sector = |vector| SECTOR / (vector * self.element.bytes());
-        if self.pixels <= FEW { self.with_lanes(of_sector).map(Some) } else { Ok(None) }
+        if self.are_few() { self.with_lanes(of_sector).map(Some) } else { Ok(None) }
     }
 
     fn with_lanes(self, most: impl Fn(usize) -> usize) -> Result<Tiles> {

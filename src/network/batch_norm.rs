@@ -2,7 +2,7 @@
 
 use super::gradients::Gradients;
 use super::variables::{Role, Variables};
-use crate::ops::{self, Activation, BatchStatistics};
+use crate::ops::{self, Activation, BatchStatistics, PooledNorm};
 use candle_core::{Device, Result, Tensor, Var};
 
 /// Added to variances, as in PyTorch.
@@ -28,6 +28,7 @@ pub(super) struct BatchNormPass {
     x: Tensor,
     statistics: BatchStatistics,
     activation: Activation,
+    pool: Option<usize>,
 }
 
 impl BatchNorm {
@@ -40,15 +41,24 @@ impl BatchNorm {
         ops::BatchNorm { gamma: &self.gamma, beta: &self.beta, epsilon: EPSILON, activation }
     }
 
-    /// With the statistics of the batch, which also move the running ones.
-    pub fn train(&self, x: Tensor, activation: Activation) -> Result<(Tensor, BatchNormPass)> {
-        let running = [&self.mean, &self.variance];
-        let (y, statistics) = self.op(activation).train(&x, running, STATISTICS_MOMENTUM)?;
-        Ok((y, BatchNormPass { x, statistics, activation }))
+    /// With the statistics of the batch, which also move the running ones. Where the result is pooled, with so many cells
+    /// along an axis, the batch norm may do that in the same pass.
+    pub fn train(&self, x: Tensor, activation: Activation, pool: Option<usize>) -> Result<(Tensor, BatchNormPass)> {
+        let (norm, running) = (self.op(activation), [&self.mean, &self.variance]);
+        let (y, statistics) = match pool {
+            Some(side) => PooledNorm { norm, side }.train(&x, running, STATISTICS_MOMENTUM)?,
+            None => norm.train(&x, running, STATISTICS_MOMENTUM)?,
+        };
+        Ok((y, BatchNormPass { x, statistics, activation, pool }))
     }
 
     pub fn gradients(&self, pass: BatchNormPass, grad: &Tensor, out: &mut Gradients) -> Result<Tensor> {
-        let gradients = self.op(pass.activation).gradients(&pass.x, &pass.statistics, grad)?;
+        let BatchNormPass { x, statistics, activation, pool } = pass;
+        let norm = self.op(activation);
+        let gradients = match pool {
+            Some(side) => PooledNorm { norm, side }.gradients(&x, &statistics, grad)?,
+            None => norm.gradients(&x, &statistics, grad)?,
+        };
         out.add(&self.gamma, gradients.gamma);
         out.add(&self.beta, gradients.beta);
         Ok(gradients.x)

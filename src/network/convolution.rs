@@ -66,7 +66,13 @@ impl Convolution {
         Ok(())
     }
 
-    pub fn train(&self, x: Tensor) -> Result<(Tensor, ConvolutionPass)> {
+    /// Whether a batch norm follows the convolution.
+    pub fn normalises(&self) -> bool {
+        self.norm.is_some()
+    }
+
+    /// With a batch norm the result may be averaged in the same pass, to so many cells along an axis.
+    pub fn train(&self, x: Tensor, pool: Option<usize>) -> Result<(Tensor, ConvolutionPass)> {
         let bias = self.bias.as_ref().map(Var::as_tensor);
         let weight = packed(&self.weight, x.dtype())?;
         let Some(norm) = &self.norm else {
@@ -75,7 +81,7 @@ impl Convolution {
             return Ok((y, ConvolutionPass { x, weight, after }));
         };
         let sums = convolution(&x, &weight, bias, self.window, Activation::Identity)?;
-        let (y, pass) = norm.train(sums, self.activation)?;
+        let (y, pass) = norm.train(sums, self.activation, pool)?;
         Ok((y, ConvolutionPass { x, weight, after: After::Norm(pass) }))
     }
 

@@ -1,9 +1,9 @@
 //! A list of layers that is trained: forward, backward, and frozen as it is.
 //!
 //! Layers that one operation computes together are one unit: a convolution with the batch norm and the ReLU behind it, a
-//! batch norm or a linear layer with its ReLU. Each unit's `train` gives its result and what its gradients are computed
-//! from, and no more than that; the backward pass takes these apart one by one, so that memory is free again as soon as it
-//! can be. Feature maps are \[batch, height, width, channels\], flattened samples \[batch, 1, 1, values\].
+//! batch norm or a linear layer with its ReLU. In training an average pooling behind a batch norm is computed along with it.
+//! Each unit's `train` gives its result and what its gradients are computed from, and no more than that; the backward pass
+//! takes these apart one by one, so that memory is free again as soon as it can be. Feature maps are \[batch, height, width, channels\], flattened samples \[batch, 1, 1, values\].
 
 use super::batch_norm::{BatchNorm, BatchNormPass};
 use super::convolution::{Convolution, ConvolutionPass, Input};
@@ -172,12 +172,33 @@ impl Sequence {
     pub fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, Pass)> {
         let mut x = x;
         let mut passes = Vec::with_capacity(self.members.len());
-        for member in &self.members {
-            let (y, pass) = member.unit.train(x, noise)?;
+        // The type of the maps that the unit below has averaged.
+        let mut averaged = None;
+        for (at, member) in self.members.iter().enumerate() {
+            let (y, pass) = match (&member.unit, averaged.take()) {
+                (Unit::AvgPool(_, true), Some(dtype)) => (cast(&x, dtype)?, UnitPass::Nothing),
+                (Unit::AvgPool(_, false), Some(_)) => (x, UnitPass::Nothing),
+                (unit, _) => {
+                    let pool = self.pooled_above(at);
+                    averaged = pool.map(|_| x.dtype());
+                    unit.train(x, noise, pool)?
+                }
+            };
             passes.push((pass, y.dtype()));
             x = y;
         }
         Ok((x, Pass { units: passes }))
+    }
+
+    /// The side of the grid to which the unit above averages the result of a unit, where both are one: the result is of no
+    /// use for anything else, and the unit can average it as it goes.
+    fn pooled_above(&self, at: usize) -> Option<usize> {
+        match self.members.get(at..at + 2)? {
+            [Member { unit, direct: None, .. }, Member { unit: Unit::AvgPool(side, _), .. }] if unit.pools() => {
+                Some(*side)
+            }
+            _ => None,
+        }
     }
 
     /// Adds the gradients of all parameters, from the gradient of the result and that of the logits \[batch, classes\], which
@@ -270,16 +291,26 @@ impl Unit {
         matches!(self, Self::Convolution(_) | Self::BatchNorm(..) | Self::Linear(_))
     }
 
-    fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, UnitPass)> {
+    /// Whether it can average its result in the same pass.
+    fn pools(&self) -> bool {
+        match self {
+            Self::Convolution(own) => own.normalises(),
+            Self::BatchNorm(..) => true,
+            _ => false,
+        }
+    }
+
+    /// A unit that [can](Self::pools) averages its result to so many cells along an axis.
+    fn train(&self, x: Tensor, noise: &Noise<'_>, pool: Option<usize>) -> Result<(Tensor, UnitPass)> {
         Ok(match self {
             Self::SpaceToDepth => (space_to_depth(&x)?, UnitPass::Nothing),
             Self::Scattering(own) => (own.forward(&x)?, UnitPass::Nothing),
             Self::Convolution(own) => {
-                let (y, pass) = own.train(x)?;
+                let (y, pass) = own.train(x, pool)?;
                 (y, UnitPass::Convolution(pass))
             }
             Self::BatchNorm(own, activation) => {
-                let (y, pass) = own.train(x, *activation)?;
+                let (y, pass) = own.train(x, *activation, pool)?;
                 (y, UnitPass::BatchNorm(pass))
             }
             Self::Relu => {
@@ -313,6 +344,9 @@ impl Unit {
             (Self::BatchNorm(own, _), UnitPass::BatchNorm(pass)) => own.gradients(pass, &grad, out)?,
             (Self::Relu, UnitPass::Relu(y)) => relu_gradient(&y, &grad)?,
             (Self::MaxPool(window), UnitPass::MaxPool(x)) => max_pool_gradient(&x, &grad, *window)?,
+            // The unit below goes on from the gradient of the cells.
+            (Self::AvgPool(_, true), UnitPass::Nothing) => cast(&grad, DType::F32)?,
+            (Self::AvgPool(_, false), UnitPass::Nothing) => grad,
             (Self::AvgPool(_, convolved), UnitPass::AvgPool(size, dtype)) => {
                 let grad = if *convolved { cast(&grad, DType::F32)? } else { grad };
                 pool_gradient(&grad, size, dtype)?

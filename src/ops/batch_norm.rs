@@ -45,7 +45,11 @@ impl BatchNorm<'_> {
     /// # Errors
     /// When the shapes do not fit.
     pub fn forward(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
-        on_gpu!(x, self.forward_on_gpu(x, None));
+        self.channels(x)?;
+        on_gpu!(x, {
+            let (y, [mean, variance]) = self.on_gpu(None).forward(x, None)?;
+            Ok((y, BatchStatistics { mean, variance }))
+        });
         self.forward_on_cpu(x)
     }
 
@@ -55,16 +59,8 @@ impl BatchNorm<'_> {
     /// # Errors
     /// When the shapes do not fit.
     pub fn train(&self, x: &Tensor, running: [&Var; 2], share: f64) -> Result<(Tensor, BatchStatistics)> {
-        let channels = self.channels(x)?;
-        if running.iter().any(|own| own.dims() != [channels]) {
-            bail!("statistics of {:?} for {channels} channels", running.map(|own| own.shape()))
-        }
-        let count = (x.elem_count() / channels) as f64;
-        let factors = [1.0, count / (count - 1.0).max(1.0)];
-        on_gpu!(x, {
-            let shares = factors.map(|factor| share * factor);
-            self.forward_on_gpu(x, Some(&crate::cuda::Moving { running, kept: 1.0 - share, shares }))
-        });
+        let factors = self.factors(x, running)?;
+        on_gpu!(x, self.train_on_gpu(x, (running, share), None));
         let (y, new) = self.forward_on_cpu(x)?;
         for ((running, new), factor) in running.into_iter().zip([&new.mean, &new.variance]).zip(factors) {
             let kept = (running.as_detached_tensor() * (1.0 - share))?;
@@ -73,14 +69,26 @@ impl BatchNorm<'_> {
         Ok((y, new))
     }
 
+    /// What running means and variances take those of a batch times: unbiased variances are larger than biased ones.
+    fn factors(&self, x: &Tensor, running: [&Var; 2]) -> Result<[f64; 2]> {
+        let channels = self.channels(x)?;
+        if running.iter().any(|own| own.dims() != [channels]) {
+            bail!("statistics of {:?} for {channels} channels", running.map(|own| own.shape()))
+        }
+        let count = (x.elem_count() / channels) as f64;
+        Ok([1.0, count / (count - 1.0).max(1.0)])
+    }
+
     #[cfg(feature = "cuda")]
-    fn forward_on_gpu(
+    pub(super) fn train_on_gpu(
         &self,
         x: &Tensor,
-        moving: Option<&crate::cuda::Moving<'_>>,
+        (running, share): ([&Var; 2], f64),
+        pool: Option<usize>,
     ) -> Result<(Tensor, BatchStatistics)> {
-        self.channels(x)?;
-        let (y, [mean, variance]) = self.on_gpu().forward(x, moving)?;
+        let shares = self.factors(x, running)?.map(|factor| share * factor);
+        let moving = crate::cuda::Moving { running, kept: 1.0 - share, shares };
+        let (y, [mean, variance]) = self.on_gpu(pool).forward(x, Some(&moving))?;
         Ok((y, BatchStatistics { mean, variance }))
     }
 
@@ -112,13 +120,7 @@ impl BatchNorm<'_> {
         if grad.shape() != x.shape() {
             bail!("a gradient of {:?} for a result of {:?}", grad.shape(), x.shape())
         }
-        on_gpu!(x, {
-            if [&statistics.mean, &statistics.variance].iter().any(|found| found.dims() != [channels]) {
-                bail!("statistics of {:?} for {channels} channels", statistics.mean.shape())
-            }
-            let [x, gamma, beta] = self.on_gpu().gradients(x, [&statistics.mean, &statistics.variance], grad)?;
-            Ok(BatchNormGradients { x, gamma, beta })
-        });
+        on_gpu!(x, self.gradients_on_gpu(x, statistics, grad, None));
         if !is_ours(x) {
             return self.gradients_by_candle(x, grad);
         }
@@ -148,9 +150,25 @@ impl BatchNorm<'_> {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_gpu(&self) -> crate::cuda::Norm<'_> {
+    pub(super) fn gradients_on_gpu(
+        &self,
+        x: &Tensor,
+        statistics: &BatchStatistics,
+        grad: &Tensor,
+        pool: Option<usize>,
+    ) -> Result<BatchNormGradients> {
+        let (channels, statistics) = (self.channels(x)?, [&statistics.mean, &statistics.variance]);
+        if statistics.iter().any(|found| found.dims() != [channels]) {
+            bail!("statistics of {:?} for {channels} channels", statistics.map(Tensor::shape))
+        }
+        let [x, gamma, beta] = self.on_gpu(pool).gradients(x, statistics, grad)?;
+        Ok(BatchNormGradients { x, gamma, beta })
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_gpu(&self, pool: Option<usize>) -> crate::cuda::Norm<'_> {
         let relu = self.activation == Activation::Relu;
-        crate::cuda::Norm { affine: [self.gamma, self.beta], epsilon: self.epsilon, relu }
+        crate::cuda::Norm { affine: [self.gamma, self.beta], epsilon: self.epsilon, relu, pool }
     }
 
     fn channels(&self, x: &Tensor) -> Result<usize> {

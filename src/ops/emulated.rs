@@ -2,10 +2,7 @@
 //!
 //! Results lie in poisoned memory with guards, blocks and threads run in an order that is drawn, and every launch runs twice.
 
-use super::{
-    Activation, BatchNorm, BatchStatistics, Descent, Window, accumulate, bias_relu_gradients, cross_entropy, descend,
-    max_pool, max_pool_gradient,
-};
+use super::{Descent, Window, accumulate, bias_relu_gradients, cross_entropy, descend, max_pool, max_pool_gradient};
 use super::{dropout, relu};
 use super::{pool, pool_gradient, space_to_depth, to_nhwc};
 use crate::cuda::dropout::Mask;
@@ -13,11 +10,12 @@ use crate::cuda::elementwise;
 use crate::cuda::emulator::{Emulator, Memory};
 use crate::cuda::gpu::{Element, Gpu, Pointer};
 use crate::cuda::learning::{self, LossPointers, Moved, Step, Weights};
-use crate::cuda::normalise::{self, Line, NormGradients, Running};
+use crate::cuda::normalise;
 use crate::cuda::pixels::{self, Images, Windows};
 use crate::cuda::tiling::Maps;
 use candle_core::{DType, Device, Result, Tensor, Var};
 
+mod norms;
 mod samples;
 
 const ELEMENTS: [Element; 2] = [Element::F32, Element::Bf16];
@@ -86,77 +84,6 @@ fn put<const N: usize>(gpu: &Emulator, tensors: [(&Tensor, Element); N]) -> ([Me
     let memory = tensors.map(|(tensor, element)| gpu.put(tensor, element));
     let pointers = std::array::from_fn(|at| gpu.pointer(&memory[at]));
     (memory, pointers)
-}
-
-fn check_norm(shape: [usize; 4], element: Element, activation: Activation) {
-    let channels = shape[3];
-    let what = format!("batch norm of {shape:?} in {element:?}, {activation:?}");
-    let (x, grad) = (noise(&shape, 1, element), noise(&shape, 2, element));
-    let x = ((x + 5.0).unwrap() * 2.0).unwrap().to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
-    let (gamma, beta) = (floats(&[channels], 3), floats(&[channels], 4));
-    let norm = BatchNorm { gamma: &gamma, beta: &beta, epsilon: 1e-3, activation };
-    let before = [5, 6].map(|seed| floats(&[channels], seed));
-    let running = before.each_ref().map(|tensor| Var::from_tensor(tensor).unwrap());
-    let (y, statistics) = norm.train(&x, running.each_ref(), 0.1).unwrap();
-    let gradients = norm.gradients(&x, &statistics, &grad).unwrap();
-    let maps = images(shape, element).maps();
-    let line = |[mean, variance, gamma, beta]: [Pointer; 4]| Line {
-        mean,
-        variance,
-        gamma,
-        beta,
-        epsilon: 1e-3,
-        relu: activation == Activation::Relu,
-    };
-    let one = (&[channels][..], Element::F32);
-    let [mean, variance, found] = run([one, one, (&shape, element)], |gpu, [mean, variance, y]| {
-        let (_memory, [x, gamma, beta]) = put(gpu, [(&x, element), (&gamma, Element::F32), (&beta, Element::F32)]);
-        let (moved, [of_mean, of_variance]) = put(gpu, before.each_ref().map(|own| (own, Element::F32)));
-        let count = maps.pixels as f64;
-        let shares = [0.1, 0.1 * count / (count - 1.0).max(1.0)];
-        let moving = Running { mean: of_mean, variance: of_variance, kept: 0.9, shares };
-        let line = line([mean, variance, gamma, beta]);
-        // The second time nothing moves.
-        for moving in [Some(moving), None] {
-            // SAFETY: memory of the sizes that are said.
-            unsafe { maps.normalise_by_moments(gpu, x, (line, moving), y)? };
-            for (memory, running) in moved.iter().zip(&running) {
-                let found = gpu.get(memory, Element::F32, &[channels]);
-                assert_close(&found, running, Element::F32, 1e-5, &format!("running statistics of {what}"));
-            }
-        }
-        Ok(())
-    });
-    assert_close(&mean, &statistics.mean, Element::F32, 1e-5, &format!("mean of {what}"));
-    assert_close(&variance, &statistics.variance, Element::F32, 1e-5, &format!("variance of {what}"));
-    assert_close(&found, &y, element, 1e-5, &what);
-    let BatchStatistics { mean, variance } = &statistics;
-    let [of_x, of_gamma, of_beta] = run([(&shape, element), one, one], |gpu, [of_x, of_gamma, of_beta]| {
-        let single = [mean, variance, &gamma, &beta].map(|tensor| (tensor, Element::F32));
-        let (_memory, [x, grad]) = put(gpu, [(&x, element), (&grad, element)]);
-        let (_more, pointers) = put(gpu, single);
-        let to = NormGradients { x: of_x, gamma: of_gamma, beta: of_beta };
-        // SAFETY: memory of the sizes that are said.
-        unsafe { maps.normalise_gradients(gpu, (x, grad), line(pointers), to) }
-    });
-    assert_close(&of_gamma, &gradients.gamma, Element::F32, 1e-4, &format!("scale's gradient of {what}"));
-    assert_close(&of_beta, &gradients.beta, Element::F32, 1e-4, &format!("shift's gradient of {what}"));
-    assert_close(&of_x, &gradients.x, element, 1e-4, &format!("gradient of {what}"));
-}
-
-#[test]
-fn batch_norm_agrees() {
-    for element in ELEMENTS {
-        for channels in CHANNELS {
-            // So few pixels that a block has all of them, and more.
-            check_norm([3, 5, 4, channels], element, Activation::Relu);
-            check_norm([1, 33, 34, channels], element, Activation::Relu);
-        }
-        check_norm([2, 1, 1, 8], element, Activation::Identity);
-        // More pixels than the blocks that sum take at once.
-        check_norm([2, 190, 190, 3], element, Activation::Identity);
-        check_norm([1, 40, 45, 1040], element, Activation::Relu);
-    }
 }
 
 #[test]
