@@ -38,47 +38,88 @@ __device__ inline float sum_of(float value) {
     return reduce(value, [](float a, float b) { return a + b; });
 }
 
-// Softmax cross entropy of one sample, which a block has: its loss, whether its label has the largest logit (the first of
-// equal ones), and the gradient of the mean loss. A label that is no class has no number for its loss.
-__device__ inline void cross_entropy(const float *logits, const unsigned *labels, float *gradient, float *losses, float *hits,
-                                     unsigned batch, unsigned classes) {
-    unsigned sample = blockIdx.x, label = labels[sample];
+// Who computes the loss of a sample: a block, whose threads take a class each, or a thread by itself.
+struct Block {
+    static __device__ inline unsigned first() { return threadIdx.x; }
+    static __device__ inline unsigned step() { return THREADS; }
+    static __device__ inline float sum(float value) { return sum_of(value); }
+    static __device__ inline float most(float value) { return reduce(value, [](float a, float b) { return fmaxf(a, b); }); }
+};
+struct Thread {
+    static __device__ inline unsigned first() { return 0; }
+    static __device__ inline unsigned step() { return 1; }
+    static __device__ inline float sum(float value) { return value; }
+    static __device__ inline float most(float value) { return value; }
+};
+
+// Softmax cross entropy of a sample: its loss, whether its label has the largest logit (the first of equal ones), and the
+// gradient of the mean loss. A label that is no class has no number for its loss.
+template <class Who>
+__device__ inline void entropy(const float *logits, unsigned label, float *gradient, unsigned sample, unsigned batch,
+                               unsigned classes, float &loss, float &hit) {
     const float *own = logits + (Offset)sample * classes;
     float *out = gradient + (Offset)sample * classes;
-    const float nothing = bits_to_float(0x7fffffffu);
-    float labelled = label < classes ? own[label] : nothing;
+    float labelled = label < classes ? own[label] : bits_to_float(0x7fffffffu);
     float largest = bits_to_float(0xff800000u), ahead = 0.f, sum = 0.f;
-    for (unsigned at = threadIdx.x; at < classes; at += THREADS) {
+    for (unsigned at = Who::first(); at < classes; at += Who::step()) {
         largest = fmaxf(largest, own[at]);
         // Counts what is not a number on either side as ahead.
         ahead += at != label && !(own[at] < labelled || (own[at] == labelled && at > label)) ? 1.f : 0.f;
     }
-    largest = reduce(largest, [](float a, float b) { return fmaxf(a, b); });
-    ahead = sum_of(ahead);
-    for (unsigned at = threadIdx.x; at < classes; at += THREADS) sum += expf(own[at] - largest);
-    sum = sum_of(sum);
-    float scale = 1.f / (sum * (float)batch), hit = 1.f / (float)batch;
-    for (unsigned at = threadIdx.x; at < classes; at += THREADS)
-        out[at] = expf(own[at] - largest) * scale - (at == label ? hit : 0.f);
+    largest = Who::most(largest);
+    ahead = Who::sum(ahead);
+    for (unsigned at = Who::first(); at < classes; at += Who::step()) sum += expf(own[at] - largest);
+    sum = Who::sum(sum);
+    float scale = 1.f / (sum * (float)batch), share = 1.f / (float)batch;
+    for (unsigned at = Who::first(); at < classes; at += Who::step())
+        out[at] = expf(own[at] - largest) * scale - (at == label ? share : 0.f);
+    loss = logf(sum) + (largest - labelled);
+    hit = ahead == 0.f && labelled == labelled ? 1.f : 0.f;
+}
+
+// A sample for each block.
+__device__ inline void cross_entropy(const float *logits, const unsigned *labels, float *gradient, float *losses, float *hits,
+                                     unsigned batch, unsigned classes) {
+    unsigned sample = blockIdx.x;
+    float loss, hit;
+    entropy<Block>(logits, labels[sample], gradient, sample, batch, classes, loss, hit);
     if (threadIdx.x == 0) {
-        losses[sample] = logf(sum) + (largest - labelled);
-        hits[sample] = ahead == 0.f && labelled == labelled ? 1.f : 0.f;
+        losses[sample] = loss;
+        hits[sample] = hit;
     }
 }
 
-// The mean loss, and the number of correct answers. One block.
-__device__ inline void end_cross_entropy(const float *losses, const float *hits, unsigned batch, float *mean, float *correct) {
-    float loss = 0.f, count = 0.f;
-    for (unsigned at = threadIdx.x; at < batch; at += THREADS) {
-        loss += losses[at];
-        count += hits[at];
-    }
+// The mean loss, and the number of correct answers, from what a block's threads have of them.
+__device__ inline void end_entropy(float loss, float count, unsigned batch, float *mean, float *correct) {
     loss = sum_of(loss);
     count = sum_of(count);
     if (threadIdx.x == 0) {
         *mean = loss / (float)batch;
         *correct = count;
     }
+}
+
+// One block.
+__device__ inline void end_cross_entropy(const float *losses, const float *hits, unsigned batch, float *mean, float *correct) {
+    float loss = 0.f, count = 0.f;
+    for (unsigned at = threadIdx.x; at < batch; at += THREADS) {
+        loss += losses[at];
+        count += hits[at];
+    }
+    end_entropy(loss, count, batch, mean, correct);
+}
+
+// All samples in one block, where they and their classes are few.
+__device__ inline void cross_entropy_few(const float *logits, const unsigned *labels, float *gradient, unsigned batch, unsigned classes,
+                                         float *mean, float *correct) {
+    float losses = 0.f, count = 0.f;
+    for (unsigned sample = threadIdx.x; sample < batch; sample += THREADS) {
+        float loss, hit;
+        entropy<Thread>(logits, labels[sample], gradient, sample, batch, classes, loss, hit);
+        losses += loss;
+        count += hit;
+    }
+    end_entropy(losses, count, batch, mean, correct);
 }
 
 // A gradient in the order of its weights, or in that of convolutions, which is 1 for f32 and 2 for bf16.
@@ -113,6 +154,9 @@ WEIGHTS(Bf16, bf16)
 KERNEL(cross_entropy_f32,
        (const float *logits, const unsigned *labels, float *gradient, float *losses, float *hits, unsigned batch, unsigned classes),
        (cross_entropy(logits, labels, gradient, losses, hits, batch, classes)))
+KERNEL(cross_entropy_few_f32,
+       (const float *logits, const unsigned *labels, float *gradient, unsigned batch, unsigned classes, float *mean, float *correct),
+       (cross_entropy_few(logits, labels, gradient, batch, classes, mean, correct)))
 KERNEL(end_cross_entropy_f32, (const float *losses, const float *hits, unsigned batch, float *mean, float *correct),
        (end_cross_entropy(losses, hits, batch, mean, correct)))
 // Up to eight weights in one launch, each with a row of blocks of its own; one of no values takes an unused place.
