@@ -140,11 +140,16 @@ __device__ inline void descend(float *weight, float *velocity, const float *grad
     weight[at] -= rate * moved;
 }
 
+// Up to eight weights in one launch, each with a row of blocks of its own; one of no values takes an unused place.
+#define PACKED(T, n) \
+    const float *weight##n, T *packed##n, unsigned count##n, unsigned outputs##n, unsigned inputs##n, unsigned wide##n, unsigned area##n
+#define PACK(n) \
+    case n: pack(weight##n, packed##n, count##n, outputs##n, inputs##n, wide##n, area##n); break;
+
 // Kernels that take one value a thread; the type is in their names.
 #define WEIGHTS(T, type) \
-    KERNEL(pack_##type, \
-           (const float *weight, T *packed, unsigned count, unsigned outputs, unsigned inputs, unsigned wide, unsigned area), \
-           (pack<T>(weight, packed, count, outputs, inputs, wide, area))) \
+    KERNEL(pack_##type, (PACKED(T, 0), PACKED(T, 1), PACKED(T, 2), PACKED(T, 3), PACKED(T, 4), PACKED(T, 5), PACKED(T, 6), PACKED(T, 7)), \
+           switch (blockIdx.y) { PACK(0) PACK(1) PACK(2) PACK(3) PACK(4) PACK(5) PACK(6) PACK(7) }) \
     KERNEL(unpack_##type, (const T *packed, float *weight, unsigned count, unsigned inputs, unsigned wide, unsigned area), \
            (unpack<T>(packed, weight, count, inputs, wide, area)))
 
@@ -159,7 +164,7 @@ KERNEL(cross_entropy_few_f32,
        (cross_entropy_few(logits, labels, gradient, batch, classes, mean, correct)))
 KERNEL(end_cross_entropy_f32, (const float *losses, const float *hits, unsigned batch, float *mean, float *correct),
        (end_cross_entropy(losses, hits, batch, mean, correct)))
-// Up to eight weights in one launch, each with a row of blocks of its own; one of no values takes an unused place.
+// As with packing.
 #define OF_WEIGHT(n) \
     float *weight##n, float *velocity##n, const float *gradient##n, unsigned count##n, unsigned inputs##n, unsigned area##n, \
         unsigned order##n

@@ -128,33 +128,53 @@ impl Weights {
         Self { outputs: wide(self.outputs), inputs: wide(self.inputs), ..self }
     }
 
-    /// \[output, input, y, x\] in f32 → \[output, y, x, input\] in the type of the feature maps, [wide](Self::widened).
+    /// [`pack`] of these alone.
     ///
     /// # Safety
     /// The pointers lead to as many values.
+    #[cfg(test)]
     pub unsafe fn pack(self, gpu: &impl Gpu, weight: Pointer, element: Element, packed: Pointer) -> Result<()> {
-        let wide = self.widened(element);
-        let sizes = [wide.values(), self.outputs, self.inputs, wide.inputs, self.kernel * self.kernel];
         // SAFETY: the caller's promise.
-        unsafe { reorder(gpu, &format!("pack_{}", element.name()), [weight, packed], &sizes) }
+        unsafe { pack(gpu, &[(self, [weight, packed])], element) }
     }
 
-    /// And back.
+    /// \[output, y, x, input\] in the type of the feature maps → \[output, input, y, x\] in f32.
     ///
     /// # Safety
     /// The pointers lead to as many values.
     pub unsafe fn unpack(self, gpu: &impl Gpu, packed: Pointer, element: Element, weight: Pointer) -> Result<()> {
         let sizes = [self.values(), self.inputs, self.widened(element).inputs, self.kernel * self.kernel];
+        let mut arguments = [packed, weight].map(at).to_vec();
+        for size in sizes {
+            arguments.push(count(size)?);
+        }
         // SAFETY: the caller's promise.
-        unsafe { reorder(gpu, &format!("unpack_{}", element.name()), [packed, weight], &sizes) }
+        unsafe { launch_each(gpu, &format!("unpack_{}", element.name()), sizes[0], &arguments) }
     }
 }
 
+/// \[output, input, y, x\] in f32 → \[output, y, x, input\] in the type of the feature maps, [wide](Weights::widened), for up to
+/// [`AT_ONCE`] weights: from where they lie to where they shall.
+///
 /// # Safety
-/// The pointers lead to as many values as the sizes say, of which the first is the number of threads.
-unsafe fn reorder(gpu: &impl Gpu, kernel: &str, pointers: [Pointer; 2], sizes: &[usize]) -> Result<()> {
-    let mut arguments = pointers.map(at).to_vec();
-    arguments.extend(sizes.iter().map(|&size| count(size)).collect::<Result<Vec<_>>>()?);
-    // SAFETY: the caller's promise.
-    unsafe { launch_each(gpu, kernel, sizes[0], &arguments) }
+/// The pointers lead to as many values.
+pub(crate) unsafe fn pack(gpu: &impl Gpu, weights: &[(Weights, [Pointer; 2])], element: Element) -> Result<()> {
+    let values = |&(weights, _): &(Weights, [Pointer; 2])| weights.widened(element).values();
+    let most = weights.iter().map(values).max().unwrap_or(0);
+    if most == 0 || weights.len() > AT_ONCE {
+        bail!("{} weights of up to {most} values cannot be packed at once", weights.len())
+    }
+    let mut arguments = Vec::with_capacity(7 * AT_ONCE);
+    for place in 0..AT_ONCE {
+        let &(own, pointers) = weights.get(place).unwrap_or(&weights[0]);
+        let wide = own.widened(element);
+        let values = if place < weights.len() { wide.values() } else { 0 };
+        arguments.extend(pointers.map(at));
+        for size in [values, own.outputs, own.inputs, wide.inputs, own.kernel * own.kernel] {
+            arguments.push(count(size)?);
+        }
+    }
+    let blocks = [most.div_ceil(THREADS as usize), weights.len()];
+    // SAFETY: the caller's promise; a place that is not used has no values.
+    unsafe { launch_blocks(gpu, &format!("pack_{}", element.name()), blocks, &arguments) }
 }

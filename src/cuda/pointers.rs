@@ -55,7 +55,7 @@ pub(super) fn with_pointers<const N: usize, T>(
 
 /// The same tensor with its values side by side, beginning where vectors may. Numbers of slots and offsets are never read as
 /// vectors.
-fn in_order(tensor: &Tensor) -> Result<Tensor> {
+pub(super) fn in_order(tensor: &Tensor) -> Result<Tensor> {
     let first = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
     match matches!(tensor.dtype(), DType::U32 | DType::I32) || first.is_multiple_of(ALIGNED) {
         true => tensor.contiguous(),

@@ -9,7 +9,7 @@ use super::gpu::Element;
 use super::learning::{self, LossPointers, Moved, Step, Weights};
 use super::mapped::cast;
 use super::pixels::{self, Images, Windows};
-use super::pointers::{Unset, element, element_of, in_place, make, require, with_pointers};
+use super::pointers::{Unset, element, element_of, in_order, in_place, make, require, with_pointers};
 use super::tiling::Maps;
 use candle_core::{DType, Device, Result, Shape as Dimensions, Tensor, Var};
 use std::cell::RefCell;
@@ -72,7 +72,7 @@ pub(crate) fn convolution(
 ) -> Result<Tensor> {
     let engine = engine(x.device())?;
     let (images, weights) = (images(x)?, weights(weight)?);
-    let packed = pack(&engine, weight, weights, images.element)?;
+    let packed = pack_one(&engine, weight, images.element)?;
     let shape = convolved(Pass::Forward, images, weights, windows);
     let to = [images.batch, windows.rows, windows.columns, weights.outputs];
     let y = convolve(&engine, shape, [x, &packed], to)?;
@@ -108,12 +108,18 @@ pub(crate) fn weight_gradient(x: &Tensor, grad: &Tensor, windows: Windows) -> Re
 }
 
 /// As [`ops::packed`].
-pub(crate) fn packed(weight: &Tensor, dtype: DType) -> Result<Tensor> {
-    let (weights, element) = (weights(weight)?, element_of(dtype)?);
-    if weights.widened(element) != weights {
-        return Ok(weight.clone());
-    }
-    pack(&*engine(weight.device())?, weight, weights, element)?.permute((0, 3, 1, 2))
+pub(crate) fn packed(all: &[&Tensor], dtype: DType) -> Result<Vec<Tensor>> {
+    let Some(first) = all.first() else { return Ok(Vec::new()) };
+    let (engine, element) = (engine(first.device())?, element_of(dtype)?);
+    // What must be made wider has no order that a tensor of its shape could have.
+    let fits = |weight: &&Tensor| weights(weight).is_ok_and(|own| own.widened(element) == own);
+    let fitting: Vec<&Tensor> = all.iter().copied().filter(|weight| fits(weight)).collect();
+    let mut packed = pack(&engine, &fitting, element)?.into_iter();
+    let take = |weight: &&Tensor| match fits(weight).then(|| packed.next()).flatten() {
+        Some(packed) => packed.permute((0, 3, 1, 2)),
+        None => Ok((*weight).clone()),
+    };
+    all.iter().map(take).collect()
 }
 
 /// As [`ops::unpacked`].
@@ -149,7 +155,7 @@ pub(crate) fn input_gradient(
     let engine = engine(grad.device())?;
     let weights = weights(weight)?;
     let of = Images { height, width, channels: weights.inputs, ..images(grad)? };
-    let packed = pack(&engine, weight, weights, of.element)?;
+    let packed = pack_one(&engine, weight, of.element)?;
     let shape = convolved(Pass::Input, of, weights, windows);
     convolve(&engine, shape, [&packed, grad], [of.batch, height, width, of.channels])
 }
@@ -165,16 +171,34 @@ fn convolved(pass: Pass, images: Images, weights: Weights, Windows { stride, pad
 }
 
 /// Weights in the order and the type in which convolutions read them: \[output, y, x, input\], as wide as they are taken.
-fn pack(engine: &Engine, weight: &Tensor, weights: Weights, element: Element) -> Result<Tensor> {
-    if is_packed(weight)? == Some((weights, element)) && weights.widened(element) == weights {
-        return weight.permute((0, 2, 3, 1));
+fn pack(engine: &Engine, all: &[&Tensor], element: Element) -> Result<Vec<Tensor>> {
+    let mut out = Vec::with_capacity(all.len());
+    for some in all.chunks(learning::AT_ONCE) {
+        some.iter().try_for_each(|weight| require([weight], DType::F32))?;
+        let held: Vec<Tensor> = some.iter().map(|weight| in_order(weight)).collect::<Result<_>>()?;
+        let mut places = Vec::with_capacity(some.len());
+        for weight in &held {
+            let own = weights(weight)?;
+            let Weights { outputs, inputs, kernel } = own.widened(element);
+            let to = Unset::new(&engine.device, (outputs, kernel, kernel, inputs), element)?;
+            let from = with_pointers(engine, [weight], |[from]| Ok(from))?;
+            places.push((own, [from, to.pointer]));
+            out.push(to.written());
+        }
+        // SAFETY: those here and there are held, and have as many values as the weights.
+        unsafe { learning::pack(engine, &places, element) }?;
     }
-    require([weight], DType::F32)?;
-    let Weights { outputs, inputs, kernel } = weights.widened(element);
-    make(engine, (outputs, kernel, kernel, inputs), element, |to| {
-        // SAFETY: both have as many values as the weights.
-        with_pointers(engine, [weight], |[from]| unsafe { weights.pack(engine, from, element, to) })
-    })
+    Ok(out)
+}
+
+/// A weight as convolutions read it, where it is not so already.
+fn pack_one(engine: &Engine, weight: &Tensor, element: Element) -> Result<Tensor> {
+    let own = weights(weight)?;
+    match is_packed(weight)? {
+        Some((_, other)) if other == element && own.widened(element) == own => weight.permute((0, 2, 3, 1)),
+        Some(_) => pack_one(engine, &unpacked(weight)?, element),
+        None => Ok(pack(engine, &[weight], element)?.remove(0)),
+    }
 }
 
 /// As [`ops::relu`].

@@ -5,8 +5,7 @@ use super::gradients::Gradients;
 use super::initial::Initial;
 use super::variables::{Role, Variables};
 use crate::ops::{
-    Activation, Window, bias_gradient, bias_relu_gradients, convolution, input_gradient, packed, relu_gradient,
-    weight_gradient,
+    Activation, Window, bias_gradient, bias_relu_gradients, convolution, input_gradient, relu_gradient, weight_gradient,
 };
 use candle_core::{Result, Tensor, Var};
 
@@ -71,10 +70,14 @@ impl Convolution {
         self.norm.is_some()
     }
 
-    /// With a batch norm the result may be averaged in the same pass, to so many cells along an axis.
-    pub fn train(&self, x: Tensor, pool: Option<usize>) -> Result<(Tensor, ConvolutionPass)> {
+    /// The weights.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// By its weights, as they are [read](crate::ops::packed). With a batch norm the result may be averaged in the same pass, to so many cells along an axis.
+    pub fn train(&self, x: Tensor, weight: Tensor, pool: Option<usize>) -> Result<(Tensor, ConvolutionPass)> {
         let bias = self.bias.as_ref().map(Var::as_tensor);
-        let weight = packed(&self.weight, x.dtype())?;
         let Some(norm) = &self.norm else {
             let y = convolution(&x, &weight, bias, self.window, self.activation)?;
             let after = if self.activation == Activation::Relu { After::Relu(y.clone()) } else { After::Plain };

@@ -16,8 +16,8 @@ use super::noise::Noise;
 use super::shapes::{averaged, flattened, rows, samples};
 use super::variables::{self, Variables};
 use crate::ops::{
-    Activation, Scattering, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, pool_gradient, relu,
-    relu_gradient, space_to_depth, to_nhwc,
+    Activation, Scattering, Window, cast, depth_to_space, dropout, max_pool, max_pool_gradient, packed, pool_gradient,
+    relu, relu_gradient, space_to_depth, to_nhwc,
 };
 use crate::pipeline::{Feedback, Layer, Layers, Role, Shape, scattered};
 use candle_core::{DType, Result, Tensor, bail};
@@ -172,6 +172,8 @@ impl Sequence {
     pub fn train(&self, x: Tensor, noise: &Noise<'_>) -> Result<(Tensor, Pass)> {
         let mut x = x;
         let mut passes = Vec::with_capacity(self.members.len());
+        let weights: Vec<&Tensor> = self.members.iter().filter_map(|member| member.unit.convolved()).collect();
+        let mut weights = packed(&weights, x.dtype())?.into_iter();
         // The type of the maps that the unit below has averaged.
         let mut averaged = None;
         for (at, member) in self.members.iter().enumerate() {
@@ -181,7 +183,7 @@ impl Sequence {
                 (unit, _) => {
                     let pool = self.pooled_above(at);
                     averaged = pool.map(|_| x.dtype());
-                    unit.train(x, noise, pool)?
+                    unit.train(x, (noise, &mut weights), pool)?
                 }
             };
             passes.push((pass, y.dtype()));
@@ -300,13 +302,28 @@ impl Unit {
         }
     }
 
-    /// A unit that [can](Self::pools) averages its result to so many cells along an axis.
-    fn train(&self, x: Tensor, noise: &Noise<'_>, pool: Option<usize>) -> Result<(Tensor, UnitPass)> {
+    /// The weights of a convolution.
+    fn convolved(&self) -> Option<&Tensor> {
+        match self {
+            Self::Convolution(own) => Some(own.weight()),
+            _ => None,
+        }
+    }
+
+    /// The weights of convolutions come as they are read, in order. A unit that [can](Self::pools) averages its result to so
+    /// many cells along an axis.
+    fn train(
+        &self,
+        x: Tensor,
+        (noise, weights): (&Noise<'_>, &mut impl Iterator<Item = Tensor>),
+        pool: Option<usize>,
+    ) -> Result<(Tensor, UnitPass)> {
         Ok(match self {
             Self::SpaceToDepth => (space_to_depth(&x)?, UnitPass::Nothing),
             Self::Scattering(own) => (own.forward(&x)?, UnitPass::Nothing),
             Self::Convolution(own) => {
-                let (y, pass) = own.train(x, pool)?;
+                let weight = weights.next().unwrap_or_else(|| own.weight().clone());
+                let (y, pass) = own.train(x, weight, pool)?;
                 (y, UnitPass::Convolution(pass))
             }
             Self::BatchNorm(own, activation) => {

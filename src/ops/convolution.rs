@@ -50,14 +50,17 @@ pub fn convolution(
 }
 
 /// Weights \[outputs, inputs, kernel, kernel\] as convolutions of maps of a type read them on their device, so that they are
-/// brought into that order but once.
+/// brought into that order but once, and all together.
 ///
 /// # Errors
 /// When the device fails.
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
-pub fn packed(weight: &Tensor, maps: DType) -> Result<Tensor> {
-    on_gpu!(weight, crate::cuda::packed(weight, maps));
-    Ok(weight.clone())
+pub fn packed(weights: &[&Tensor], maps: DType) -> Result<Vec<Tensor>> {
+    #[cfg(feature = "cuda")]
+    if weights.iter().any(|weight| weight.device().is_cuda()) {
+        return crate::cuda::packed(weights, maps);
+    }
+    Ok(weights.iter().map(|&weight| weight.clone()).collect())
 }
 
 /// Weights or a gradient of such in f32 and in their own order, in which they lie side by side.
