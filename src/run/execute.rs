@@ -64,7 +64,7 @@ impl Work<'_> {
                 self.folder.clear_features()?;
                 let state = self.state(&old);
                 let Record { figures, weights, classes, mut seconds, .. } = old;
-                seconds.retain(|part, _| part == "train");
+                seconds.retain(|part, _| part == "train" || part == "validate");
                 Record { state, figures, weights, classes, seconds, ..fresh }
             }
             _ => {

@@ -188,7 +188,7 @@ impl Work<'_> {
         if outcome.learned.len() > 1 {
             record.histories = outcome.learned.iter().map(|learned| learned.history.clone()).collect();
         }
-        record.seconds.insert("train".into(), outcome.seconds);
+        record.seconds.extend([("train".into(), outcome.seconds), ("validate".into(), outcome.validating)]);
         Ok(())
     }
 

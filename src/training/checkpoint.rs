@@ -44,6 +44,9 @@ pub(super) struct Position {
     pub step: usize,
     /// Seconds that those steps took.
     pub seconds: f64,
+    /// Seconds of all looks at the validation samples.
+    #[serde(default)]
+    pub validating: f64,
     /// What waits for each of several networks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<Waiting>,

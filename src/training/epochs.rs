@@ -60,6 +60,8 @@ pub struct Outcome {
     pub learned: Vec<Learned>,
     /// Seconds of training, without validation.
     pub seconds: f64,
+    /// Seconds of validation.
+    pub validating: f64,
 }
 
 /// A network that was trained.
@@ -118,13 +120,13 @@ pub fn train(job: &Job<'_>, progress: &dyn Progress) -> Result<Outcome> {
     };
     let Learner { modules, position, .. } = learner;
     let seconds = position.history.iter().map(|epoch| epoch.seconds).sum();
-    let Position { history, below, .. } = position;
+    let Position { history, below, validating, .. } = position;
     let networks =
         modules.into_iter().map(|module| module.into_inner().unwrap_or_else(PoisonError::into_inner).network);
     let learned = networks.zip(below.into_iter().chain([history])).zip(logits).map(|((network, history), logits)| {
         Learned { network, history, score: score(&logits, job.val.labels()), logits }
     });
-    Ok(Outcome { learned: learned.collect(), seconds })
+    Ok(Outcome { learned: learned.collect(), seconds, validating })
 }
 
 impl<'a> Learner<'a> {
@@ -185,10 +187,13 @@ impl<'a> Learner<'a> {
     }
 
     /// The logits of the validation samples, of each network.
-    fn classify(&self, job: &Job<'_>, progress: &dyn Progress) -> Result<Logits> {
+    fn classify(&mut self, job: &Job<'_>, progress: &dyn Progress) -> Result<Logits> {
+        let started = Instant::now();
         let modules: Vec<_> = self.modules.iter().map(lock).collect();
         let networks: Vec<&Network> = modules.iter().map(|module| &module.network).collect();
-        classify_all(&networks, job.val, job.training.batch, progress)
+        let logits = classify_all(&networks, job.val, job.training.batch, progress)?;
+        self.position.validating += started.elapsed().as_secs_f64();
+        Ok(logits)
     }
 
     /// The training that is left of the epoch at hand.
