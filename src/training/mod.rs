@@ -16,4 +16,5 @@ pub use classify::{classify, classify_all};
 pub use epochs::{Job, Learned, Outcome, train};
 pub use metrics::{Score, ensemble, score};
 pub use sgd::Sgd;
-pub use step::{Outcome as StepOutcome, step};
+pub use step::step;
+pub use sums::Outcome as StepOutcome;

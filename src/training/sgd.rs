@@ -1,6 +1,6 @@
 //! Stochastic gradient descent with momentum and weight decay, as PyTorch's `SGD` does it.
 
-use super::step::Outcome;
+use super::sums::Outcome;
 use crate::network::{Gradients, Variables};
 use crate::ops::{Descent, Repeated, descend};
 use candle_core::{Result, Tensor, Var};

@@ -1,18 +1,10 @@
 //! One training step: forward pass, loss, gradients, update.
 
 use super::sgd::Sgd;
+use super::sums::Outcome;
 use crate::network::{Network, Noise};
 use crate::ops::{compute, cross_entropy};
 use candle_core::{Result, Tensor};
-
-/// What a batch came to before the weights moved.
-#[derive(Clone)]
-pub struct Outcome {
-    /// How many labels had the largest logit, a scalar.
-    pub correct: Tensor,
-    /// The mean over the batch, a scalar.
-    pub loss: Tensor,
-}
 
 /// Trains on one batch of inputs \[sample, y, x, channel\] and their labels, with the noise that dropout draws from. The
 /// outcome is good until the next step.

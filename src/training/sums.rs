@@ -1,8 +1,17 @@
-//! Loss and correct answers of an epoch, summed over its batches.
+//! Loss and correct answers of a batch, and of an epoch, summed over its batches.
 
 use crate::error::Result;
 use crate::ops::accumulate;
 use candle_core::{DType, Device, Tensor, Var};
+
+/// What a batch came to before the weights moved.
+#[derive(Clone)]
+pub struct Outcome {
+    /// How many labels had the largest logit, a scalar.
+    pub correct: Tensor,
+    /// The mean over the batch, a scalar.
+    pub loss: Tensor,
+}
 
 /// Sums over the batches of an epoch, kept on the device so that no step waits for them.
 pub(super) struct Sums {
