@@ -1,7 +1,7 @@
 //! How fast this machine is at the probes of a pipeline: each is run on noise of the shape that it will meet.
 
 use super::Bench;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::network::{Network, Noise, map_type};
 use crate::ops::{cast, compute};
 use crate::pipeline::{Init, Parts, ProbeKind, Probed, Training};
@@ -16,8 +16,8 @@ const KNOWN: usize = 4096;
 const ASKED: usize = 512;
 /// Values of a table at most.
 const VALUES: usize = 1 << 24;
-/// Iterations of a fit.
-const ITERATIONS: usize = 4;
+/// Iterations of a short fit and of a longer one, which differ by nothing else.
+const ITERATIONS: [usize; 2] = [2, 10];
 /// Values that a training step may hold at once.
 const STEP_VALUES: usize = 1 << 26;
 
@@ -30,15 +30,22 @@ pub(super) fn parts(bench: &Bench<'_>, probed: &Probed<'_>, classes: usize) -> R
     Ok(match &probed.probe.kind {
         ProbeKind::Linear { .. } => {
             let table = table(bench, (known, width), classes)?;
-            // Nothing ends it before the last iteration.
-            let fit = Fit { penalty: 1e-4, iterations: ITERATIONS, tolerance: 0.0 };
-            let mut rounds = 0;
-            let seconds = bench.seconds(|| {
-                rounds = Linear::fit(&table, classes, fit, &bench.device, &Silent)?.1;
-                Ok(())
-            })?;
-            // The start is looked at as well.
-            Parts { train: seconds / ((rounds + 1) * known) as f64, ..Parts::default() }
+            let fit = |iterations: usize| {
+                // Nothing ends it before the last iteration.
+                let fit = Fit { penalty: 1e-4, iterations, tolerance: 0.0 };
+                let mut rounds = 0;
+                let seconds = bench.seconds(|| {
+                    rounds = Linear::fit(&table, classes, fit, &bench.device, &Silent)?.1;
+                    Ok(())
+                })?;
+                Ok::<_, Error>((seconds, rounds))
+            };
+            let [short, long] = ITERATIONS.map(fit);
+            let ((short, few), (long, many)) = (short?, long?);
+            Parts {
+                train: (long - short).max(0.0) / (many.saturating_sub(few).max(1) * known) as f64,
+                ..Parts::default()
+            }
         }
         ProbeKind::Cnn { training, .. } | ProbeKind::Classifier { training, .. } => {
             network(bench, probed, training, classes)?
