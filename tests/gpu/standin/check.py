@@ -27,7 +27,7 @@ ROOT = OWN.parents[2]
 CHECKS = []
 
 # What a step may ask for: convolutions, matrix products, our own kernels. One of them is space-to-depth, of the first block.
-MOST_OPERATIONS = 55
+MOST_OPERATIONS = 41
 
 # Two stages at a size that takes seconds; sizes that are multiples of nothing.
 SMALL = ["data.train_images=160", "data.val_images=48", "network.blocks=2", "network.width=12", "auxiliary.width=10",
