@@ -75,7 +75,8 @@ impl Convolution {
         &self.weight
     }
 
-    /// By its weights, as they are [read](crate::ops::packed). With a batch norm the result may be averaged in the same pass, to so many cells along an axis.
+    /// By its weights, as they are [read](crate::ops::packed). With a batch norm the result may be averaged in the same
+    /// pass, to so many cells along an axis.
     pub fn train(&self, x: Tensor, weight: Tensor, pool: Option<usize>) -> Result<(Tensor, ConvolutionPass)> {
         let bias = self.bias.as_ref().map(Var::as_tensor);
         let Some(norm) = &self.norm else {

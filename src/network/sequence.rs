@@ -3,7 +3,8 @@
 //! Layers that one operation computes together are one unit: a convolution with the batch norm and the ReLU behind it, a
 //! batch norm or a linear layer with its ReLU. In training an average pooling behind a batch norm is computed along with it.
 //! Each unit's `train` gives its result and what its gradients are computed from, and no more than that; the backward pass
-//! takes these apart one by one, so that memory is free again as soon as it can be. Feature maps are \[batch, height, width, channels\], flattened samples \[batch, 1, 1, values\].
+//! takes these apart one by one, so that memory is free again as soon as it can be. Feature maps are \[batch, height,
+//! width, channels\], flattened samples \[batch, 1, 1, values\].
 
 use super::batch_norm::{BatchNorm, BatchNormPass};
 use super::convolution::{Convolution, ConvolutionPass, Input};
