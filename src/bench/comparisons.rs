@@ -43,7 +43,7 @@ const OPEN: f64 = 1e-3;
 /// Pixels of a batch over which rounding is averaged away.
 const MANY: usize = 1000;
 
-/// Compares every operation on the bench's device with one thread of the CPU in f32; in bf16 as well, on a GPU. Says
+/// Compares every operation on the bench's device, with feature maps in f32 and in bf16, with one thread of the CPU in f32. Says
 /// whether results lay in memory that had been spoilt, which cannot be told on the CPU.
 ///
 /// # Errors
@@ -54,8 +54,7 @@ pub fn agreement(
     report: &mut dyn FnMut(Agreement) -> Result<()>,
 ) -> Result<Option<bool>> {
     let is_gpu = !bench.device.is_cpu();
-    let precisions = if is_gpu { &[DType::F32, DType::BF16][..] } else { &[DType::F32] };
-    for &precision in precisions {
+    for precision in [DType::F32, DType::BF16] {
         let thread = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let thread = thread.map_err(|e| Error::failed(format!("cannot start a thread: {e}")))?;
         let mut on = Comparison { bench, precision, thread, seed, drawn: 0, report };

@@ -78,7 +78,7 @@ fn network(bench: &Bench<'_>, probed: &Probed<'_>, training: &Training, classes:
     let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
     let network = Network::new(&[&hidden], &head, classes, (Init::Uniform, &mut rng, &bench.device))?;
     let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-    let x = cast(&x, map_type(training.precision, &bench.device)?)?;
+    let x = cast(&x, map_type(training.precision))?;
     let samples: Vec<u32> = (0..batch as u32).collect();
     let labels: Vec<u32> = samples.iter().map(|sample| sample % classes as u32).collect();
     let labels = Tensor::from_vec(labels, batch, &bench.device)?;

@@ -53,9 +53,6 @@ pub fn rates(
     (images, classes): (Option<usize>, usize),
     folder: &Path,
 ) -> Result<Machine> {
-    for stage in &pipeline.stages {
-        map_type(stage.training.precision, &bench.device)?;
-    }
     let (quiet, report) = (Quiet(bench.progress), &mut |_| Ok(()));
     let Bench { least, precision, .. } = *bench;
     let bench = &Bench { least, device: bench.device.clone(), precision, only: None, progress: &quiet, report };
@@ -177,7 +174,7 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn stage(&self, stage: &Stage) -> Result<(f64, Parts)> {
         let bench = self.bench;
         let before = self.stage_folder(stage.number - 1);
-        let none = Chain::new(Vec::new(), &bench.device, map_type(stage.training.precision, &bench.device)?);
+        let none = Chain::new(Vec::new(), &bench.device, map_type(stage.training.precision));
         let input = Loader::open(&before, Split::Train, &self.pipeline, self.classes, none)?;
         let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(input.len());
         let view = View::Epoch { stage: stage.number, epoch: 0 };
@@ -236,7 +233,7 @@ impl<'a, 'b> Sample<'a, 'b> {
     fn forward(&self, stage: &Stage) -> Result<[f64; 2]> {
         let (bench, batch, shape) = (self.bench, self.batch(stage), stage.block.input);
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-        let x = cast(&x, map_type(stage.training.precision, &bench.device)?)?;
+        let x = cast(&x, map_type(stage.training.precision))?;
         let mut rng = Stream::new(Purpose::Bench, 0, (0, 0));
         let block = Network::block(&stage.block, (self.pipeline.init, &mut rng, &bench.device))?.frozen()?;
         let frozen = || Ok(compute(x.device(), || block.forward(&x)).map(drop)?);
@@ -276,7 +273,7 @@ impl<'a, 'b> Sample<'a, 'b> {
         let fitting = STEP_VALUES / Cost::of_network(&blocks, Some(head), self.classes).step_values.max(1);
         let (batch, shape) = (pipeline.training.batch.min(fitting).max(2), pipeline.image());
         let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-        let x = cast(&x, map_type(pipeline.training.precision, &bench.device)?)?;
+        let x = cast(&x, map_type(pipeline.training.precision))?;
         let samples: Vec<u32> = (0..batch as u32).collect();
         let labels: Vec<u32> = samples.iter().map(|sample| sample % self.classes as u32).collect();
         let labels = Tensor::from_vec(labels, batch, &bench.device)?;

@@ -18,9 +18,6 @@ pub(super) fn bench(args: &BenchArgs, terminal: &Terminal, output: &mut Output) 
     let device = run::device(&args.device.device, args.fast, terminal)?;
     let precision = match args.precision {
         Precision::F32 => DType::F32,
-        Precision::Bf16 if device.is_cpu() => {
-            return Err(Error::usage("bf16 is computed on GPUs only").hint("`--device cuda` names the GPU"));
-        }
         Precision::Bf16 => DType::BF16,
     };
     let least = Duration::from_secs_f64(args.seconds);

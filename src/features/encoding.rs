@@ -5,6 +5,7 @@ use super::order::{chw_to_hwc, hwc_to_chw};
 use super::scale::{Scale, diverged, largest, quantised};
 use crate::error::{Error, Result};
 use crate::images::whole_image;
+use crate::ops::Element;
 use crate::pipeline::{Dtype, Keep, Shape};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -36,7 +37,7 @@ pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<
 }
 
 /// Reads the values \[y, x, channel\] of a sample from its bytes, as a reader gives them.
-pub fn decode_sample(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
+pub fn decode_sample<E: Element>(bytes: &[u8], layout: &Layout, out: &mut [E]) {
     match layout.order {
         Order::Pixels | Order::Ppm => decode_values(bytes, layout, out),
         Order::Planes => PLANES.with_borrow_mut(|planes| {
@@ -89,17 +90,17 @@ fn encode_values(values: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> 
     Ok(())
 }
 
-fn decode_values(bytes: &[u8], layout: &Layout, out: &mut [f32]) {
+fn decode_values<E: Element>(bytes: &[u8], layout: &Layout, out: &mut [E]) {
     match layout.dtype {
         Dtype::U8 => {
             let scale = layout.scale.map_or(1.0, Scale::factor);
-            out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = f32::from(byte) * scale);
+            out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = E::narrow(f32::from(byte) * scale));
         }
-        Dtype::F16 => decode_halves::<f16>(bytes, out),
-        Dtype::Bf16 => decode_halves::<bf16>(bytes, out),
+        Dtype::F16 => decode_halves::<f16, E>(bytes, out),
+        Dtype::Bf16 => decode_halves::<bf16, E>(bytes, out),
         Dtype::F32 => {
             let words = out.iter_mut().zip(bytes.chunks_exact(4));
-            words.for_each(|(out, word)| *out = f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+            words.for_each(|(out, word)| *out = E::narrow(f32::from_le_bytes([word[0], word[1], word[2], word[3]])));
         }
     }
 }
@@ -160,13 +161,15 @@ fn encode_halves<H: Half>(values: &[f32], out: &mut [u8]) -> Result<()> {
     Ok(())
 }
 
-fn decode_halves<H: Half>(bytes: &[u8], out: &mut [f32]) {
-    let mut halves = [H::default(); AT_ONCE];
+fn decode_halves<H: Half, E: Element>(bytes: &[u8], out: &mut [E]) {
+    let (mut halves, mut values) = ([H::default(); AT_ONCE], [0.0; AT_ONCE]);
     for (out, bytes) in out.chunks_mut(AT_ONCE).zip(bytes.chunks(2 * AT_ONCE)) {
         let halves = &mut halves[..out.len()];
         let pairs = halves.iter_mut().zip(bytes.chunks_exact(2));
         pairs.for_each(|(half, pair)| *half = H::from_bytes([pair[0], pair[1]]));
-        H::widen(halves, out);
+        let values = &mut values[..out.len()];
+        H::widen(halves, values);
+        out.iter_mut().zip(values).for_each(|(out, value)| *out = E::narrow(*value));
     }
 }
 

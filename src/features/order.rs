@@ -1,10 +1,12 @@
 //! The order of values: files hold an image channel by channel, networks take it pixel by pixel.
 
+use crate::ops::Element;
+
 /// Values along a side of the squares that are turned at a time, so that both sides stay in the cache.
 const SQUARE: usize = 16;
 
-/// \[channel, pixel\] → \[pixel, channel\].
-pub fn chw_to_hwc(planes: &[f32], channels: usize, out: &mut [f32]) {
+/// \[channel, pixel\] → \[pixel, channel\], in the type of feature maps.
+pub fn chw_to_hwc<E: Element>(planes: &[f32], channels: usize, out: &mut [E]) {
     transpose(planes, channels, out);
 }
 
@@ -14,7 +16,7 @@ pub fn hwc_to_chw(pixels: &[f32], channels: usize, out: &mut [f32]) {
 }
 
 /// Turns a matrix of so many rows.
-fn transpose(values: &[f32], rows: usize, out: &mut [f32]) {
+fn transpose<E: Element>(values: &[f32], rows: usize, out: &mut [E]) {
     let columns = values.len() / rows.max(1);
     for first_row in (0..rows).step_by(SQUARE) {
         let last_row = (first_row + SQUARE).min(rows);
@@ -22,7 +24,7 @@ fn transpose(values: &[f32], rows: usize, out: &mut [f32]) {
             for column in first_column..(first_column + SQUARE).min(columns) {
                 let out = &mut out[column * rows + first_row..column * rows + last_row];
                 let column = values[first_row * columns + column..].iter().step_by(columns);
-                out.iter_mut().zip(column).for_each(|(out, &value)| *out = value);
+                out.iter_mut().zip(column).for_each(|(out, &value)| *out = E::narrow(value));
             }
         }
     }

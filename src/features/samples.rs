@@ -8,6 +8,7 @@ use super::reader::Reader;
 use super::schedule::{SampleView, View};
 use crate::error::{Error, Result};
 use crate::images::CropBox;
+use crate::ops::Element;
 use crate::pipeline::{Recipe, Shape};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -84,7 +85,7 @@ impl Samples {
     ///
     /// # Errors
     /// When the bytes are no image, where there should be one.
-    pub fn decode(&self, encoded: &[u8], sample: SampleView, out: &mut [f32]) -> Result<()> {
+    pub fn decode<E: Element>(&self, encoded: &[u8], sample: SampleView, out: &mut [E]) -> Result<()> {
         thread_local! {
             static CHW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }

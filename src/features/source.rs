@@ -11,9 +11,10 @@ use super::samples::Samples;
 use super::schedule::{SampleView, View};
 use super::view_cache::{DeviceCache, ViewCache};
 use crate::error::{Error, Result};
-use crate::ops::{Uploaded, cast, on_host};
+use crate::ops::{Element, Uploaded, on_host};
 use crate::pipeline::Shape;
 use candle_core::{DType, Device, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -246,12 +247,18 @@ impl Source {
         views.iter().for_each(|&(sample, view)| cache.note(self.samples.view(view), sample));
     }
 
-    /// Decodes samples on the host, in parallel.
+    /// Decodes samples on the host, in parallel, in the type of the feature maps.
     fn decode(&self, shape: Shape, views: &[SampleView]) -> Result<Tensor> {
-        let mut values = vec![0.0; views.len() * shape.values()];
+        match self.dtype {
+            DType::BF16 => self.decode_as::<bf16>(shape, views),
+            _ => self.decode_as::<f32>(shape, views),
+        }
+    }
+
+    fn decode_as<E: Element>(&self, shape: Shape, views: &[SampleView]) -> Result<Tensor> {
+        let mut values = vec![E::ZERO; views.len() * shape.values()];
         self.for_each(views, &mut values, |encoded, sample, out| self.samples.decode(encoded, sample, out))?;
-        let x = Tensor::from_vec(values, (views.len(), shape.size, shape.size, shape.channels), &self.device)?;
-        Ok(cast(&x, self.dtype)?)
+        Ok(Tensor::from_vec(values, (views.len(), shape.size, shape.size, shape.channels), &self.device)?)
     }
 
     /// Reads encoded samples, in parallel.

@@ -1,9 +1,10 @@
 //! Rows of some images with what lies around them, so that every window finds its pixels at the same distances.
 
+use super::element::Element;
 use super::geometry::Images;
 use std::ops::Range;
 
-/// Part of some images in NHWC order, zeros around them included.
+/// Part of some images in NHWC order, zeros around them included, in f32.
 #[derive(Clone, Copy)]
 pub(super) struct Band<'a> {
     pub values: &'a [f32],
@@ -20,9 +21,9 @@ pub(super) struct Band<'a> {
 impl<'a> Band<'a> {
     /// Takes rows and columns of some images of a map with so many channels; those that lie outside of an image are zeros,
     /// and so many values after each pixel are left free. The values are only copied, into the buffer, where there is any
-    /// such.
-    pub fn new(
-        map: &'a [f32],
+    /// such, or where they must be widened.
+    pub fn new<E: Element>(
+        map: &'a [E],
         (images, channels, free): (Images, usize, usize),
         which: Range<usize>,
         (rows, columns): (Range<isize>, Range<isize>),
@@ -32,8 +33,11 @@ impl<'a> Band<'a> {
         let (line, image) = (width * channels, height * width * channels);
         let map = &map[which.start * image..which.end * image];
         let within = |range: &Range<isize>, size: usize| range.start >= 0 && range.end <= size as isize;
-        if free == 0 && within(&rows, height) && within(&columns, width) {
-            return Self { values: map, image, row: line, pixel: channels, top: 0, left: 0 };
+        if let (0, Some(values)) = (free, E::plain(map))
+            && within(&rows, height)
+            && within(&columns, width)
+        {
+            return Self { values, image, row: line, pixel: channels, top: 0, left: 0 };
         }
         let pixel = channels + free;
         let row = columns.len() * pixel;
@@ -59,10 +63,12 @@ impl<'a> Band<'a> {
                     right.fill(0.0);
                     let values = &map[from..from + columns * channels];
                     match free {
-                        0 => inside.copy_from_slice(values),
+                        0 => inside.iter_mut().zip(values).for_each(|(out, value)| *out = value.widen()),
                         _ => {
                             let pixels = inside.chunks_exact_mut(pixel).zip(values.chunks_exact(channels));
-                            pixels.for_each(|(out, values)| out[..channels].copy_from_slice(values));
+                            pixels.for_each(|(out, values)| {
+                                out.iter_mut().zip(values).for_each(|(out, value)| *out = value.widen());
+                            });
                         }
                     }
                 }

@@ -2,7 +2,8 @@
 
 use super::Activation;
 use super::channels::{Terms, channel_map, channel_sums};
-use super::cpu::{is_ours, with_values};
+use super::cpu::with_values;
+use super::element::Element;
 use candle_core::{Result, Tensor, Var, bail};
 use pulp::Simd;
 
@@ -94,17 +95,18 @@ impl BatchNorm<'_> {
 
     /// By our own code or by candle's.
     fn forward_on_cpu(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
+        on_cpu!(x, E => self.own_forward::<E>(x), self.by_candle(x))
+    }
+
+    fn own_forward<E: Element>(&self, x: &Tensor) -> Result<(Tensor, BatchStatistics)> {
         let channels = self.channels(x)?;
-        if !is_ours(x) {
-            return self.by_candle(x);
-        }
-        let (mean, variance) = with_values([x], |[x]| moments(x, channels))?;
+        let (mean, variance) = with_values([x], |[x]: [&[E]; 1]| moments(x, channels))?;
         let statistics = BatchStatistics {
             mean: Tensor::from_vec(mean, channels, x.device())?,
             variance: Tensor::from_vec(variance, channels, x.device())?,
         };
         let line = self.line(&statistics)?;
-        let values = with_values([x], |[x]| match self.activation {
+        let values = with_values([x], |[x]: [&[E]; 1]| match self.activation {
             Activation::Identity => channel_map(Normalised, [x], channels, line.constants()),
             Activation::Relu => channel_map(NormalisedRelu, [x], channels, line.constants()),
         })?;
@@ -116,16 +118,23 @@ impl BatchNorm<'_> {
     /// # Errors
     /// When the shapes do not fit.
     pub fn gradients(&self, x: &Tensor, statistics: &BatchStatistics, grad: &Tensor) -> Result<BatchNormGradients> {
-        let channels = self.channels(x)?;
+        self.channels(x)?;
         if grad.shape() != x.shape() {
             bail!("a gradient of {:?} for a result of {:?}", grad.shape(), x.shape())
         }
         on_gpu!(x, self.gradients_on_gpu(x, statistics, grad, None));
-        if !is_ours(x) {
-            return self.gradients_by_candle(x, grad);
-        }
+        on_cpu!(x, E => self.own_gradients::<E>(x, statistics, grad), self.gradients_by_candle(x, grad))
+    }
+
+    fn own_gradients<E: Element>(
+        &self,
+        x: &Tensor,
+        statistics: &BatchStatistics,
+        grad: &Tensor,
+    ) -> Result<BatchNormGradients> {
+        let channels = self.channels(x)?;
         let line = self.line(statistics)?;
-        let [x_grad, gamma, beta] = with_values([x, grad], |[x, grad]| {
+        let (x_grad, gamma, beta) = with_values([x, grad], |[x, grad]: [&[E]; 2]| {
             let [plain, weighted] = match self.activation {
                 Activation::Identity => channel_sums(Through, [x, grad], channels, line.constants()),
                 Activation::Relu => channel_sums(ThroughRelu, [x, grad], channels, line.constants()),
@@ -140,7 +149,8 @@ impl BatchNorm<'_> {
                 Activation::Relu => channel_map(InputGradientRelu, [x, grad], channels, constants),
             };
             let gamma = weighted.iter().zip(&line.inverse).map(|(&sum, &inverse)| (sum * f64::from(inverse)) as f32);
-            [x_grad, gamma.collect(), plain.iter().map(|&sum| sum as f32).collect::<Vec<f32>>()]
+            let gamma: Vec<f32> = gamma.collect();
+            (x_grad, gamma, plain.iter().map(|&sum| sum as f32).collect::<Vec<f32>>())
         })?;
         Ok(BatchNormGradients {
             x: Tensor::from_vec(x_grad, x.shape(), x.device())?,
@@ -248,7 +258,7 @@ const SAMPLE: usize = 256;
 ///
 /// Distances are taken from the mean of some pixels: near enough to the mean of all that no digits are lost when the
 /// square of what lies between is taken off.
-fn moments(x: &[f32], channels: usize) -> (Vec<f32>, Vec<f32>) {
+fn moments<E: Element>(x: &[E], channels: usize) -> (Vec<f32>, Vec<f32>) {
     let sample = &x[..x.len().min(SAMPLE * channels)];
     let zeros = vec![0.0; channels];
     let [sums, _] = channel_sums(Distances, [sample], channels, [&zeros]);

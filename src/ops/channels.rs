@@ -1,6 +1,7 @@
 //! Functions of each value \[pixel, channel\] with constants of its channel, as they are or summed over all pixels.
 
 use super::cpu::{build_unset, equal_parts};
+use super::element::Element;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::marker::PhantomData;
@@ -11,9 +12,6 @@ const PART: usize = 1 << 15;
 
 /// Vectors that are summed side by side, because an addition must wait for the one before it.
 const CHAINS: usize = 4;
-
-/// Values of a vector on any machine, at most.
-const MOST_LANES: usize = 16;
 
 /// `K` functions of the values of `N` arrays and `C` constants of their channel.
 ///
@@ -27,27 +25,27 @@ pub(super) trait Terms<const N: usize, const C: usize, const K: usize>: Sync {
 /// A function of all values: an array like the others.
 ///
 /// `constants` are lists of one value a channel.
-pub(super) fn channel_map<T: Terms<N, C, 1>, const N: usize, const C: usize>(
+pub(super) fn channel_map<T: Terms<N, C, 1>, E: Element, const N: usize, const C: usize>(
     _: T,
-    arrays: [&[f32]; N],
+    arrays: [&[E]; N],
     channels: usize,
     constants: [&[f32]; C],
-) -> Vec<f32> {
+) -> Vec<E> {
     let length = part_length(channels);
-    let map = |at: usize, out: &mut [MaybeUninit<f32>]| {
+    let map = |at: usize, out: &mut [MaybeUninit<E>]| {
         let arrays = arrays.map(|array| &array[at * length..][..out.len()]);
-        Arch::new().dispatch(Mapped::<T, N, C> { arrays, channels, constants, out, terms: PhantomData });
+        Arch::new().dispatch(Mapped::<T, E, N, C> { arrays, channels, constants, out, terms: PhantomData });
     };
     // SAFETY: parts are whole pixels, and all channels of each are written.
     unsafe { build_unset(&equal_parts(arrays[0].len() / channels.max(1) * channels, length), map) }
 }
 
 /// The same for functions that know no channels, of arrays of any shape.
-pub(super) fn value_map<T: Terms<N, 0, 1>, const N: usize>(_: T, arrays: [&[f32]; N]) -> Vec<f32> {
-    let map = |at: usize, out: &mut [MaybeUninit<f32>]| {
+pub(super) fn value_map<T: Terms<N, 0, 1>, E: Element, const N: usize>(_: T, arrays: [&[E]; N]) -> Vec<E> {
+    let map = |at: usize, out: &mut [MaybeUninit<E>]| {
         let arrays = arrays.map(|array| &array[at * PART..][..out.len()]);
         let channels = out.len();
-        Arch::new().dispatch(Mapped::<T, N, 0> { arrays, channels, constants: [], out, terms: PhantomData });
+        Arch::new().dispatch(Mapped::<T, E, N, 0> { arrays, channels, constants: [], out, terms: PhantomData });
     };
     // SAFETY: all values of a part are written.
     unsafe { build_unset(&equal_parts(arrays[0].len(), PART), map) }
@@ -58,15 +56,15 @@ fn part_length(channels: usize) -> usize {
     (PART / channels.max(1)).max(1) * channels
 }
 
-struct Mapped<'a, T, const N: usize, const C: usize> {
-    arrays: [&'a [f32]; N],
+struct Mapped<'a, T, E, const N: usize, const C: usize> {
+    arrays: [&'a [E]; N],
     channels: usize,
     constants: [&'a [f32]; C],
-    out: &'a mut [MaybeUninit<f32>],
+    out: &'a mut [MaybeUninit<E>],
     terms: PhantomData<T>,
 }
 
-impl<T: Terms<N, C, 1>, const N: usize, const C: usize> WithSimd for Mapped<'_, T, N, C> {
+impl<T: Terms<N, C, 1>, E: Element, const N: usize, const C: usize> WithSimd for Mapped<'_, T, E, N, C> {
     type Output = ();
 
     #[inline(always)]
@@ -77,12 +75,12 @@ impl<T: Terms<N, C, 1>, const N: usize, const C: usize> WithSimd for Mapped<'_, 
                 let many = S::F32_LANES.min(channels - first);
                 let (mut values, mut constants) = ([simd.splat_f32s(0.0); N], [simd.splat_f32s(0.0); C]);
                 for at in 0..N {
-                    values[at] = load(simd, &self.arrays[at][pixel * channels + first..][..many]);
+                    values[at] = E::load(simd, &self.arrays[at][pixel * channels + first..][..many]);
                 }
                 for at in 0..C {
-                    constants[at] = load(simd, &self.constants[at][first..][..many]);
+                    constants[at] = f32::load(simd, &self.constants[at][first..][..many]);
                 }
-                store(simd, &mut out[first..][..many], T::terms(simd, values, constants)[0]);
+                E::store(simd, &mut out[first..][..many], T::terms(simd, values, constants)[0]);
             }
         }
     }
@@ -92,9 +90,9 @@ impl<T: Terms<N, C, 1>, const N: usize, const C: usize> WithSimd for Mapped<'_, 
 ///
 /// `constants` are lists of one value a channel. Parts are summed in f32 and added in f64 in a fixed order, so that the
 /// result does not depend on the number of threads.
-pub(super) fn channel_sums<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize>(
+pub(super) fn channel_sums<T: Terms<N, C, K>, E: Element, const N: usize, const C: usize, const K: usize>(
     _: T,
-    arrays: [&[f32]; N],
+    arrays: [&[E]; N],
     channels: usize,
     constants: [&[f32]; C],
 ) -> [Vec<f64>; K] {
@@ -103,7 +101,13 @@ pub(super) fn channel_sums<T: Terms<N, C, K>, const N: usize, const C: usize, co
     let sum_part = |at: usize| {
         let arrays = arrays.map(|array| &array[at * part..((at + 1) * part).min(array.len())]);
         let mut sums = std::array::from_fn(|_| vec![0.0; channels]);
-        Arch::new().dispatch(Part::<T, N, C, K> { arrays, channels, constants, sums: &mut sums, terms: PhantomData });
+        Arch::new().dispatch(Part::<T, E, N, C, K> {
+            arrays,
+            channels,
+            constants,
+            sums: &mut sums,
+            terms: PhantomData,
+        });
         sums
     };
     let parts: Vec<[Vec<f32>; K]> = (0..parts).into_par_iter().map(sum_part).collect();
@@ -116,15 +120,17 @@ pub(super) fn channel_sums<T: Terms<N, C, K>, const N: usize, const C: usize, co
     })
 }
 
-struct Part<'a, T, const N: usize, const C: usize, const K: usize> {
-    arrays: [&'a [f32]; N],
+struct Part<'a, T, E, const N: usize, const C: usize, const K: usize> {
+    arrays: [&'a [E]; N],
     channels: usize,
     constants: [&'a [f32]; C],
     sums: &'a mut [Vec<f32>; K],
     terms: PhantomData<T>,
 }
 
-impl<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize> WithSimd for Part<'_, T, N, C, K> {
+impl<T: Terms<N, C, K>, E: Element, const N: usize, const C: usize, const K: usize> WithSimd
+    for Part<'_, T, E, N, C, K>
+{
     type Output = ();
 
     #[inline(always)]
@@ -142,7 +148,7 @@ impl<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize> WithSimd
                 for (sums, pixel) in chains.iter_mut().zip(pixel..pixels) {
                     let mut values = [simd.splat_f32s(0.0); N];
                     for at in 0..N {
-                        values[at] = load(simd, &self.arrays[at][pixel * channels + first..][..many]);
+                        values[at] = E::load(simd, &self.arrays[at][pixel * channels + first..][..many]);
                     }
                     let terms = T::terms(simd, values, constants);
                     for at in 0..K {
@@ -157,39 +163,6 @@ impl<T: Terms<N, C, K>, const N: usize, const C: usize, const K: usize> WithSimd
                 }
                 simd.partial_store_f32s(&mut self.sums[at][first..first + many], total);
             }
-        }
-    }
-}
-
-/// The values of a slice that is no longer than a vector; zeros beyond.
-#[inline(always)]
-pub(super) fn load<S: Simd>(simd: S, values: &[f32]) -> S::f32s {
-    if values.len() == S::F32_LANES {
-        // SAFETY: the slice is as long as the vector.
-        unsafe { values.as_ptr().cast::<S::f32s>().read_unaligned() }
-    } else {
-        simd.partial_load_f32s(values)
-    }
-}
-
-/// The same as [`store`] over values that are there.
-#[inline(always)]
-pub(super) fn store_over<S: Simd>(simd: S, out: &mut [f32], values: S::f32s) {
-    // SAFETY: what is written is a value.
-    store(simd, unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) }, values);
-}
-
-/// Writes the first values of a vector into a slice that is no longer.
-#[inline(always)]
-pub(super) fn store<S: Simd>(simd: S, out: &mut [MaybeUninit<f32>], values: S::f32s) {
-    if out.len() == S::F32_LANES {
-        // SAFETY: the slice is as long as the vector.
-        unsafe { out.as_mut_ptr().cast::<S::f32s>().write_unaligned(values) }
-    } else {
-        let mut lanes = [0.0; MOST_LANES];
-        simd.partial_store_f32s(&mut lanes[..S::F32_LANES], values);
-        for (out, value) in out.iter_mut().zip(lanes) {
-            out.write(value);
         }
     }
 }

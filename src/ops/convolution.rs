@@ -1,8 +1,9 @@
 //! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
-use super::cpu::{is_ours, with_values};
+use super::cpu::with_values;
 use super::direct::Sizes;
 use super::direct_gradient;
+use super::element::Element;
 use super::geometry::{Finish, Images};
 use super::window::Window;
 use super::winograd::{self, Kernels, Padded};
@@ -19,7 +20,8 @@ pub enum Activation {
 }
 
 /// Convolves `x` \[batch, height, width, inputs\] with `weight` \[outputs, inputs, kernel, kernel\], adds `bias`
-/// \[outputs\] where there is one, and applies the activation: \[batch, height', width', outputs\].
+/// \[outputs\] where there is one, and applies the activation: \[batch, height', width', outputs\]. Weights are rounded to
+/// the type of `x`; sums are f32.
 ///
 /// # Errors
 /// When the shapes do not fit, or the padding is as large as the kernel.
@@ -35,17 +37,25 @@ pub fn convolution(
         bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
     }
     on_gpu!(x, crate::cuda::convolution(x, weight, bias, sizes.on_gpu(), activation == Activation::Relu));
-    if !is_ours(x) {
-        return by_candle(x, weight, bias, &sizes, activation);
-    }
-    let no_bias = Tensor::zeros(0, x.dtype(), x.device())?;
-    let values = with_values([x, weight, bias.unwrap_or(&no_bias)], |[x, weight, values]| {
-        let finish = Finish { bias: bias.map(|_| values), relu: activation == Activation::Relu };
-        match sizes.is_tiled() {
-            true => winograd::convolve(sizes.padded(), x, Kernels::new(weight, sizes.outputs, sizes.inputs), finish),
-            false => sizes.convolve(x, weight, finish),
-        }
-    })?;
+    on_cpu!(x, E => own::<E>(x, weight, bias, &sizes, activation), by_candle(x, weight, bias, &sizes, activation))
+}
+
+fn own<E: Element>(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    sizes: &Sizes,
+    activation: Activation,
+) -> Result<Tensor> {
+    let no_bias = Tensor::zeros(0, DType::F32, x.device())?;
+    let values = with_values([weight, bias.unwrap_or(&no_bias)], |[weight, values]: [&[f32]; 2]| {
+        let (weight, relu) = (E::rounded(weight), activation == Activation::Relu);
+        let finish = Finish { bias: bias.map(|_| values), relu };
+        with_values([x], |[x]: [&[E]; 1]| match sizes.is_tiled() {
+            true => winograd::convolve(sizes.padded(), x, Kernels::new(&weight, sizes.outputs, sizes.inputs), finish),
+            false => sizes.convolve(x, &weight, finish),
+        })
+    })??;
     Tensor::from_vec(values, sizes.result(), x.device())
 }
 
@@ -73,8 +83,8 @@ pub fn unpacked(weight: &Tensor) -> Result<Tensor> {
 }
 
 /// The gradient of the weights \[outputs, inputs, kernel, kernel\] of a convolution of `x` \[batch, height, width,
-/// inputs\], from the gradient of its result. On a GPU it lies in memory, and has the type, as convolutions write it;
-/// [`unpacked`] brings it in order.
+/// inputs\], from the gradient of its result: in f32. On a GPU it lies in memory, and has the type, as convolutions write
+/// it; [`unpacked`] brings it in order.
 ///
 /// # Errors
 /// When the shapes do not fit.
@@ -83,15 +93,16 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tens
     let sizes = sizes(x.dims4()?, shape, window)?;
     sizes.check(grad)?;
     on_gpu!(x, crate::cuda::weight_gradient(x, grad, sizes.on_gpu()));
-    if !is_ours(x) {
+    on_cpu!(x, E => {
+        let values = with_values([x, grad], |[x, grad]: [&[E]; 2]| match sizes.is_tiled() {
+            true => winograd::weight_gradient(sizes.padded(), x, sizes.inputs, grad, sizes.outputs),
+            false => direct_gradient::weight_gradient(&sizes, x, grad),
+        })?;
+        Tensor::from_vec(values, shape, x.device())
+    }, {
         let weight = Var::zeros(shape, x.dtype(), x.device())?;
-        return gradient_by_candle(x, weight.as_tensor(), grad, &sizes, &weight);
-    }
-    let values = with_values([x, grad], |[x, grad]| match sizes.is_tiled() {
-        true => winograd::weight_gradient(sizes.padded(), x, sizes.inputs, grad, sizes.outputs),
-        false => direct_gradient::weight_gradient(&sizes, x, grad),
-    })?;
-    Tensor::from_vec(values, shape, x.device())
+        gradient_by_candle(x, weight.as_tensor(), grad, &sizes, &weight)
+    })
 }
 
 /// The gradient of the input \[batch, height, width, inputs\] of a convolution with `weight` \[outputs, inputs, kernel,
@@ -110,20 +121,27 @@ pub fn input_gradient(
     let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
     sizes.check(grad)?;
     on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
-    if !is_ours(grad) {
+    on_cpu!(grad, E => own_input_gradient::<E>(weight, grad, &sizes), {
         let x = Var::zeros(shape, grad.dtype(), grad.device())?;
-        return gradient_by_candle(x.as_tensor(), weight, grad, &sizes, &x);
-    }
-    let values = with_values([grad, weight], |[grad, weight]| match sizes.is_tiled() {
-        true => {
-            // A convolution with the kernels turned by half a turn.
-            let from = Padded { images: sizes.results(), padding: kernel - 1 - window.padding };
-            let kernels = Kernels::new(weight, outputs, inputs).turned();
-            winograd::convolve(from, grad, kernels, Finish { bias: None, relu: false })
-        }
-        false => sizes.input_gradient(weight, grad),
-    })?;
-    Tensor::from_vec(values, shape, grad.device())
+        gradient_by_candle(x.as_tensor(), weight, grad, &sizes, &x)
+    })
+}
+
+fn own_input_gradient<E: Element>(weight: &Tensor, grad: &Tensor, sizes: &Sizes) -> Result<Tensor> {
+    let Sizes { images: Images { batch, height, width }, inputs, outputs, window, .. } = *sizes;
+    let values = with_values([weight], |[weight]: [&[f32]; 1]| {
+        let weight = E::rounded(weight);
+        with_values([grad], |[grad]: [&[E]; 1]| match sizes.is_tiled() {
+            true => {
+                // A convolution with the kernels turned by half a turn.
+                let from = Padded { images: sizes.results(), padding: window.kernel - 1 - window.padding };
+                let kernels = Kernels::new(&weight, outputs, inputs).turned();
+                winograd::convolve(from, grad, kernels, Finish { bias: None, relu: false })
+            }
+            false => sizes.input_gradient(&weight, grad),
+        })
+    })??;
+    Tensor::from_vec(values, (batch, height, width, inputs), grad.device())
 }
 
 fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), window: Window) -> Result<Sizes> {

@@ -1,8 +1,10 @@
 //! Square crops of stored images and of feature maps.
 
 use super::cpu::{build, with_values};
+use super::element::Element;
 use super::encoded::{below, refuse_elsewhere, require, with_bytes};
 use candle_core::{DType, Result, Tensor, bail};
+use half::bf16;
 
 /// Square crops of stored images.
 #[derive(Clone, Copy, Debug)]
@@ -32,14 +34,24 @@ impl Crops<'_> {
         on_gpu!(images, crate::cuda::show((images, slots), (self.offsets, self.table), (self.size, side), dtype));
         refuse_elsewhere(images, dtype)?;
         let slots = below(slots, images.dim(0)?)?;
+        match dtype {
+            DType::BF16 => self.own_show::<bf16>((images, side), &slots),
+            _ => self.own_show::<f32>((images, side), &slots),
+        }
+    }
+
+    fn own_show<E: Element>(&self, (images, side): (&Tensor, usize), slots: &[usize]) -> Result<Tensor> {
         let (offsets, table) = (self.offsets.to_vec2::<i32>()?, self.table.to_vec2::<f32>()?);
+        let (channels, bytes, count) = (table.len(), images.dim(1)?, slots.len());
+        let one = self.size * self.size * channels;
         let values = with_bytes(images, |images| {
-            build(count * self.size * self.size * channels, self.size * self.size * channels, |sample, out| {
+            build(count * one, one, |sample, out: &mut [E]| {
                 let image = &images[slots[sample] * bytes..][..bytes];
                 for (at, out) in out.iter_mut().enumerate() {
                     let (y, x, channel) = (at / channels / self.size, at / channels % self.size, at % channels);
                     let pixel = self.pixel(&offsets[sample], (y, x), side);
-                    *out = table[channel][pixel.map_or(0, |pixel| image[channel * side * side + pixel] as usize)];
+                    let byte = pixel.map_or(0, |pixel| image[channel * side * side + pixel] as usize);
+                    *out = E::narrow(table[channel][byte]);
                 }
             })
         })?;
@@ -61,7 +73,7 @@ impl Crops<'_> {
 /// # Errors
 /// When the shapes do not fit.
 pub fn cut(x: &Tensor, offsets: &Tensor, size: usize) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
+    let (batch, height, width, _) = x.dims4()?;
     if offsets.dims() != [batch, 2] || size > height.min(width) {
         bail!("squares of {size} x {size} at {:?} offsets in {:?}", offsets.shape(), x.shape())
     }
@@ -71,8 +83,16 @@ pub fn cut(x: &Tensor, offsets: &Tensor, size: usize) -> Result<Tensor> {
     if offsets.iter().any(|offset| offset[0] as usize + size > height || offset[1] as usize + size > width) {
         bail!("a square of {size} x {size} begins beyond {height} x {width}")
     }
-    let values = with_values([x], |[x]| {
-        build(batch * size * size * channels, size * size * channels, |sample, out| {
+    match x.dtype() {
+        DType::BF16 => own_cut::<bf16>(x, &offsets, size),
+        _ => own_cut::<f32>(x, &offsets, size),
+    }
+}
+
+fn own_cut<E: Element>(x: &Tensor, offsets: &[Vec<u32>], size: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let values = with_values([x], |[x]: [&[E]; 1]| {
+        build(batch * size * size * channels, size * size * channels, |sample, out: &mut [E]| {
             let [top, left] = [offsets[sample][0], offsets[sample][1]].map(|offset| offset as usize);
             for (y, out) in out.chunks_exact_mut((size * channels).max(1)).enumerate() {
                 let first = ((sample * height + top + y) * width + left) * channels;

@@ -6,8 +6,8 @@
 
 use super::axes::{Axis, hull};
 use super::band::Band;
-use super::channels::{load, store};
 use super::cpu::{build_parts, build_unset};
+use super::element::Element;
 use super::geometry::{Finish, Images};
 use super::panels::{BLOCK, Left, Right, multiply, padded};
 use super::window::Window;
@@ -48,7 +48,7 @@ impl Sizes {
     }
 
     /// Convolves `x` with weights \[outputs, inputs, kernel, kernel\]: \[batch, height', width', outputs\].
-    pub fn convolve(&self, x: &[f32], weight: &[f32], finish: Finish<'_>) -> Vec<f32> {
+    pub fn convolve<E: Element>(&self, x: &[E], weight: &[f32], finish: Finish<'_>) -> Vec<E> {
         let Self { inputs, outputs, window, rows, columns, .. } = *self;
         let area = window.kernel * window.kernel;
         let value = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * area + tap];
@@ -61,7 +61,7 @@ impl Sizes {
     }
 
     /// The gradient of the input \[batch, height, width, inputs\], from that of the result.
-    pub fn input_gradient(&self, weight: &[f32], grad: &[f32]) -> Vec<f32> {
+    pub fn input_gradient<E: Element>(&self, weight: &[f32], grad: &[E]) -> Vec<E> {
         let Self { images, inputs, outputs, window, .. } = *self;
         let area = window.kernel * window.kernel;
         let value = |output: usize, input: usize, tap: usize| weight[(output * inputs + input) * area + tap];
@@ -97,7 +97,7 @@ impl Phase {
         let [rows, columns] = axes;
         let block = rows.taps * columns.taps * depth * BLOCK;
         let blocks = channels.div_ceil(BLOCK);
-        let kernels = build_parts(&vec![block; blocks], |block, out| {
+        let kernels = build_parts(&vec![block; blocks], |block, out: &mut [f32]| {
             let first = block * BLOCK;
             for (at, out) in out.chunks_exact_mut(BLOCK).enumerate() {
                 let (tap, source) = (at / depth, at % depth);
@@ -112,23 +112,23 @@ impl Phase {
 }
 
 /// Makes a result of so many channels from a source, which has its own images and channels.
-fn run(
+fn run<E: Element>(
     phases: &[Phase],
-    source: (Images, usize, &[f32]),
+    source: (Images, usize, &[E]),
     (result, channels): (Images, usize),
     finish: Finish<'_>,
-) -> Vec<f32> {
+) -> Vec<E> {
     let (images, depth, _) = source;
     let pixel = images.height * images.width * depth / (result.height * result.width).max(1) + channels;
     let parts = parts(result, pixel);
     let lengths: Vec<usize> = parts.iter().map(|rows| rows.len() * result.width * channels).collect();
     let covered = phases.iter().all(|phase| phase.axes[0].step() * phase.axes[1].step() == phases.len());
-    let make = |part: usize, out: &mut [MaybeUninit<f32>]| {
+    let make = |part: usize, out: &mut [MaybeUninit<E>]| {
         let rows = parts[part].clone();
         BUFFERS.with_borrow_mut(|[padded, sums]| {
             if !covered {
                 for value in out.iter_mut() {
-                    value.write(0.0);
+                    value.write(E::ZERO);
                 }
             }
             Arch::new().dispatch(Part { phases, source, result, channels, rows, finish, padded, sums, out });
@@ -183,19 +183,19 @@ fn chunks(runs: usize, run: usize) -> impl Iterator<Item = (Range<usize>, Range<
 }
 
 /// Some rows of the result.
-struct Part<'a> {
+struct Part<'a, E> {
     phases: &'a [Phase],
-    source: (Images, usize, &'a [f32]),
+    source: (Images, usize, &'a [E]),
     result: Images,
     channels: usize,
     rows: Range<usize>,
     finish: Finish<'a>,
     padded: &'a mut Vec<f32>,
     sums: &'a mut Vec<f32>,
-    out: &'a mut [MaybeUninit<f32>],
+    out: &'a mut [MaybeUninit<E>],
 }
 
-impl WithSimd for Part<'_> {
+impl<E: Element> WithSimd for Part<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -252,16 +252,16 @@ impl WithSimd for Part<'_> {
 
 /// Writes the channels of a pixel from their sums, of which there may be more.
 #[inline(always)]
-fn finished<S: Simd>(simd: S, finish: Finish<'_>, sums: &[f32], out: &mut [MaybeUninit<f32>]) {
+fn finished<E: Element, S: Simd>(simd: S, finish: Finish<'_>, sums: &[f32], out: &mut [MaybeUninit<E>]) {
     let least = simd.splat_f32s(if finish.relu { 0.0 } else { f32::NEG_INFINITY });
     for first in (0..out.len()).step_by(S::F32_LANES) {
         let many = S::F32_LANES.min(out.len() - first);
-        let mut value = load(simd, &sums[first..][..S::F32_LANES]);
+        let mut value = f32::load(simd, &sums[first..][..S::F32_LANES]);
         if let Some(bias) = finish.bias {
-            value = simd.add_f32s(value, load(simd, &bias[first..][..many]));
+            value = simd.add_f32s(value, f32::load(simd, &bias[first..][..many]));
         }
         // Unlike a maximum, this keeps what is not a number.
         let value = simd.select_f32s(simd.less_than_f32s(value, least), least, value);
-        store(simd, &mut out[first..][..many], value);
+        E::store(simd, &mut out[first..][..many], value);
     }
 }

@@ -4,6 +4,7 @@ use super::axes::Axis;
 use super::band::Band;
 use super::cpu::build_parts;
 use super::direct::{Sizes, of_images, parts, reach};
+use super::element::Element;
 use super::panels::{BLOCK, Left, Right, multiply, padded};
 use super::window::Window;
 use pulp::{Arch, Simd, WithSimd};
@@ -23,7 +24,7 @@ thread_local! {
 /// The gradient of weights \[outputs, inputs, kernel, kernel\].
 ///
 /// Each thread sums a share of the rows, and the shares are added in order: the same bits for the same number of threads.
-pub(super) fn weight_gradient(sizes: &Sizes, x: &[f32], grad: &[f32]) -> Vec<f32> {
+pub(super) fn weight_gradient<E: Element>(sizes: &Sizes, x: &[E], grad: &[E]) -> Vec<f32> {
     let Sizes { inputs, outputs, window, .. } = *sizes;
     let area = window.kernel * window.kernel;
     let parts = parts(sizes.results(), window.stride * window.stride * inputs + 2 * outputs);
@@ -40,7 +41,7 @@ pub(super) fn weight_gradient(sizes: &Sizes, x: &[f32], grad: &[f32]) -> Vec<f32
         })
         .collect();
     let lengths: Vec<usize> = (0..outputs).step_by(BLOCK).map(|at| BLOCK.min(outputs - at) * inputs * area).collect();
-    build_parts(&lengths, |block, out| {
+    build_parts(&lengths, |block, out: &mut [f32]| {
         let many = out.len() / (inputs * area);
         for (at, tap) in (0..inputs).flat_map(|input| (0..area).map(move |tap| (input, tap))) {
             let mut totals = [0.0; BLOCK];
@@ -56,17 +57,17 @@ pub(super) fn weight_gradient(sizes: &Sizes, x: &[f32], grad: &[f32]) -> Vec<f32
 }
 
 /// A thread's share of the sums \[tap, input, output\].
-struct Share<'a> {
+struct Share<'a, E> {
     sizes: &'a Sizes,
     parts: &'a [Range<usize>],
-    x: &'a [f32],
-    grad: &'a [f32],
+    x: &'a [E],
+    grad: &'a [E],
     padded: &'a mut Vec<f32>,
     blocks: &'a mut Vec<f32>,
     sums: &'a mut [f32],
 }
 
-impl WithSimd for Share<'_> {
+impl<E: Element> WithSimd for Share<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -109,14 +110,15 @@ impl WithSimd for Share<'_> {
 
 /// \[pixel, channel\] → \[block of channels, pixel, channel in block\]; zeros beyond the last channel.
 #[inline(always)]
-fn in_blocks(values: &[f32], channels: usize, out: &mut Vec<f32>) {
+fn in_blocks<E: Element>(values: &[E], channels: usize, out: &mut Vec<f32>) {
     let pixels = values.len() / channels;
     out.resize(pixels * padded(channels), 0.0);
     for (block, out) in out.chunks_exact_mut((pixels * BLOCK).max(1)).enumerate() {
         let first = block * BLOCK;
         let many = BLOCK.min(channels - first);
         for (pixel, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-            out[..many].copy_from_slice(&values[pixel * channels + first..][..many]);
+            let values = &values[pixel * channels + first..][..many];
+            out.iter_mut().zip(values).for_each(|(out, value)| *out = value.widen());
             out[many..].fill(0.0);
         }
     }

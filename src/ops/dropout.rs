@@ -1,6 +1,7 @@
 //! Dropout: values are set to zero at random, and the others are scaled so that the expected value stays.
 
-use super::cpu::{build, is_ours, with_values};
+use super::cpu::{build, with_values};
+use super::element::Element;
 use candle_core::{Device, Result, Tensor, bail};
 
 /// Sets a share `rate` of the values of `x` \[batch, …\] to zero and divides the others by `1 - rate`.
@@ -22,21 +23,22 @@ pub fn dropout(x: &Tensor, rate: f64, seeds: &[u64]) -> Result<Tensor> {
     let mask = Mask { threshold: (rate * (1u64 << 32) as f64) as u32, scale: 1.0 / (1.0 - rate) };
     on_gpu!(x, crate::cuda::dropout(x, crate::cuda::Mask { threshold: mask.threshold, scale: mask.scale }, seeds));
     let sample = x.elem_count().checked_div(batch).unwrap_or(0);
-    if !is_ours(x) {
-        let factors = build(x.elem_count(), sample, |at, out| mask.factors(seeds[at], out));
+    on_cpu!(x, E => {
+        let values = with_values([x], |[x]: [&[E]; 1]| {
+            build(x.len(), sample, |part, out: &mut [E]| {
+                let scale = mask.scale as f32;
+                for (at, (out, x)) in out.iter_mut().zip(&x[part * sample..]).enumerate() {
+                    *out = if mask.keeps(seeds[part], at) { E::narrow(x.widen() * scale) } else { E::ZERO };
+                }
+            })
+        })?;
+        Tensor::from_vec(values, x.shape(), x.device())
+    }, {
+        let factor = |at: usize| f32::from(mask.keeps(seeds[at / sample], at % sample));
+        let factors: Vec<f32> = (0..x.elem_count()).map(factor).collect();
         let kept = Tensor::from_vec(factors, x.shape(), &Device::Cpu)?.to_device(x.device())?.to_dtype(x.dtype())?;
-        return (x * kept)?.affine(mask.scale, 0.0);
-    }
-    let values = with_values([x], |[x]| {
-        build(x.len(), sample, |at, out| {
-            mask.factors(seeds[at], out);
-            let scale = mask.scale as f32;
-            out.iter_mut()
-                .zip(&x[at * sample..])
-                .for_each(|(out, &x)| *out = if *out == 0.0 { 0.0 } else { x * scale });
-        })
-    })?;
-    Tensor::from_vec(values, x.shape(), x.device())
+        (x * kept)?.affine(mask.scale, 0.0)
+    })
 }
 
 /// Which values stay, and what they are multiplied by.
@@ -47,11 +49,9 @@ struct Mask {
 }
 
 impl Mask {
-    /// Writes 1 for the values of a sample that stay, and 0 for the others.
-    fn factors(&self, seed: u64, out: &mut [f32]) {
-        for (at, out) in out.iter_mut().enumerate() {
-            *out = if bits(seed, at as u64) >= self.threshold { 1.0 } else { 0.0 };
-        }
+    /// Whether the value of an index stays in the sample of a seed.
+    fn keeps(&self, seed: u64, at: usize) -> bool {
+        bits(seed, at as u64) >= self.threshold
     }
 }
 

@@ -1,6 +1,14 @@
-//! What is done value by value, or to whole tensors: on a GPU by our own kernels, elsewhere by candle.
+//! What is done value by value, or to whole tensors.
 
-use candle_core::{DType, Result, Tensor, Var, bail};
+use super::channels::{Terms, channel_map};
+use super::cpu::{build, with_values};
+use super::element::Element;
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use half::bf16;
+use pulp::Simd;
+
+/// Values that one task changes the type of.
+const PART: usize = 1 << 15;
 
 /// The values of `x` in another type: to the nearest, of two to the even one.
 ///
@@ -8,7 +16,20 @@ use candle_core::{DType, Result, Tensor, Var, bail};
 /// When the device does not compute with one of the types.
 pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
     on_gpu!(x, crate::cuda::cast(x, dtype));
-    x.to_dtype(dtype)
+    match (x.device(), x.dtype(), dtype) {
+        (Device::Cpu, DType::F32, DType::BF16) => own_cast::<f32, bf16>(x),
+        (Device::Cpu, DType::BF16, DType::F32) => own_cast::<bf16, f32>(x),
+        _ => x.to_dtype(dtype),
+    }
+}
+
+fn own_cast<From: Element, To: Element>(x: &Tensor) -> Result<Tensor> {
+    let values = with_values([x], |[x]: [&[From]; 1]| {
+        build(x.len(), PART, |part, out: &mut [To]| {
+            out.iter_mut().zip(&x[part * PART..]).for_each(|(out, value)| *out = To::narrow(value.widen()));
+        })
+    })?;
+    Tensor::from_vec(values, x.shape(), x.device())
 }
 
 /// `x` \[…, channels\] times `scale` \[channels\] plus `shift` \[channels\].
@@ -20,7 +41,21 @@ pub fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         bail!("a scale of {:?} and a shift of {:?} for {:?}", scale.shape(), shift.shape(), x.shape())
     }
     on_gpu!(x, crate::cuda::affine(x, scale, shift));
-    x.to_dtype(scale.dtype())?.broadcast_mul(scale)?.broadcast_add(shift)?.to_dtype(x.dtype())
+    on_cpu!(x, E => {
+        let values = with_values([scale, shift], |[scale, shift]: [&[f32]; 2]| {
+            with_values([x], |[x]: [&[E]; 1]| channel_map(Scaled, [x], scale.len(), [scale, shift]))
+        })??;
+        Tensor::from_vec(values, x.shape(), x.device())
+    }, x.broadcast_mul(scale)?.broadcast_add(shift))
+}
+
+struct Scaled;
+
+impl Terms<1, 2, 1> for Scaled {
+    #[inline(always)]
+    fn terms<S: Simd>(simd: S, [x]: [S::f32s; 1], [scale, shift]: [S::f32s; 2]) -> [S::f32s; 1] {
+        [simd.add_f32s(simd.mul_f32s(x, scale), shift)]
+    }
 }
 
 /// sum ← sum + share · new, for two sums, each with what is new of it and its share.

@@ -4,6 +4,8 @@
 //! (u32), each less than their number.
 
 use super::cpu::{build, with_values};
+use super::element::Element;
+use super::elementwise::cast;
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,17 +122,25 @@ impl Form {
     /// # Errors
     /// When the shapes do not fit.
     pub fn decode(&self, stored: &Tensor, slots: &Tensor, dtype: DType) -> Result<Tensor> {
-        let count = require(stored, self.bytes(), slots)?;
+        require(stored, self.bytes(), slots)?;
         on_gpu!(stored, crate::cuda::decode(&self.for_gpu(), stored, slots, self.size, dtype));
         refuse_elsewhere(stored, dtype)?;
         let slots = below(slots, stored.dim(0)?)?;
+        match dtype {
+            DType::BF16 => self.own_decode::<bf16>(stored, &slots),
+            _ => self.own_decode::<f32>(stored, &slots),
+        }
+    }
+
+    fn own_decode<E: Element>(&self, stored: &Tensor, slots: &[usize]) -> Result<Tensor> {
         let values = with_bytes(stored, |stored| {
-            build(count * self.len(), self.len(), |sample, out| {
+            build(slots.len() * self.len(), self.len(), |sample, out: &mut [E]| {
                 let bytes = &stored[slots[sample] * self.bytes()..][..self.bytes()];
-                out.iter_mut().enumerate().for_each(|(at, out)| *out = self.values.read(&bytes[self.place(at)..]));
+                let values = (0..).map(|at| self.values.read(&bytes[self.place(at)..]));
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = E::narrow(value));
             })
         })?;
-        Tensor::from_vec(values, (count, self.size, self.size, self.channels), stored.device())
+        Tensor::from_vec(values, (slots.len(), self.size, self.size, self.channels), stored.device())
     }
 
     /// Writes feature maps \[sample, y, x, channel\] into slots, each into another. Where a value does not fit the type,
@@ -146,19 +156,28 @@ impl Form {
         on_gpu!(stored, crate::cuda::encode(&self.for_gpu(), x, (stored, slots), fault));
         refuse_elsewhere(stored, x.dtype())?;
         let slots = below(slots, stored.dim(0)?)?;
+        let fits = match x.dtype() {
+            DType::BF16 => self.own_encode::<bf16>(x, stored, &slots)?,
+            _ => self.own_encode::<f32>(x, stored, &slots)?,
+        };
+        if fits { Ok(()) } else { change(fault, |fault| fault.fill(1)) }
+    }
+
+    /// Says whether all values fit the type.
+    fn own_encode<E: Element>(&self, x: &Tensor, stored: &Tensor, slots: &[usize]) -> Result<bool> {
         let fits = AtomicBool::new(true);
-        with_values([x], |[x]| {
+        with_values([x], |[x]: [&[E]; 1]| {
             change(stored, |stored| {
                 for (slot, x) in slots.iter().zip(x.chunks_exact(self.len().max(1))) {
                     let bytes = &mut stored[slot * self.bytes()..][..self.bytes()];
-                    for (at, &value) in x.iter().enumerate() {
+                    for (at, value) in x.iter().enumerate() {
                         let out = &mut bytes[self.place(at)..][..self.values.bytes()];
-                        fits.fetch_and(self.values.write(value, out), Ordering::Relaxed);
+                        fits.fetch_and(self.values.write(value.widen(), out), Ordering::Relaxed);
                     }
                 }
             })
         })??;
-        if fits.into_inner() { Ok(()) } else { change(fault, |fault| fault.fill(1)) }
+        Ok(fits.into_inner())
     }
 }
 
@@ -187,7 +206,7 @@ pub fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<()> {
 /// # Errors
 /// When the device fails.
 pub fn on_host<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    with_values([&x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?], |[x]| f(x))
+    with_values([&cast(&x.to_device(&Device::Cpu)?, DType::F32)?], |[x]| f(x))
 }
 
 /// The samples of a batch, where slots and bytes are as they should be.
@@ -201,7 +220,7 @@ pub(super) fn require(stored: &Tensor, bytes: usize, slots: &Tensor) -> Result<u
 
 pub(super) fn refuse_elsewhere(tensor: &Tensor, dtype: DType) -> Result<()> {
     match tensor.device() {
-        Device::Cpu if dtype == DType::F32 => Ok(()),
+        Device::Cpu if matches!(dtype, DType::F32 | DType::BF16) => Ok(()),
         _ => bail!("stored samples cannot become {dtype:?} on this device"),
     }
 }

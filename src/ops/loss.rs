@@ -36,8 +36,8 @@ pub fn cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Loss> {
     if let Some(label) = labels.iter().find(|&&label| label as usize >= classes) {
         bail!("label {label} of {classes} classes")
     }
-    let (losses, gradient) = with_values([logits], |[logits]| {
-        let gradient = build(logits.len(), classes, |sample, out| {
+    let (losses, gradient) = with_values([logits], |[logits]: [&[f32]; 1]| {
+        let gradient = build(logits.len(), classes, |sample, out: &mut [f32]| {
             let powers = powers(&logits[sample * classes..][..classes]);
             let scale = 1.0 / (powers.sum * batch as f32);
             out.iter_mut().zip(powers.values).for_each(|(out, power)| *out = power * scale);

@@ -1,7 +1,7 @@
 //! Max pooling and its gradient.
 
-use super::channels::{load, store, store_over};
-use super::cpu::{build_parts, build_unset, is_ours, with_values};
+use super::cpu::{build_unset, with_values};
+use super::element::{Element, store_over};
 use super::window::Window;
 use super::{to_nchw, to_nhwc};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -20,21 +20,7 @@ const AT_ONCE: usize = 1 << 15;
 pub fn max_pool(x: &Tensor, window: Window) -> Result<Tensor> {
     let windows = Windows::of(x, window)?;
     on_gpu!(x, crate::cuda::max_pool(x, window.on_gpu((windows.rows, windows.columns))));
-    if !is_ours(x) {
-        return by_candle(x, window);
-    }
-    let parts = bands(windows.batch, windows.rows, windows.columns * windows.channels);
-    let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * windows.columns * windows.channels).collect();
-    let values = with_values([x], |[x]| {
-        let largest = |part: usize, out: &mut [MaybeUninit<f32>]| {
-            let (image, rows) = parts[part].clone();
-            let x = &x[image * windows.values()..][..windows.values()];
-            Arch::new().dispatch(Largest { windows: &windows, x, rows, out });
-        };
-        // SAFETY: all channels of the windows of each row are written.
-        unsafe { build_unset(&lengths, largest) }
-    })?;
-    Tensor::from_vec(values, windows.result(), x.device())
+    on_cpu!(x, E => windows.largest::<E>(x), by_candle(x, window))
 }
 
 /// The gradient of the input from the gradient of the result. Of equally large values the first gets it, row by row,
@@ -48,20 +34,7 @@ pub fn max_pool_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Te
         bail!("a gradient of {:?} for a result of {:?}", grad.shape(), windows.result())
     }
     on_gpu!(x, crate::cuda::max_pool_gradient(x, grad, window.on_gpu((windows.rows, windows.columns))));
-    if !is_ours(x) {
-        return one_by_one(x, grad, &windows);
-    }
-    let parts = bands(windows.batch, windows.height, windows.width * windows.channels);
-    let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * windows.width * windows.channels).collect();
-    let values = with_values([x, grad], |[x, grad]| {
-        build_parts(&lengths, |part, out| {
-            let (image, rows) = parts[part].clone();
-            let x = &x[image * windows.values()..][..windows.values()];
-            let grad = &grad[image * windows.results()..][..windows.results()];
-            Arch::new().dispatch(Gradient { windows: &windows, x, grad, rows, out });
-        })
-    })?;
-    Tensor::from_vec(values, x.shape(), x.device())
+    on_cpu!(x, E => windows.gradient::<E>(x, grad), one_by_one(x, grad, &windows))
 }
 
 fn by_candle(x: &Tensor, Window { kernel, stride, padding }: Window) -> Result<Tensor> {
@@ -125,6 +98,37 @@ impl Windows {
         }
     }
 
+    fn largest<E: Element>(&self, x: &Tensor) -> Result<Tensor> {
+        let parts = bands(self.batch, self.rows, self.columns * self.channels);
+        let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * self.columns * self.channels).collect();
+        let values = with_values([x], |[x]: [&[E]; 1]| {
+            let largest = |part: usize, out: &mut [MaybeUninit<E>]| {
+                let (image, rows) = parts[part].clone();
+                let x = &x[image * self.values()..][..self.values()];
+                Arch::new().dispatch(Largest { windows: self, x, rows, out });
+            };
+            // SAFETY: all channels of the windows of each row are written.
+            unsafe { build_unset(&lengths, largest) }
+        })?;
+        Tensor::from_vec(values, self.result(), x.device())
+    }
+
+    fn gradient<E: Element>(&self, x: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        let parts = bands(self.batch, self.height, self.width * self.channels);
+        let lengths: Vec<usize> = parts.iter().map(|(_, rows)| rows.len() * self.width * self.channels).collect();
+        let values = with_values([x, grad], |[x, grad]: [&[E]; 2]| {
+            let gradient = |part: usize, out: &mut [MaybeUninit<E>]| {
+                let (image, rows) = parts[part].clone();
+                let x = &x[image * self.values()..][..self.values()];
+                let grad = &grad[image * self.results()..][..self.results()];
+                E::sum(out, |out| Arch::new().dispatch(Gradient { windows: self, x, grad, rows, out }));
+            };
+            // SAFETY: all sums are written.
+            unsafe { build_unset(&lengths, gradient) }
+        })?;
+        Tensor::from_vec(values, x.shape(), x.device())
+    }
+
     fn result(&self) -> (usize, usize, usize, usize) {
         (self.batch, self.rows, self.columns, self.channels)
     }
@@ -162,14 +166,14 @@ impl Windows {
 }
 
 /// The largest values of some rows of windows of an image.
-struct Largest<'a> {
+struct Largest<'a, E> {
     windows: &'a Windows,
-    x: &'a [f32],
+    x: &'a [E],
     rows: Range<usize>,
-    out: &'a mut [MaybeUninit<f32>],
+    out: &'a mut [MaybeUninit<E>],
 }
 
-impl WithSimd for Largest<'_> {
+impl<E: Element> WithSimd for Largest<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -183,28 +187,28 @@ impl WithSimd for Largest<'_> {
                 let mut best = simd.splat_f32s(f32::NEG_INFINITY);
                 for y in windows.inside(row, windows.height) {
                     for x_at in windows.inside(column, width) {
-                        let value = load(simd, &x[(y * width + x_at) * channels + first..][..many]);
+                        let value = E::load(simd, &x[(y * width + x_at) * channels + first..][..many]);
                         // Unlike a maximum, this keeps what is not a number.
                         let larger = simd.select_f32s(simd.less_than_or_equal_f32s(value, best), best, value);
                         best = simd.select_f32s(simd.equal_f32s(best, best), larger, best);
                     }
                 }
-                store(simd, &mut out[first..][..many], best);
+                E::store(simd, &mut out[first..][..many], best);
             }
         }
     }
 }
 
 /// The gradient of some rows of an image.
-struct Gradient<'a> {
+struct Gradient<'a, E> {
     windows: &'a Windows,
-    x: &'a [f32],
-    grad: &'a [f32],
+    x: &'a [E],
+    grad: &'a [E],
     rows: Range<usize>,
     out: &'a mut [f32],
 }
 
-impl WithSimd for Gradient<'_> {
+impl<E: Element> WithSimd for Gradient<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -239,15 +243,15 @@ impl WithSimd for Gradient<'_> {
 }
 
 /// Some channels of a window: vectors of so many lanes.
-struct Channels<'a> {
+struct Channels<'a, E> {
     pixels: &'a [(usize, Option<usize>)],
     first: usize,
     lanes: usize,
-    x: &'a [f32],
-    grad: &'a [f32],
+    x: &'a [E],
+    grad: &'a [E],
 }
 
-impl Channels<'_> {
+impl<E: Element> Channels<'_, E> {
     /// Adds the gradient of each channel to that of its largest pixel.
     #[inline(always)]
     fn add<S: Simd, const VECTORS: usize>(&self, simd: S, out: &mut [f32]) {
@@ -258,7 +262,7 @@ impl Channels<'_> {
         for (number, (place, _)) in pixels.iter().enumerate() {
             let (values, number) = (&x[place + first..][..VECTORS * lanes], simd.splat_f32s(number as f32));
             for at in 0..VECTORS {
-                let value = load(simd, &values[at * lanes..][..lanes]);
+                let value = E::load(simd, &values[at * lanes..][..lanes]);
                 let (larger, counts) = (simd.greater_than_f32s(value, best[at]), simd.equal_f32s(value, value));
                 let takes = simd.or_m32s(larger, simd.not_m32s(counts));
                 best[at] = simd.select_f32s(takes, value, best[at]);
@@ -271,9 +275,9 @@ impl Channels<'_> {
             let Some(own) = own else { continue };
             let (out, number) = (&mut out[own + first..][..VECTORS * lanes], simd.splat_f32s(number as f32));
             for at in 0..VECTORS {
-                let (out, grad) = (&mut out[at * lanes..][..lanes], load(simd, &grad[at * lanes..][..lanes]));
+                let (out, grad) = (&mut out[at * lanes..][..lanes], E::load(simd, &grad[at * lanes..][..lanes]));
                 let takes = simd.equal_f32s(largest[at], number);
-                let sum = simd.add_f32s(load(simd, out), simd.select_f32s(takes, grad, zero));
+                let sum = simd.add_f32s(f32::load(simd, out), simd.select_f32s(takes, grad, zero));
                 store_over(simd, out, sum);
             }
         }

@@ -2,7 +2,7 @@
 //!
 //! Feature maps are \[batch, height, width, channels\], so that the channels of a pixel lie side by side: vectors of the
 //! processor and tensor cores want them so. Each operation and each gradient is a function of its own: a shallow network
-//! knows which gradients it needs, and no other is computed. On the CPU, in f32, and on NVIDIA GPUs, in f32 and bf16,
+//! knows which gradients it needs, and no other is computed. For maps in f32 and bf16, on the CPU and on NVIDIA GPUs,
 //! they are our own code; for other types they are put together from candle's operations.
 
 // Closures and iterators would not be compiled for the vectors of the machine.
@@ -18,6 +18,23 @@ macro_rules! on_gpu {
     };
 }
 
+/// Computes on the CPU by our own code, for each of the types that it knows; else in another way.
+macro_rules! on_cpu {
+    ($tensor:expr, $element:ident => $own:expr, $other:expr) => {
+        match ($tensor.device(), $tensor.dtype()) {
+            (candle_core::Device::Cpu, candle_core::DType::F32) => {
+                type $element = f32;
+                $own
+            }
+            (candle_core::Device::Cpu, candle_core::DType::BF16) => {
+                type $element = half::bf16;
+                $own
+            }
+            _ => $other,
+        }
+    };
+}
+
 mod axes;
 mod band;
 mod batch_norm;
@@ -29,6 +46,7 @@ mod descent;
 mod direct;
 mod direct_gradient;
 mod dropout;
+mod element;
 mod elementwise;
 #[cfg(test)]
 mod emulated;
@@ -55,6 +73,7 @@ pub use convolution::{Activation, convolution, input_gradient, packed, unpacked,
 pub use crops::{Crops, cut};
 pub use descent::{Descent, descend};
 pub use dropout::dropout;
+pub use element::Element;
 pub use elementwise::{accumulate, affine, cast, concat};
 pub use encoded::{Form, Values, on_host, put};
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};

@@ -1,8 +1,11 @@
 //! Average pooling to a fixed size with its gradient, and 2x2 space-to-depth.
 
-use super::cpu::{build, is_ours, with_values};
+use super::cpu::{build, build_unset, equal_parts, with_values};
+use super::element::Element;
 use super::{to_nchw, to_nhwc};
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use half::bf16;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 /// Averages `x` \[batch, height, width, channels\] to \[batch, side, side, channels\].
@@ -13,22 +16,24 @@ use std::ops::Range;
 /// # Errors
 /// When `x` has not four dimensions.
 pub fn pool(x: &Tensor, side: usize) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
+    let (_, height, width, channels) = x.dims4()?;
     if side == 0 || height * width * channels == 0 {
         bail!("{:?} cannot be pooled to {side} x {side}", x.shape())
     }
     on_gpu!(x, crate::cuda::pool(x, side));
-    if !is_ours(x) {
-        return by_candle(x, side);
-    }
-    let values = with_values([x], |[x]| {
-        build(batch * side * side * channels, side * side * channels, |image, out| {
+    on_cpu!(x, E => own_pool::<E>(x, side), by_candle(x, side))
+}
+
+fn own_pool<E: Element>(x: &Tensor, side: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let values = with_values([x], |[x]: [&[E]; 1]| {
+        build(batch * side * side * channels, side * side * channels, |image, out: &mut [f32]| {
             let image = &x[image * height * width * channels..];
             for ((rows, columns), out) in cells(height, width, side).zip(out.chunks_exact_mut(channels)) {
                 let share = 1.0 / (rows.len() * columns.len()) as f32;
                 for_each_pixel(width, rows, columns, |pixel| {
                     let values = &image[pixel * channels..][..channels];
-                    out.iter_mut().zip(values).for_each(|(out, &value)| *out += value);
+                    out.iter_mut().zip(values).for_each(|(out, value)| *out += value.widen());
                 });
                 out.iter_mut().for_each(|out| *out *= share);
             }
@@ -49,25 +54,37 @@ pub fn pool_gradient(grad: &Tensor, (height, width): (usize, usize), dtype: DTyp
     }
     let shape = (batch, height, width, channels);
     on_gpu!(grad, crate::cuda::pool_gradient(grad, (height, width), dtype));
-    if grad.dtype() != dtype {
-        bail!("a gradient in {} for an input in {}", grad.dtype().as_str(), dtype.as_str())
+    match (grad.device(), grad.dtype(), dtype) {
+        (Device::Cpu, DType::F32, DType::F32) => own_pool_gradient::<f32>(grad, shape),
+        (Device::Cpu, DType::F32, DType::BF16) => own_pool_gradient::<bf16>(grad, shape),
+        (_, found, dtype) if found == dtype => {
+            let x = Var::zeros(shape, dtype, grad.device())?;
+            let mut store = (by_candle(&x, side)? * grad)?.sum_all()?.backward()?;
+            store.remove(&x).map_or_else(|| x.zeros_like(), Ok)
+        }
+        (_, found, dtype) => bail!("a gradient in {} for an input in {}", found.as_str(), dtype.as_str()),
     }
-    if !is_ours(grad) {
-        let x = candle_core::Var::zeros(shape, grad.dtype(), grad.device())?;
-        let mut store = (by_candle(&x, side)? * grad)?.sum_all()?.backward()?;
-        return store.remove(&x).map_or_else(|| x.zeros_like(), Ok);
-    }
-    let values = with_values([grad], |[grad]| {
-        build(batch * height * width * channels, height * width * channels, |image, out| {
-            let grad = &grad[image * side * side * channels..];
-            for ((rows, columns), grad) in cells(height, width, side).zip(grad.chunks_exact(channels)) {
-                let share = 1.0 / (rows.len() * columns.len()) as f32;
-                for_each_pixel(width, rows, columns, |pixel| {
-                    let out = &mut out[pixel * channels..][..channels];
-                    out.iter_mut().zip(grad).for_each(|(out, &grad)| *out += grad * share);
-                });
-            }
-        })
+}
+
+/// From the gradient of the means in f32 to one in the type of the maps.
+fn own_pool_gradient<E: Element>(grad: &Tensor, shape: (usize, usize, usize, usize)) -> Result<Tensor> {
+    let ((batch, height, width, channels), side) = (shape, grad.dim(1)?);
+    let values = with_values([grad], |[grad]: [&[f32]; 1]| {
+        let image = height * width * channels;
+        let gradient = |at: usize, out: &mut [MaybeUninit<E>]| {
+            let grad = &grad[at * side * side * channels..];
+            E::sum(out, |out| {
+                for ((rows, columns), grad) in cells(height, width, side).zip(grad.chunks_exact(channels)) {
+                    let share = 1.0 / (rows.len() * columns.len()) as f32;
+                    for_each_pixel(width, rows, columns, |pixel| {
+                        let out = &mut out[pixel * channels..][..channels];
+                        out.iter_mut().zip(grad).for_each(|(out, &grad)| *out += grad * share);
+                    });
+                }
+            });
+        };
+        // SAFETY: all sums are written.
+        unsafe { build_unset(&equal_parts(batch * image, image), gradient) }
     })?;
     Tensor::from_vec(values, shape, grad.device())
 }
@@ -107,17 +124,20 @@ pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
     if height % 2 != 0 || width % 2 != 0 {
         bail!("squares of 2x2 do not fill {height} x {width} pixels")
     }
-    let shape = (batch, height / 2, width / 2, 4 * channels);
     on_gpu!(x, crate::cuda::space_to_depth(x));
-    if !is_ours(x) {
+    on_cpu!(x, E => own_space_to_depth::<E>(x), {
         let squares = to_nchw(x)?.reshape((batch, channels, height / 2, 2, width / 2, 2))?;
         let squares = squares.permute((0, 1, 3, 5, 2, 4))?;
-        return to_nhwc(&squares.reshape((batch, 4 * channels, height / 2, width / 2))?);
-    }
-    let values = with_values([x], |[x]| {
+        to_nhwc(&squares.reshape((batch, 4 * channels, height / 2, width / 2))?)
+    })
+}
+
+fn own_space_to_depth<E: Element>(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let values = with_values([x], |[x]: [&[E]; 1]| {
         let row = width / 2 * 4 * channels;
         // Rows of squares follow each other over all images, since the height is even.
-        build(x.len(), row, |row, out| {
+        build(x.len(), row, |row, out: &mut [E]| {
             for (column, out) in out.chunks_exact_mut((4 * channels).max(1)).enumerate() {
                 for (at, (dy, dx)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
                     let pixel = &x[((2 * row + dy) * width + 2 * column + dx) * channels..][..channels];
@@ -126,7 +146,7 @@ pub fn space_to_depth(x: &Tensor) -> Result<Tensor> {
             }
         })
     })?;
-    Tensor::from_vec(values, shape, x.device())
+    Tensor::from_vec(values, (batch, height / 2, width / 2, 4 * channels), x.device())
 }
 
 /// The inverse of [`space_to_depth`], which is its gradient: \[batch, height, width, 4 channels\] → \[batch, 2 height,
@@ -140,14 +160,18 @@ pub fn depth_to_space(x: &Tensor) -> Result<Tensor> {
         bail!("{deep} channels do not make squares of 2x2")
     }
     let channels = deep / 4;
-    let shape = (batch, 2 * height, 2 * width, channels);
-    if !is_ours(x) {
+    on_cpu!(x, E => own_depth_to_space::<E>(x), {
         let squares = to_nchw(x)?.reshape((batch, channels, 2, 2, height, width))?.permute((0, 1, 4, 2, 5, 3))?;
-        return to_nhwc(&squares.reshape((batch, channels, 2 * height, 2 * width))?);
-    }
-    let values = with_values([x], |[x]| {
+        to_nhwc(&squares.reshape((batch, channels, 2 * height, 2 * width))?)
+    })
+}
+
+fn own_depth_to_space<E: Element>(x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, deep) = x.dims4()?;
+    let channels = deep / 4;
+    let values = with_values([x], |[x]: [&[E]; 1]| {
         let row = 2 * width * channels;
-        build(x.len(), row, |row, out| {
+        build(x.len(), row, |row, out: &mut [E]| {
             let (square, dy) = (row / 2 * width, row % 2);
             for (column, out) in out.chunks_exact_mut(channels.max(1)).enumerate() {
                 let from = &x[(square + column / 2) * deep + 2 * dy + column % 2..];
@@ -155,7 +179,7 @@ pub fn depth_to_space(x: &Tensor) -> Result<Tensor> {
             }
         })
     })?;
-    Tensor::from_vec(values, shape, x.device())
+    Tensor::from_vec(values, (batch, 2 * height, 2 * width, channels), x.device())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! The ReLU and its gradient, and the gradient of a bias.
 
 use super::channels::{Terms, channel_sums, value_map};
-use super::cpu::{build, is_ours, with_values};
+use super::cpu::{build, with_values};
+use super::element::Element;
 use candle_core::{Result, Tensor, bail};
 use pulp::Simd;
 
@@ -14,11 +15,10 @@ const CHANNELS_AT_ONCE: usize = 1024;
 /// When the device has no memory.
 pub fn relu(x: &Tensor) -> Result<Tensor> {
     on_gpu!(x, crate::cuda::relu(x));
-    if !is_ours(x) {
-        return x.relu();
-    }
-    let values = with_values([x], |[x]| value_map(Positive, [x]))?;
-    Tensor::from_vec(values, x.shape(), x.device())
+    on_cpu!(x, E => {
+        let values = with_values([x], |[x]: [&[E]; 1]| value_map(Positive, [x]))?;
+        Tensor::from_vec(values, x.shape(), x.device())
+    }, x.relu())
 }
 
 /// The gradient of the input of a ReLU, from its result `y` and the gradient of that: the gradient but where `y` is 0.
@@ -30,15 +30,14 @@ pub fn relu_gradient(y: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for a result of {:?}", grad.shape(), y.shape())
     }
     on_gpu!(y, crate::cuda::relu_gradient(y, grad));
-    if !is_ours(y) {
-        return y.le(0.0)?.where_cond(&grad.zeros_like()?, grad);
-    }
-    let values = with_values([y, grad], |[y, grad]| value_map(Passed, [y, grad]))?;
-    Tensor::from_vec(values, y.shape(), y.device())
+    on_cpu!(y, E => {
+        let values = with_values([y, grad], |[y, grad]: [&[E]; 2]| value_map(Passed, [y, grad]))?;
+        Tensor::from_vec(values, y.shape(), y.device())
+    }, y.le(0.0)?.where_cond(&grad.zeros_like()?, grad))
 }
 
 /// The gradient of a bias \[channels\] that was added to \[…, channels\], from the gradient of the sums: its sums over all
-/// but the channels.
+/// but the channels, in f32.
 ///
 /// # Errors
 /// When the gradient has no channels.
@@ -48,23 +47,22 @@ pub fn bias_gradient(grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for a bias", grad.shape())
     }
     on_gpu!(grad, crate::cuda::channel_sums(grad));
-    if !is_ours(grad) {
-        return grad.reshape(((), channels))?.sum(0);
-    }
-    if grad.rank() == 2 {
-        return sample_sums(grad, channels);
-    }
-    let [sums] = with_values([grad], |[grad]| channel_sums(Same, [grad], channels, []))?;
-    Tensor::from_vec(sums.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>(), channels, grad.device())
+    on_cpu!(grad, E => {
+        if grad.rank() == 2 {
+            return sample_sums::<E>(grad, channels);
+        }
+        let [sums] = with_values([grad], |[grad]: [&[E]; 1]| channel_sums(Same, [grad], channels, []))?;
+        Tensor::from_vec(sums.into_iter().map(|sum| sum as f32).collect::<Vec<f32>>(), channels, grad.device())
+    }, grad.reshape(((), channels))?.sum(0))
 }
 
 /// Sums over the samples of a batch, which are few, one after the other.
-fn sample_sums(grad: &Tensor, channels: usize) -> Result<Tensor> {
-    let sums = with_values([grad], |[grad]| {
-        build(channels, CHANNELS_AT_ONCE, |part, out| {
+fn sample_sums<E: Element>(grad: &Tensor, channels: usize) -> Result<Tensor> {
+    let sums = with_values([grad], |[grad]: [&[E]; 1]| {
+        build(channels, CHANNELS_AT_ONCE, |part, out: &mut [f32]| {
             for sample in grad.chunks_exact(channels) {
                 let own = &sample[part * CHANNELS_AT_ONCE..][..out.len()];
-                out.iter_mut().zip(own).for_each(|(sum, value)| *sum += value);
+                out.iter_mut().zip(own).for_each(|(sum, value)| *sum += value.widen());
             }
         })
     })?;

@@ -1,5 +1,6 @@
 //! Images cut into the overlapping tiles of Winograd's filtering, and the buffers of transformed tiles.
 
+use super::element::Element;
 use super::geometry::Images;
 use super::panels::{BLOCK, padded};
 use super::transforms::{INPUTS, Line, OUTPUTS, POINTS, Square, on_both_sides};
@@ -51,17 +52,17 @@ pub(super) struct Tile {
 
 /// Values \[batch, height, width, channels\].
 #[derive(Clone, Copy)]
-pub(super) struct Map<'a> {
-    values: &'a [f32],
+pub(super) struct Map<'a, E> {
+    values: &'a [E],
     images: Images,
     channels: usize,
     /// As many zeros as there are channels: a pixel outside the image.
-    zeros: &'a [f32],
+    zeros: &'a [E],
 }
 
-impl<'a> Map<'a> {
+impl<'a, E: Element> Map<'a, E> {
     /// `zeros` must be at least as many as channels.
-    pub fn new(values: &'a [f32], images: Images, channels: usize, zeros: &'a [f32]) -> Self {
+    pub fn new(values: &'a [E], images: Images, channels: usize, zeros: &'a [E]) -> Self {
         Self { values, images, channels, zeros: &zeros[..channels] }
     }
 
@@ -70,7 +71,7 @@ impl<'a> Map<'a> {
     }
 
     /// The `N` x `N` pixels whose first lies `before` pixels above and left of a tile's first output.
-    fn patch<const N: usize>(&self, tile: Tile, before: usize) -> Patch<'a, N> {
+    fn patch<const N: usize>(&self, tile: Tile, before: usize) -> Patch<'a, E, N> {
         let Images { height, width, .. } = self.images;
         let inside = |at: usize, size: usize| at.checked_sub(before).filter(|&at| at < size);
         let mut pixels = [[self.zeros; N]; N];
@@ -87,26 +88,22 @@ impl<'a> Map<'a> {
 }
 
 /// The pixels of a tile, each a slice of `channels` values.
-struct Patch<'a, const N: usize> {
-    pixels: Square<&'a [f32], N>,
+struct Patch<'a, E, const N: usize> {
+    pixels: Square<&'a [E], N>,
     channels: usize,
 }
 
-impl<const N: usize> Patch<'_, N> {
+impl<E: Element, const N: usize> Patch<'_, E, N> {
     /// A vector of channels of every pixel; zeros beyond the last channel.
     #[inline(always)]
     fn load<S: Simd>(&self, simd: S, first: usize) -> Square<S::f32s, N> {
         let mut square = [[simd.splat_f32s(0.0); N]; N];
-        let whole = first + S::F32_LANES <= self.channels;
+        let (first, end) = (first.min(self.channels), (first + S::F32_LANES).min(self.channels));
         for row in 0..N {
             for column in 0..N {
-                let pixel = self.pixels[row][column];
-                square[row][column] = if whole {
-                    // SAFETY: every pixel has `channels` values.
-                    unsafe { pixel.as_ptr().add(first).cast::<S::f32s>().read_unaligned() }
-                } else {
-                    simd.partial_load_f32s(&pixel[first.min(self.channels)..])
-                };
+                // SAFETY: every pixel has `channels` values, and neither end is beyond them.
+                let values = unsafe { self.pixels[row][column].get_unchecked(first..end) };
+                square[row][column] = E::load(simd, values);
             }
         }
         square
@@ -148,12 +145,12 @@ impl Slabs {
     /// Transforms the `N` x `N` patches of all tiles from a row of tiles on; they begin `before` pixels above and left of
     /// the tiles' outputs.
     #[inline(always)]
-    pub fn fill<L: Line<N, INPUTS>, S: Simd, const N: usize>(
+    pub fn fill<L: Line<N, INPUTS>, E: Element, S: Simd, const N: usize>(
         &self,
         simd: S,
         slabs: &mut [f32],
         (images, first_row): (Images, usize),
-        (map, before): (Map<'_>, usize),
+        (map, before): (Map<'_, E>, usize),
     ) {
         for tile in 0..self.tiles {
             let patch = map.patch::<N>(images.tile(first_row, tile), before);

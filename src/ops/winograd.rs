@@ -3,8 +3,8 @@
 //! Tiles of 6x6 inputs that overlap by two are transformed, one small matrix product is made for each of the 36 points,
 //! and the results are transformed back. A few dozen tiles are worked on at a time, so that all of it stays in the cache.
 
-use super::channels::{load, store};
 use super::cpu::{build_parts, build_unset};
+use super::element::Element;
 use super::geometry::{Finish, Images};
 use super::panels::{BLOCK, Left, Right, multiply, padded};
 use super::tiles::{Map, Slabs};
@@ -60,7 +60,7 @@ impl<'a> Kernels<'a> {
     /// Transforms all kernels: \[block of outputs, point, input, output in block\].
     fn transformed(&self) -> Vec<f32> {
         let block = POINTS * self.inputs * BLOCK;
-        build_parts(&vec![block; self.outputs.div_ceil(BLOCK)], |block, out| {
+        build_parts(&vec![block; self.outputs.div_ceil(BLOCK)], |block, out: &mut [f32]| {
             Arch::new().dispatch(TransformKernels { kernels: self, first: block * BLOCK, out });
         })
     }
@@ -89,7 +89,7 @@ impl WithSimd for TransformKernels<'_> {
             for lane in (0..BLOCK).step_by(S::F32_LANES) {
                 let mut square = [[simd.splat_f32s(0.0); SIDE]; SIDE];
                 for (tap, values) in taps.iter().enumerate() {
-                    square[tap / SIDE][tap % SIDE] = load(simd, &values[lane..][..S::F32_LANES]);
+                    square[tap / SIDE][tap % SIDE] = f32::load(simd, &values[lane..][..S::F32_LANES]);
                 }
                 let square = on_both_sides::<Kernel, S, SIDE, INPUTS>(simd, &square);
                 for point in 0..POINTS {
@@ -116,15 +116,15 @@ impl Padded {
 }
 
 /// Convolves `x` \[batch, height, width, inputs\] with kernels: \[batch, height', width', outputs\].
-pub(super) fn convolve(from: Padded, x: &[f32], kernels: Kernels<'_>, finish: Finish<'_>) -> Vec<f32> {
+pub(super) fn convolve<E: Element>(from: Padded, x: &[E], kernels: Kernels<'_>, finish: Finish<'_>) -> Vec<E> {
     let transformed = kernels.transformed();
-    let zeros = vec![0.0; kernels.inputs];
+    let zeros = vec![E::ZERO; kernels.inputs];
     let x = Map::new(x, from.images, kernels.inputs, &zeros);
     let (images, padding) = (from.result(), from.padding);
     let parts = images.parts();
     let pixel_rows = |rows: &Range<usize>| rows.clone().map(|row| images.pixel_rows(row).1).sum::<usize>();
     let lengths: Vec<usize> = parts.iter().map(|rows| pixel_rows(rows) * images.width * kernels.outputs).collect();
-    let convolve_part = |part: usize, out: &mut [MaybeUninit<f32>]| {
+    let convolve_part = |part: usize, out: &mut [MaybeUninit<E>]| {
         let rows = parts[part].clone();
         let work = Forward { images, rows, x, padding, kernels: &transformed, outputs: kernels.outputs, finish, out };
         TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
@@ -134,23 +134,23 @@ pub(super) fn convolve(from: Padded, x: &[f32], kernels: Kernels<'_>, finish: Fi
 }
 
 /// The convolution of some rows of tiles.
-struct Forward<'a> {
+struct Forward<'a, E> {
     /// Of the result.
     images: Images,
     rows: Range<usize>,
-    x: Map<'a>,
+    x: Map<'a, E>,
     padding: usize,
     /// Transformed.
     kernels: &'a [f32],
     outputs: usize,
     finish: Finish<'a>,
-    out: &'a mut [MaybeUninit<f32>],
+    out: &'a mut [MaybeUninit<E>],
 }
 
 /// Work with buffers for transformed tiles.
 struct WithBuffers<'a, W>(W, &'a mut [Vec<f32>; 2]);
 
-impl WithSimd for WithBuffers<'_, Forward<'_>> {
+impl<E: Element> WithSimd for WithBuffers<'_, Forward<'_, E>> {
     type Output = ();
 
     #[inline(always)]
@@ -159,7 +159,7 @@ impl WithSimd for WithBuffers<'_, Forward<'_>> {
         let tiles = work.rows.len() * work.images.tile_columns();
         let (before, after) = (Slabs::new(tiles, work.x.channels()), Slabs::new(tiles, work.outputs));
         let (inputs, sums) = (before.fit(first), after.fit(second));
-        before.fill::<Input, S, INPUTS>(simd, inputs, (work.images, work.rows.start), (work.x, work.padding));
+        before.fill::<Input, E, S, INPUTS>(simd, inputs, (work.images, work.rows.start), (work.x, work.padding));
         let depth = work.x.channels();
         for point in 0..POINTS {
             let values = &inputs[point * before.stride()..];
@@ -173,7 +173,7 @@ impl WithSimd for WithBuffers<'_, Forward<'_>> {
     }
 }
 
-impl Forward<'_> {
+impl<E: Element> Forward<'_, E> {
     /// Transforms the sums back and writes the outputs that lie inside the image.
     #[inline(always)]
     fn write<S: Simd>(&mut self, simd: S, slabs: Slabs, sums: &[f32]) {
@@ -187,7 +187,7 @@ impl Forward<'_> {
             for channel in (0..self.outputs).step_by(S::F32_LANES) {
                 let many = S::F32_LANES.min(self.outputs - channel);
                 let bias = match self.finish.bias {
-                    Some(bias) => load(simd, &bias[channel..][..many]),
+                    Some(bias) => f32::load(simd, &bias[channel..][..many]),
                     None => simd.splat_f32s(0.0),
                 };
                 let square = on_both_sides::<Output, S, INPUTS, OUTPUTS>(simd, &slabs.load(simd, sums, at, channel));
@@ -197,7 +197,7 @@ impl Forward<'_> {
                         // Unlike a maximum, this keeps what is not a number.
                         let value = simd.select_f32s(simd.less_than_f32s(value, least), least, value);
                         let pixel = first + dy * width + dx;
-                        store(simd, &mut self.out[pixel * self.outputs + channel..][..many], value);
+                        E::store(simd, &mut self.out[pixel * self.outputs + channel..][..many], value);
                     }
                 }
             }
@@ -210,8 +210,14 @@ impl Forward<'_> {
 ///
 /// Each thread sums a share of the tiles, and the shares are added in order: the same bits for the same number of
 /// threads.
-pub(super) fn weight_gradient(from: Padded, x: &[f32], inputs: usize, grad: &[f32], outputs: usize) -> Vec<f32> {
-    let zeros = vec![0.0; inputs.max(outputs)];
+pub(super) fn weight_gradient<E: Element>(
+    from: Padded,
+    x: &[E],
+    inputs: usize,
+    grad: &[E],
+    outputs: usize,
+) -> Vec<f32> {
+    let zeros = vec![E::ZERO; inputs.max(outputs)];
     let (images, padding) = (from.result(), from.padding);
     let (x, grad) = (Map::new(x, from.images, inputs, &zeros), Map::new(grad, images, outputs, &zeros));
     let parts = images.parts();
@@ -234,17 +240,17 @@ pub(super) fn weight_gradient(from: Padded, x: &[f32], inputs: usize, grad: &[f3
 }
 
 /// A thread's share of the sums \[point, input, output\].
-struct Share<'a> {
+struct Share<'a, E> {
     /// Of the result.
     images: Images,
     parts: &'a [Range<usize>],
-    x: Map<'a>,
+    x: Map<'a, E>,
     padding: usize,
-    grad: Map<'a>,
+    grad: Map<'a, E>,
     sums: &'a mut [f32],
 }
 
-impl WithSimd for WithBuffers<'_, Share<'_>> {
+impl<E: Element> WithSimd for WithBuffers<'_, Share<'_, E>> {
     type Output = ();
 
     #[inline(always)]
@@ -254,8 +260,8 @@ impl WithSimd for WithBuffers<'_, Share<'_>> {
             let tiles = part.len() * images.tile_columns();
             let (of_x, of_grad) = (Slabs::new(tiles, x.channels()), Slabs::new(tiles, grad.channels()));
             let (inputs, gradients) = (of_x.fit(first), of_grad.fit(second));
-            of_x.fill::<Input, S, INPUTS>(simd, inputs, (images, part.start), (x, padding));
-            of_grad.fill::<Gradient, S, OUTPUTS>(simd, gradients, (images, part.start), (grad, 0));
+            of_x.fill::<Input, E, S, INPUTS>(simd, inputs, (images, part.start), (x, padding));
+            of_grad.fill::<Gradient, E, S, OUTPUTS>(simd, gradients, (images, part.start), (grad, 0));
             let (rows, stride) = (x.channels(), of_grad.channels());
             for point in 0..POINTS {
                 let values = &inputs[point * of_x.stride()..];
@@ -293,7 +299,7 @@ impl WithSimd for KernelGradients<'_> {
                     let total = &mut square[point / INPUTS][point % INPUTS];
                     for share in sums {
                         let values = &share[(point * inputs + at) * stride + lane..][..S::F32_LANES];
-                        *total = simd.add_f32s(*total, load(simd, values));
+                        *total = simd.add_f32s(*total, f32::load(simd, values));
                     }
                 }
                 let square = on_both_sides::<KernelGradient, S, INPUTS, SIDE>(simd, &square);

@@ -77,8 +77,7 @@ impl Ancestry {
             let pipeline = recipe(folder, record, &[])?;
             Ok(load_block(folder, record, &pipeline, device)?.frozen()?)
         };
-        let dtype = map_type(precision, device)?;
-        Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device, dtype))
+        Ok(Chain::new(numbers.map(block).collect::<Result<_>>()?, device, map_type(precision)))
     }
 
     /// Opens what a stage reads: the features of the stage `nearest`, or the images where that is 0.

@@ -12,7 +12,6 @@ use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::images::{Fingerprint, Memory, look};
 use crate::lock::Lock;
-use crate::network::map_type;
 use crate::pipeline::{Graph, Kind, Manifest, Node, Probe, Recipe, Seen, Settings, Source as Images, Verdict, plan};
 use crate::progress::Progress;
 use crate::room;
@@ -286,7 +285,6 @@ impl Project {
     ) -> Result<Update> {
         let needed = self.graph.needed(wanted);
         self.refuse_trouble_of(&needed)?;
-        self.refuse_precision(&needed, device)?;
         self.refuse_weights(&needed)?;
         let mut done = Vec::new();
         if let Some(cache) = &self.cache {
@@ -332,32 +330,6 @@ impl Project {
         let records = records.filter_map(|at| self.observations[at].as_ref()).map(|found| found.record.clone());
         let done = done.into_iter().map(|at| self.graph.nodes()[at].clone()).collect();
         Ok(Update { done, records: records.collect() })
-    }
-
-    /// A node that the device cannot compute is found before those before it are made.
-    fn refuse_precision(&self, needed: &[bool], device: &Device) -> Result<()> {
-        for (look, _) in self.nodes().zip(needed).filter(|(look, needed)| **needed && *look.verdict != Verdict::Current)
-        {
-            let precision = match look.node.kind {
-                Kind::Images | Kind::Ensemble => continue,
-                Kind::Probe | Kind::Classifier => {
-                    match self.probe_of(look.node).and_then(|probe| probe.kind.training()) {
-                        Some(training) => training.precision,
-                        None => continue,
-                    }
-                }
-                Kind::EndToEnd | Kind::Decoupled | Kind::Imported | Kind::Depth => self.pipeline.training.precision,
-                Kind::Block | Kind::Wide | Kind::Pruned | Kind::Scattering => {
-                    match self.pipeline.stages.get(look.node.stage - 1) {
-                        Some(stage) if look.node.kind == Kind::Pruned => stage.last_training().precision,
-                        Some(stage) => stage.training.precision,
-                        None => continue,
-                    }
-                }
-            };
-            map_type(precision, device).map_err(|e| e.context(look.node.title()))?;
-        }
-        Ok(())
     }
 
     /// A file that does not hold the network is found before the images are decoded.

@@ -149,7 +149,7 @@ impl Module {
             let own: Option<Vec<u32>> = samples.iter().map(|&sample| labels.get(sample as usize).copied()).collect();
             let own = own.filter(|own| x.dims().first() == Some(&own.len())).ok_or_else(misfit)?;
             let labels = Tensor::from_vec(own, samples.len(), x.device())?;
-            let x = cast(&x, map_type(training.precision, x.device())?)?;
+            let x = cast(&x, map_type(training.precision))?;
             batches.push((Batch { x, labels, samples: samples.clone() }, *uses));
         }
         self.queue.restore(batches);

@@ -157,6 +157,11 @@ fn runs_on_whole_images_killed_at_random_instants_end_with_the_same_bytes() {
     kill(6, " --set data.keep=whole");
 }
 
+#[test]
+fn runs_in_16_bits_killed_at_random_instants_end_with_the_same_bytes() {
+    kill(6, " --set training.precision=bf16");
+}
+
 /// Kills runs with some settings so often, or as often as the variable says.
 fn kill(kills: u64, settings: &str) {
     let kills = number("GREEDY_KILLS").unwrap_or(kills);

@@ -10,6 +10,7 @@ mod faults;
 mod feedback;
 mod finite_differences;
 mod flips;
+mod halves;
 mod images;
 mod importing;
 mod imports;

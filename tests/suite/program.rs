@@ -214,17 +214,8 @@ fn the_command_line_says_what_is_wrong() {
 }
 
 #[test]
-fn what_the_device_cannot_compute_is_refused_before_anything_is_written() {
+fn a_precision_that_is_written_down_as_it_is_changes_nothing() {
     let space = Space::new();
-    let words = ["`training.precision`", "needs a GPU", "hint:", "training.precision=f32"];
-    for settings in ["", " --set features.materialize=auto"] {
-        let run = format!("run small.toml --device cpu --set training.precision=bf16{settings}");
-        space.run(&run).fails(2, &words);
-    }
-    space.run("run small.toml --device cpu --set stage.2.training.precision=bf16").fails(2, &["stage 2", words[0]]);
-    space.run("plan small.toml --device cpu --set training.precision=bf16").fails(2, &words);
-    assert!(!space.path("cache").exists());
-    // What is done already can be looked at, and a precision that is written down as it is changes nothing.
     space.run("run small.toml").ok();
     assert_eq!(space.states("small.toml --set training.precision=f32"), ["current"; 3]);
     assert_eq!(space.states("small.toml --set training.precision=bf16"), ["current", "stale", "stale"]);
@@ -258,14 +249,15 @@ fn operations_agree_on_any_number_of_threads_and_again() {
     let found = space.run("bench agreement --seed 7 --json").ok().json();
     assert_eq!(found["agreement"]["seed"], 7);
     let results = found["agreement"]["results"].as_array().unwrap();
-    assert!(results.len() > 250, "{}", results.len());
+    for precision in ["f32", "bf16"] {
+        let own = results.iter().filter(|result| result["precision"] == precision).count();
+        assert!(own > 250, "{own} in {precision}");
+    }
     for result in results {
         assert_eq!(result["holds"], true, "{result}");
-        assert_eq!(result["precision"], "f32");
     }
     let few = space.run("bench agreement --seed 7 --only convolution").ok();
     assert!(few.stderr.contains("--seed 7") && few.stdout.contains("same bits"), "{}{}", few.stderr, few.stdout);
     assert!(!few.stdout.contains("pooling"), "{}", few.stdout);
     space.run("bench agreement --only nonsense").fails(2, &["nonsense"]);
-    space.run("bench steps --device cpu --precision bf16").fails(2, &["bf16 is computed on GPUs only", "hint:"]);
 }

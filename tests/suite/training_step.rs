@@ -10,7 +10,7 @@ use greedy::training::{Sgd, step};
 use std::collections::HashMap;
 
 /// A stage of SimCNN on 8 x 8 pixels: 2x2 space-to-depth, then 8 channels; a classifier of 10 channels.
-fn pipeline(k: usize, batch_norm: bool) -> Recipe {
+pub fn pipeline(k: usize, batch_norm: bool) -> Recipe {
     let text = format!(
         "[data]\nsource = \"builtin\"\nsize = 8\n[network]\nblocks = 1\nwidth = 8\nspace_to_depth = [1]\nbatch_norm = {batch_norm}\n\
          [auxiliary]\nk = {k}\nwidth = 10\nbatch_norm = {batch_norm}\n"
