@@ -1,6 +1,7 @@
-//! A linear layer and its gradients.
+//! A linear layer and its gradients. In bf16 on a CPU they are multiplied in f32, and the product is rounded.
 
-use candle_core::{Result, Tensor, bail};
+use super::elementwise::cast;
+use candle_core::{DType, Result, Tensor, bail};
 
 /// `x` \[batch, inputs\] times the transposed `weight` \[outputs, inputs\] plus `bias` \[outputs\]: \[batch, outputs\].
 ///
@@ -12,10 +13,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         bail!("a linear layer of {:?} with {:?} and a bias of {:?}", x.shape(), weight.shape(), bias.shape())
     }
     on_gpu!(x, crate::cuda::linear(x, weight, bias));
-    x.matmul(&weight.t()?)?.broadcast_add(bias)
+    let y = single(x)?.matmul(&as_read(weight, x)?.t()?)?.broadcast_add(bias)?;
+    cast(&y, x.dtype())
 }
 
-/// The gradient of the weights \[outputs, inputs\], from the input \[batch, inputs\] and the gradient of the result
+/// The gradient of the weights \[outputs, inputs\] in f32, from the input \[batch, inputs\] and the gradient of the result
 /// \[batch, outputs\].
 ///
 /// # Errors
@@ -25,7 +27,7 @@ pub fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for an input of {:?}", grad.shape(), x.shape())
     }
     on_gpu!(x, crate::cuda::linear_weight_gradient(x, grad));
-    grad.t()?.matmul(x)
+    single(grad)?.t()?.matmul(&single(x)?)
 }
 
 /// The gradient of the input \[batch, inputs\], from the weights and the gradient of the result \[batch, outputs\].
@@ -37,5 +39,15 @@ pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for weights of {:?}", grad.shape(), weight.shape())
     }
     on_gpu!(grad, crate::cuda::linear_input_gradient(weight, grad));
-    grad.matmul(weight)
+    cast(&single(grad)?.matmul(&as_read(weight, grad)?)?, grad.dtype())
+}
+
+/// In a type that candle multiplies on a CPU.
+fn single(x: &Tensor) -> Result<Tensor> {
+    if x.dtype() == DType::BF16 { cast(x, DType::F32) } else { Ok(x.clone()) }
+}
+
+/// Weights with the digits that a type of feature maps has.
+fn as_read(weight: &Tensor, maps: &Tensor) -> Result<Tensor> {
+    single(&cast(weight, maps.dtype())?)
 }
