@@ -4,9 +4,9 @@ use super::Bench;
 use crate::error::Result;
 use crate::ops::{
     Activation, BatchNorm, Window, convolution, dropout, input_gradient, linear, linear_input_gradient,
-    linear_weight_gradient, max_pool, max_pool_gradient, pool, space_to_depth, weight_gradient,
+    linear_weight_gradient, max_pool, max_pool_gradient, pool, space_to_depth, weight_gradient, widens,
 };
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 /// Channels in, channels out, and height and width of the feature maps.
 type Shape = (usize, usize, usize);
@@ -131,7 +131,17 @@ fn matrix_product(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {
     let peak = work / bench.seconds(product)?;
     let case = format!("{side} x {side} x {side}");
     bench.measure(("matrix product", &case), (work, scale.operations.1), None, product)?;
-    Ok(Some((peak, "of the matrix product")))
+    let on_units = bench.device.is_cpu() && bench.precision == DType::BF16 && widens(&bench.device).is_none();
+    if !on_units {
+        return Ok(Some((peak, "of the matrix product")));
+    }
+    // The product of a linear layer, as candle has none: its weights are packed each time.
+    let (a, bias) = (bench.maps(&[side, side], 1)?, bench.noise(&[side], 3)?);
+    let product = || Ok(linear(&a, &b, &bias).map(drop)?);
+    let on_units = work / bench.seconds(product)?;
+    let beside = Some((peak, "of the matrix product in f32"));
+    bench.measure(("matrix product on matrix units", &case), (work, scale.operations.1), beside, product)?;
+    Ok(Some((on_units, "of the matrix product on matrix units")))
 }
 
 fn copy(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {

@@ -1,5 +1,6 @@
 //! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
+use super::amx::Units;
 use super::cpu::with_values;
 use super::direct::Sizes;
 use super::direct_gradient;
@@ -9,6 +10,7 @@ use super::window::Window;
 use super::winograd::{self, Kernels, Padded};
 use super::{to_nchw, to_nhwc};
 use candle_core::{DType, Result, Tensor, Var, bail};
+use half::bf16;
 
 /// What is applied to the sums of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,24 +39,28 @@ pub fn convolution(
         bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
     }
     on_gpu!(x, crate::cuda::convolution(x, weight, bias, sizes.on_gpu(), activation == Activation::Relu));
-    on_cpu!(x, E => own::<E>(x, weight, bias, &sizes, activation), by_candle(x, weight, bias, &sizes, activation))
+    if let Some(units) = Units::of(x) {
+        return with_weights(x, (weight, bias), &sizes, activation, |x, weight, finish| {
+            units.convolve(&sizes, x, weight, finish)
+        });
+    }
+    on_cpu!(x, E => with_weights::<E>(x, (weight, bias), &sizes, activation, |x, weight, finish| {
+        sizes.forward(x, &E::rounded(weight), finish)
+    }), by_candle(x, weight, bias, &sizes, activation))
 }
 
-fn own<E: Element>(
+/// The result of a convolution in one way, which is given the values of everything.
+fn with_weights<E: Element>(
     x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    (weight, bias): (&Tensor, Option<&Tensor>),
     sizes: &Sizes,
     activation: Activation,
+    way: impl FnOnce(&[E], &[f32], Finish<'_>) -> Vec<E>,
 ) -> Result<Tensor> {
     let no_bias = Tensor::zeros(0, DType::F32, x.device())?;
     let values = with_values([weight, bias.unwrap_or(&no_bias)], |[weight, values]: [&[f32]; 2]| {
-        let (weight, relu) = (E::rounded(weight), activation == Activation::Relu);
-        let finish = Finish { bias: bias.map(|_| values), relu };
-        with_values([x], |[x]: [&[E]; 1]| match sizes.is_tiled() {
-            true => winograd::convolve(sizes.padded(), x, Kernels::new(&weight, sizes.outputs, sizes.inputs), finish),
-            false => sizes.convolve(x, &weight, finish),
-        })
+        let finish = Finish { bias: bias.map(|_| values), relu: activation == Activation::Relu };
+        with_values([x], |[x]: [&[E]; 1]| way(x, weight, finish))
     })??;
     Tensor::from_vec(values, sizes.result(), x.device())
 }
@@ -93,11 +99,12 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tens
     let sizes = sizes(x.dims4()?, shape, window)?;
     sizes.check(grad)?;
     on_gpu!(x, crate::cuda::weight_gradient(x, grad, sizes.on_gpu()));
+    if let Some(units) = Units::of(x) {
+        let values = with_values([x, grad], |[x, grad]| units.weight_gradient(&sizes, x, grad))?;
+        return Tensor::from_vec(values, shape, x.device());
+    }
     on_cpu!(x, E => {
-        let values = with_values([x, grad], |[x, grad]: [&[E]; 2]| match sizes.is_tiled() {
-            true => winograd::weight_gradient(sizes.padded(), x, sizes.inputs, grad, sizes.outputs),
-            false => direct_gradient::weight_gradient(&sizes, x, grad),
-        })?;
+        let values = with_values([x, grad], |[x, grad]: [&[E]; 2]| sizes.weights_back(x, grad))?;
         Tensor::from_vec(values, shape, x.device())
     }, {
         let weight = Var::zeros(shape, x.dtype(), x.device())?;
@@ -121,27 +128,21 @@ pub fn input_gradient(
     let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
     sizes.check(grad)?;
     on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
-    on_cpu!(grad, E => own_input_gradient::<E>(weight, grad, &sizes), {
+    if let Some(units) = Units::of(grad) {
+        let values = with_values([weight], |[weight]| {
+            with_values([grad], |[grad]| units.input_gradient::<bf16>(&sizes, weight, grad))
+        })??;
+        return Tensor::from_vec(values, shape, grad.device());
+    }
+    on_cpu!(grad, E => {
+        let values = with_values([weight], |[weight]| {
+            with_values([grad], |[grad]: [&[E]; 1]| sizes.back(&E::rounded(weight), grad))
+        })??;
+        Tensor::from_vec(values, shape, grad.device())
+    }, {
         let x = Var::zeros(shape, grad.dtype(), grad.device())?;
         gradient_by_candle(x.as_tensor(), weight, grad, &sizes, &x)
     })
-}
-
-fn own_input_gradient<E: Element>(weight: &Tensor, grad: &Tensor, sizes: &Sizes) -> Result<Tensor> {
-    let Sizes { images: Images { batch, height, width }, inputs, outputs, window, .. } = *sizes;
-    let values = with_values([weight], |[weight]: [&[f32]; 1]| {
-        let weight = E::rounded(weight);
-        with_values([grad], |[grad]: [&[E]; 1]| match sizes.is_tiled() {
-            true => {
-                // A convolution with the kernels turned by half a turn.
-                let from = Padded { images: sizes.results(), padding: window.kernel - 1 - window.padding };
-                let kernels = Kernels::new(&weight, outputs, inputs).turned();
-                winograd::convolve(from, grad, kernels, Finish { bias: None, relu: false })
-            }
-            false => sizes.input_gradient(&weight, grad),
-        })
-    })??;
-    Tensor::from_vec(values, (batch, height, width, inputs), grad.device())
 }
 
 fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), window: Window) -> Result<Sizes> {
@@ -159,10 +160,35 @@ fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), 
     }
 }
 
+/// The ways of this processor's vectors, which compute in f32.
 impl Sizes {
     /// Whether there is a faster way than the direct one.
     fn is_tiled(&self) -> bool {
         self.window.kernel == 3 && self.window.stride == 1
+    }
+
+    fn forward<E: Element>(&self, x: &[E], weight: &[f32], finish: Finish<'_>) -> Vec<E> {
+        match self.is_tiled() {
+            true => winograd::convolve(self.padded(), x, Kernels::new(weight, self.outputs, self.inputs), finish),
+            false => self.convolve(x, weight, finish),
+        }
+    }
+
+    fn weights_back<E: Element>(&self, x: &[E], grad: &[E]) -> Vec<f32> {
+        match self.is_tiled() {
+            true => winograd::weight_gradient(self.padded(), x, self.inputs, grad, self.outputs),
+            false => direct_gradient::weight_gradient(self, x, grad),
+        }
+    }
+
+    fn back<E: Element>(&self, weight: &[f32], grad: &[E]) -> Vec<E> {
+        if !self.is_tiled() {
+            return self.input_gradient(weight, grad);
+        }
+        // A convolution with the kernels turned by half a turn.
+        let from = Padded { images: self.results(), padding: self.window.kernel - 1 - self.window.padding };
+        let kernels = Kernels::new(weight, self.outputs, self.inputs).turned();
+        winograd::convolve(from, grad, kernels, Finish { bias: None, relu: false })
     }
 
     fn padded(&self) -> Padded {

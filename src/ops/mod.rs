@@ -35,6 +35,7 @@ macro_rules! on_cpu {
     };
 }
 
+mod amx;
 mod axes;
 mod band;
 mod batch_norm;
@@ -137,6 +138,11 @@ pub fn spoil(device: &Device, bytes: usize) -> Result<()> {
         return crate::cuda::spoil(device, bytes);
     }
     Ok(())
+}
+
+/// Why feature maps in bf16 are widened and computed with in f32 on a device; nothing where it multiplies them as they are.
+pub fn widens(device: &Device) -> Option<&'static str> {
+    if device.is_cpu() { amx::Units::why_not() } else { None }
 }
 
 /// Whether a device was opened so that gradients may have other bits at every run.

@@ -159,10 +159,11 @@ impl Memory {
         let between = recipe.stages[from..stage - 1].iter().map(|stage| &stage.block);
         let widest = between.map(|block| block.input.values() + block.output.values()).max().unwrap_or(0);
         let trained = if recipe.trains_alone(own) { own.training.batch } else { 0 };
-        let step = trained * cost.step_values.max(widest) + 3 * cost.parameters();
+        let maps = |values: usize| values * own.training.precision.bytes() / VALUE;
+        let step = maps(trained * cost.step_values.max(widest)) + 3 * cost.parameters();
         let at_once = processor.extraction_batch(first, own.block.output);
-        let extraction = at_once * widest.max(own.block.input.values() + own.block.output.values());
-        let loaded = BATCHES * first.values() * trained.max(at_once);
+        let extraction = maps(at_once * widest.max(own.block.input.values() + own.block.output.values()));
+        let loaded = maps(BATCHES * first.values() * trained.max(at_once));
         let index = samples * recipe.features.views * BESIDE_SAMPLE as usize / VALUE;
         Self::of(processor, loaded + index, step.max(extraction))
     }
@@ -173,8 +174,9 @@ impl Memory {
         // Beside those that wait between threads, one each is to be handed over.
         let handed = if processor.is_cpu() { (AHEAD + 1) * between_values(recipe) } else { 0 };
         let waiting = waiting_values(recipe) + handed;
-        let step = batch * cost.step_values + 3 * cost.parameters() + cost.feedback_values + waiting;
-        let loaded = BATCHES * recipe.image().values() * batch;
+        let maps = |values: usize| values * recipe.training.precision.bytes() / VALUE;
+        let step = maps(batch * cost.step_values + waiting) + 3 * cost.parameters() + cost.feedback_values;
+        let loaded = maps(BATCHES * recipe.image().values() * batch);
         Self::of(processor, loaded + samples * BESIDE_SAMPLE as usize / VALUE, step)
     }
 }

@@ -22,6 +22,14 @@ impl Precision {
             Self::Bf16 => "bf16",
         }
     }
+
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
 }
 
 /// Batches that wait before a block at most.

@@ -2,8 +2,8 @@
 
 use super::cache;
 use super::folder::StageFolder;
+use super::project::{Look, Project};
 use super::record::Record;
-use super::update::{Look, Project};
 use super::verify::{Flaw, survey};
 use crate::disk;
 use crate::error::{Error, Result};

@@ -89,7 +89,8 @@ fn every_folder_has_its_rule_and_only_features_names_zarrs() {
             let opening = if file.extension().is_none_or(|end| end != "rs") { "// " } else { "//!" };
             assert!(text.starts_with(opening), "{} does not open with what it holds", file.display());
             assert!(name == "features" || !text.contains("zarrs::"), "{} names zarrs", file.display());
-            assert!(name == "cli" || !text.contains("println!"), "{} prints", file.display());
+            let may_print = name == "cli" || file.components().any(|part| part.as_os_str() == "tests");
+            assert!(may_print || !text.contains("println!"), "{} prints", file.display());
         }
     }
 }

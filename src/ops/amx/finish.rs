@@ -1,0 +1,98 @@
+//! Writes sums as results: bias, ReLU and rounding in one pass, a few rows at a time between products.
+
+use super::super::element::Element;
+use super::packing::BLOCK;
+use super::tiles::{Block, ROWS, Sums, WIDE};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// The result \[pixel, channel\], of which several threads write parts that do not overlap.
+pub struct Results<'a, T> {
+    values: *mut MaybeUninit<T>,
+    length: usize,
+    channels: usize,
+    owner: PhantomData<&'a mut [MaybeUninit<T>]>,
+}
+
+// SAFETY: values are only written, each by one thread, as `Waiting::write` demands.
+unsafe impl<T: Send> Sync for Results<'_, T> {}
+
+impl<'a, T> Results<'a, T> {
+    pub fn new(values: &'a mut [MaybeUninit<T>], channels: usize) -> Self {
+        Self { values: values.as_mut_ptr(), length: values.len(), channels, owner: PhantomData }
+    }
+}
+
+/// No pixel, for rows of tiles that have none.
+pub const NONE: u32 = u32::MAX;
+
+/// Sums of 32 pixels and 32 channels that wait to be written while the units work on the next ones.
+pub struct Waiting {
+    pub sums: Block,
+    /// The pixels of the result, or [`NONE`].
+    pixels: [u32; 2 * ROWS],
+    channels: Range<usize>,
+    bias: [[f32; WIDE]; 2],
+    /// What results are raised to at least.
+    least: f32,
+}
+
+impl Waiting {
+    pub fn new(relu: bool) -> Self {
+        let (sums, bias) = ([[Sums::ZERO; 2]; 2], [[0.0; WIDE]; 2]);
+        let least = if relu { 0.0 } else { f32::NEG_INFINITY };
+        Self { sums, pixels: [NONE; 2 * ROWS], channels: 0..0, bias, least }
+    }
+
+    /// Says what the sums are of.
+    #[inline(always)]
+    pub fn set(&mut self, pixels: [u32; 2 * ROWS], channels: Range<usize>, bias: Option<&[f32]>) {
+        if let Some(bias) = bias {
+            self.bias.as_flattened_mut()[..channels.len()].copy_from_slice(&bias[channels.clone()]);
+        }
+        (self.pixels, self.channels) = (pixels, channels);
+    }
+
+    /// Writes the pixels from one on, some of them.
+    ///
+    /// # Safety
+    /// No other thread may write these pixels and channels at the same time.
+    #[inline(always)]
+    pub unsafe fn write<T: Element>(&self, first: usize, many: usize, results: &Results<'_, T>) {
+        let (start, length) = (self.channels.start, self.channels.len());
+        let Results { values, length: all, channels, .. } = *results;
+        for at in first..(first + many).min(2 * ROWS) {
+            let pixel = self.pixels[at];
+            if pixel == NONE {
+                continue;
+            }
+            let place = pixel as usize * channels + start;
+            assert!(place + length <= all);
+            // SAFETY: they are within the result, and by the caller's promise nobody else has them.
+            let out = unsafe { std::slice::from_raw_parts_mut(values.add(place), length) };
+            let sums = &self.sums[at / ROWS];
+            let sums = [&sums[0].0[at % ROWS], &sums[1].0[at % ROWS]];
+            if out.len() == BLOCK {
+                self.finish(sums[0], 0, &mut out[..WIDE]);
+                self.finish(sums[1], 1, &mut out[WIDE..]);
+            } else {
+                let mut values = [[MaybeUninit::new(T::ZERO); WIDE]; 2];
+                self.finish(sums[0], 0, &mut values[0]);
+                self.finish(sums[1], 1, &mut values[1]);
+                out.copy_from_slice(&values.as_flattened()[..out.len()]);
+            }
+        }
+    }
+
+    /// Writes 16 channels.
+    #[inline(always)]
+    fn finish<T: Element>(&self, sums: &[f32; WIDE], half: usize, out: &mut [MaybeUninit<T>]) {
+        let (bias, least, out) = (&self.bias[half], self.least, &mut out[..WIDE]);
+        for column in 0..WIDE {
+            let value = sums[column] + bias[column];
+            // Unlike a maximum, this keeps what is not a number.
+            out[column].write(T::narrow(if value < least { least } else { value }));
+        }
+    }
+}

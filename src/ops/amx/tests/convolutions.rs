@@ -1,0 +1,90 @@
+//! Convolutions and the gradients of their inputs.
+
+use super::super::super::geometry::Finish;
+use super::*;
+
+const NOTHING: Finish<'_> = Finish { bias: None, relu: false };
+
+/// Images, channels and windows: all kinds of tiles that are not full, strides, paddings, and more than one part.
+fn cases() -> Vec<Sizes> {
+    let windows = [(1, 1, 0), (3, 1, 1), (3, 2, 1), (2, 3, 0), (5, 3, 4), (3, 1, 0), (1, 2, 0), (2, 1, 1)];
+    let images = [(1, 1, 1), (1, 5, 7), (3, 4, 4), (2, 8, 8), (5, 3, 16), (17, 2, 1), (1, 6, 20), (18, 3, 3)];
+    let channels = [(1, 1), (3, 16), (12, 33), (33, 12), (32, 32), (40, 64), (2, 50), (64, 5)];
+    let mut cases = Vec::new();
+    for (at, &(kernel, stride, padding)) in windows.iter().enumerate() {
+        for (other, &images) in images.iter().enumerate() {
+            let window = Window::new(kernel, stride, padding);
+            if window.outputs(images.1, images.2).is_some() {
+                cases.push(sizes(images, channels[(at + other) % channels.len()], window));
+            }
+        }
+    }
+    cases
+}
+
+fn named(sizes: &Sizes) -> String {
+    let Images { batch, height, width } = sizes.images;
+    format!("{batch} x {height} x {width}, {} to {}, {:?}", sizes.inputs, sizes.outputs, sizes.window)
+}
+
+#[test]
+fn convolutions_are_sums_of_products() {
+    let (units, _) = units();
+    for sizes in cases() {
+        let Images { batch, height, width } = sizes.images;
+        let (inputs, outputs, area) = (sizes.inputs, sizes.outputs, sizes.window.kernel.pow(2));
+        let x = rounded(&noise(batch * height * width * inputs, 1));
+        let weight = noise(outputs * inputs * area, 2);
+        let bias = noise(outputs, 3);
+        let expected = summed(batch * sizes.rows * sizes.columns * outputs, |term| {
+            products(&sizes, |x_at, at, sum| {
+                term(sum, x[x_at].to_f64() * bf16::from_f32(weight[at]).to_f64());
+            });
+        });
+        let plain: Vec<f32> = units.convolve(&sizes, &x, &weight, NOTHING);
+        assert_near(&plain, &expected, area * inputs, false, &named(&sizes));
+        let mut finished = expected;
+        for (at, (sum, size)) in finished.0.iter_mut().zip(&mut finished.1).enumerate() {
+            let bias = f64::from(bias[at % outputs]);
+            (*sum, *size) = ((*sum + bias).max(0.0), *size + bias.abs());
+        }
+        let result: Vec<bf16> = units.convolve(&sizes, &x, &weight, Finish { bias: Some(&bias), relu: true });
+        let result: Vec<f32> = result.into_iter().map(bf16::to_f32).collect();
+        assert_near(&result, &finished, area * inputs, true, &named(&sizes));
+    }
+}
+
+#[test]
+fn gradients_of_inputs_are_sums_of_products() {
+    let (units, _) = units();
+    for sizes in cases() {
+        let Images { batch, height, width } = sizes.images;
+        let (inputs, outputs, area) = (sizes.inputs, sizes.outputs, sizes.window.kernel.pow(2));
+        let grad = rounded(&noise(batch * sizes.rows * sizes.columns * outputs, 1));
+        let weight = noise(outputs * inputs * area, 2);
+        let expected = summed(batch * height * width * inputs, |term| {
+            products(&sizes, |x_at, at, sum| {
+                term(x_at, grad[sum].to_f64() * bf16::from_f32(weight[at]).to_f64());
+            });
+        });
+        let result: Vec<bf16> = units.input_gradient(&sizes, &weight, &grad);
+        let result: Vec<f32> = result.into_iter().map(bf16::to_f32).collect();
+        assert_near(&result, &expected, area * outputs, true, &named(&sizes));
+    }
+}
+
+#[test]
+fn gradients_of_weights_are_sums_of_products() {
+    let (units, _) = units();
+    for sizes in cases() {
+        let Images { batch, height, width } = sizes.images;
+        let (inputs, outputs, area) = (sizes.inputs, sizes.outputs, sizes.window.kernel.pow(2));
+        let x = rounded(&noise(batch * height * width * inputs, 1));
+        let grad = rounded(&noise(batch * sizes.rows * sizes.columns * outputs, 2));
+        let expected = summed(outputs * inputs * area, |term| {
+            products(&sizes, |x_at, at, sum| term(at, x[x_at].to_f64() * grad[sum].to_f64()));
+        });
+        let result = units.weight_gradient(&sizes, &x, &grad);
+        assert_near(&result, &expected, batch * sizes.rows * sizes.columns, false, &named(&sizes));
+    }
+}

@@ -1,0 +1,61 @@
+//! The operations on tensors on matrix units and on vectors, given the same maps and weights.
+
+use super::{noise, units, with_units};
+use crate::ops::{
+    Activation, Window, convolution, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
+    weight_gradient,
+};
+use candle_core::{DType, Device, Result, Tensor};
+
+fn maps(shape: &[usize], seed: u32) -> Tensor {
+    weights(shape, seed).to_dtype(DType::BF16).unwrap()
+}
+
+fn weights(shape: &[usize], seed: u32) -> Tensor {
+    Tensor::from_vec(noise(shape.iter().product(), seed), shape, &Device::Cpu).unwrap()
+}
+
+/// The results differ by less than a digit of bf16, or, of sums, by what their order makes.
+fn same<const N: usize>(what: &str, f: impl Fn() -> Result<[Tensor; N]>) {
+    let [on_units, on_vectors] = [true, false].map(|wanted| with_units(wanted, || f().unwrap()));
+    for (at, (found, expected)) in on_units.iter().zip(&on_vectors).enumerate() {
+        assert_eq!((found.dtype(), found.dims()), (expected.dtype(), expected.dims()), "{what}");
+        let values = |tensor: &Tensor| -> Vec<f32> {
+            tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (found_values, expected_values) = (values(found), values(expected));
+        let largest = expected_values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let bound = if found.dtype() == DType::BF16 { 1.0 / 128.0 } else { 1e-5 } * largest;
+        for (found, expected) in found_values.iter().zip(&expected_values) {
+            assert!((found - expected).abs() <= bound, "{what}, result {at}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn matrix_units_and_vectors_agree_on_the_same_maps() {
+    println!("matrix units: {}", if units().1 { "this processor's" } else { "the test double" });
+    for (shape, outputs, window) in [
+        ([2, 8, 8, 33], 20, Window::new(3, 1, 1)),
+        ([1, 5, 7, 3], 5, Window::new(3, 1, 1)),
+        ([2, 9, 9, 12], 34, Window::new(5, 2, 2)),
+        ([1, 4, 4, 40], 16, Window::new(1, 1, 0)),
+    ] {
+        let (x, weight) = (maps(&shape, 1), weights(&[outputs, shape[3], window.kernel, window.kernel], 2));
+        let bias = weights(&[outputs], 3);
+        let size = window.output(shape[1]).zip(window.output(shape[2])).unwrap();
+        let grad = maps(&[shape[0], size.0, size.1, outputs], 4);
+        same(&format!("{shape:?} to {outputs}, {window:?}"), || {
+            Ok([
+                convolution(&x, &weight, Some(&bias), window, Activation::Relu)?,
+                weight_gradient(&x, &grad, window)?,
+                input_gradient(&weight, &grad, window, (shape[1], shape[2]))?,
+            ])
+        });
+    }
+    let (x, weight, grad) = (maps(&[9, 33], 5), weights(&[7, 33], 6), maps(&[9, 7], 7));
+    let bias = weights(&[7], 8);
+    same("linear", || {
+        Ok([linear(&x, &weight, &bias)?, linear_weight_gradient(&x, &grad)?, linear_input_gradient(&weight, &grad)?])
+    });
+}
