@@ -38,18 +38,22 @@ impl Layout {
         self.slices * self.slice()
     }
 
-    /// Lines from a pixel to one so far below and to the right, within a slice, where the pixel's column is a multiple of the stride.
+    /// Lines from a pixel whose column is a multiple of the stride to one so far below and to the right, within a slice.
     pub fn step(&self, down: usize, right: usize) -> usize {
         down * self.row() + (right % self.stride * self.columns + right / self.stride) * self.lanes
     }
 }
 
-/// The pixels that a layout is filled with. A line has values of `N` images.
+/// The pixels that a layout is filled with.
 pub struct Pixels<'a> {
     /// \[batch, height, width, channels\].
     pub values: &'a [bf16],
     pub images: Images,
     pub channels: usize,
+    /// Neighbours in a row whose channels count as those of one pixel, the leftmost.
+    pub run: usize,
+    /// Pixels between columns of one remainder.
+    pub pitch: usize,
     /// The image of the first lane.
     pub first: usize,
     /// The row and the column of the first pixel, outside of the image where there is padding.
@@ -71,63 +75,45 @@ impl Pixels<'_> {
         self.fill_with::<2>(layout, out);
     }
 
-    /// Fills the lines with values of `N` images each.
+    /// Fills the lines with values of `N` images each. What is outside of the images is 0.
     #[inline(always)]
     fn fill_with<const N: usize>(&self, layout: Layout, out: &mut Vec<Line>) {
         let Images { batch, height, width } = self.images;
         let Layout { stride, columns, lanes, .. } = layout;
+        let row_length = width * self.channels;
         // What is there already need not be cleared, as all is written.
         out.resize(layout.len(), Line::ZERO);
-        let run = columns * lanes;
-        for (at, out) in out.chunks_exact_mut(run.max(1)).enumerate() {
+        for (at, out) in out.chunks_exact_mut((columns * lanes).max(1)).enumerate() {
             let (remainder, at) = (at % stride, at / stride);
             let (row, at) = (at % layout.rows, at / layout.rows);
             let (group, slice) = (at % layout.groups, at / layout.groups);
             let y = self.corner.0 + row as isize;
-            let left = self.corner.1 + remainder as isize;
-            // Columns before the image, and those up to its end.
-            let before = ((-left).max(0) as usize).div_ceil(stride).min(columns);
-            let inside = (width as isize - left).max(0) as usize;
-            let end = inside.div_ceil(stride).clamp(before, columns);
-            let first = (left + (before * stride) as isize).max(0) as usize;
-            if before == end || y < 0 || y >= height as isize {
+            if y < 0 || y >= height as isize {
                 out.fill(Line::ZERO);
                 continue;
             }
             let channel = self.channel + slice * (DEEP / N);
-            out[..before * lanes].fill(Line::ZERO);
-            out[end * lanes..].fill(Line::ZERO);
+            let many = (DEEP / N).min(self.run * self.channels - channel);
+            let begin = (self.corner.1 + remainder as isize) * self.channels as isize + channel as isize;
             for lane in 0..lanes {
                 let image = self.first + (group * lanes + lane) * N;
-                let out = &mut out[before * lanes + lane..];
-                if image >= batch {
-                    for column in 0..end - before {
-                        out[column * lanes] = Line::ZERO;
-                    }
-                    continue;
+                let mut rows = [&[] as &[bf16]; N];
+                for (at, row) in rows.iter_mut().enumerate().take(batch.saturating_sub(image)) {
+                    *row = &self.values[((image + at) * height + y as usize) * row_length..][..row_length];
                 }
-                let pixel = ((image * height + y as usize) * width + first) * self.channels;
-                let others = pixel + if image + 1 < batch { height * width * self.channels } else { 0 };
-                let run = self.channels * stride;
-                let pixels = self.values[pixel + channel..].chunks(run);
-                let others = (image + 1 < batch, self.values[others + channel..].chunks(run));
-                let many = (DEEP / N).min(self.channels - channel);
-                let out = out.chunks_mut(lanes).take(end - before);
-                for ((out, pixel), other) in out.zip(pixels).zip(others.1) {
-                    let out = &mut out[0];
-                    if N == 1 && many == DEEP {
-                        out.0.copy_from_slice(&pixel[..DEEP]);
-                    } else if N == 2 && many == DEEP / 2 && others.0 {
-                        interleave(pixel, other, out);
-                    } else {
-                        *out = Line::ZERO;
-                        for at in 0..many {
-                            out.0[N * at] = pixel[at];
-                            if N == 2 && others.0 {
-                                out.0[N * at + 1] = other[at];
-                            }
+                let mut begin = begin;
+                for column in 0..columns {
+                    let out = &mut out[column * lanes + lane];
+                    // Of a negative begin, nothing is found.
+                    let whole = |row: &[bf16]| many == DEEP / N && row.len() >= DEEP / N;
+                    match (rows[0].get(begin as usize..), rows[N - 1].get(begin as usize..)) {
+                        (Some(first), _) if N == 1 && whole(first) => out.0.copy_from_slice(&first[..DEEP]),
+                        (Some(first), Some(second)) if N == 2 && whole(first) && whole(second) => {
+                            interleave(first, second, out);
                         }
+                        _ => partly(rows, begin, many, out),
                     }
+                    begin += (self.pitch * self.channels) as isize;
                 }
             }
         }
@@ -136,10 +122,21 @@ impl Pixels<'_> {
 
 /// 16 values of each of two, alternating.
 #[inline(always)]
-fn interleave(first: &[bf16], second: &[bf16], out: &mut Line) {
+pub fn interleave(first: &[bf16], second: &[bf16], out: &mut Line) {
     let (first, second) = (&first[..DEEP / 2], &second[..DEEP / 2]);
     for at in 0..DEEP / 2 {
         out.0[2 * at] = first[at];
         out.0[2 * at + 1] = second[at];
+    }
+}
+
+/// Those of so many values from a place on, which may be before the first, that there are, among zeros.
+fn partly<const N: usize>(rows: [&[bf16]; N], begin: isize, many: usize, out: &mut Line) {
+    *out = Line::ZERO;
+    for (at, row) in rows.iter().enumerate() {
+        let (first, end) = (begin.max(0), (begin + many as isize).min(row.len() as isize));
+        for place in first..end {
+            out.0[(place - begin) as usize * N + at] = row[place as usize];
+        }
     }
 }

@@ -18,6 +18,9 @@ mod double;
 mod finish;
 mod linear;
 mod packing;
+mod parts;
+mod products;
+mod task;
 #[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
 mod tests;
 mod tiles;

@@ -1,7 +1,9 @@
 //! Brings weights into right tiles, rounded to bf16.
 
 use super::super::element::Element;
+use super::band::interleave;
 use super::tiles::{DEEP, Line, ROWS, Tile, WIDE};
+use super::transposition::transpose;
 use half::bf16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -32,40 +34,25 @@ pub struct Kernels {
 impl Kernels {
     /// Packs weights of some of the kernel's taps, in order.
     pub fn new(weights: Weights<'_>, taps: &[usize]) -> Self {
-        let Weights { values, results: (results, result_stride), sources: (sources, source_stride), area } = weights;
+        let Weights { results: (results, _), sources: (sources, _), .. } = weights;
         let slices = sources.div_ceil(DEEP);
         let steps = slices * taps.len();
         let mut tiles = vec![[Line::ZERO; ROWS]; results.div_ceil(BLOCK) * steps * 2];
         // All taps of a slice: kernels are read side by side.
         tiles.par_chunks_mut((2 * taps.len()).max(1)).enumerate().for_each(|(at, tiles)| {
-            let (first, source) = (at / slices * BLOCK, at % slices * DEEP);
-            let many = DEEP.min(sources - source);
-            let mut kernels = vec![0; DEEP * area];
-            for result in first..results.min(first + BLOCK) {
-                let (half, column) = ((result - first) / WIDE, (result - first) % WIDE);
-                let from = result * result_stride + source * source_stride;
-                if source_stride == 1 {
-                    round(&values[from * area..][..many * area], &mut kernels);
-                } else {
-                    for (at, kernel) in kernels.chunks_exact_mut(area).enumerate().take(many) {
-                        round(&values[(from + at * source_stride) * area..][..area], kernel);
-                    }
-                }
-                for (tiles, &tap) in tiles.chunks_exact_mut(2).zip(taps) {
-                    let firsts = kernels[tap..].iter().step_by(2 * area);
-                    let seconds = kernels[area + tap..].iter().step_by(2 * area);
-                    for (Line(line), (&first, &second)) in tiles[half].iter_mut().zip(firsts.zip(seconds)) {
-                        line[2 * column] = bf16::from_bits(first);
-                        line[2 * column + 1] = bf16::from_bits(second);
-                    }
-                }
-            }
+            let (block, slice) = (at / slices, at % slices);
+            Arch::new().dispatch(Pack { weights, taps, block, slice, tiles });
         });
         Self { tiles, steps, taps: taps.len(), results }
     }
 
     pub fn blocks(&self) -> usize {
         self.results.div_ceil(BLOCK)
+    }
+
+    /// Lines of all tiles.
+    pub fn lines(&self) -> usize {
+        self.tiles.len() * ROWS
     }
 
     /// The two tiles of each step of a block.
@@ -81,17 +68,57 @@ pub fn rounded(value: f32) -> u16 {
     bf16::narrow(value).to_bits()
 }
 
-fn round(values: &[f32], out: &mut [u16]) {
-    struct Round<'a>(&'a [f32], &'a mut [u16]);
-    impl WithSimd for Round<'_> {
-        type Output = ();
+/// The tiles of a block of results and a slice of sources: \[tap, half of the block\].
+struct Pack<'a> {
+    weights: Weights<'a>,
+    taps: &'a [usize],
+    block: usize,
+    slice: usize,
+    tiles: &'a mut [Tile],
+}
 
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) {
-            for at in 0..self.0.len().min(self.1.len()) {
-                self.1[at] = rounded(self.0[at]);
+impl WithSimd for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { weights, taps, block, slice, tiles } = self;
+        let Weights { values, results: (results, result_stride), sources: (sources, source_stride), area } = weights;
+        let (first, source) = (block * BLOCK, slice * DEEP);
+        let many = DEEP.min(sources - source);
+        // \[result, source, tap\], then \[source, tap, result\].
+        let mut kernels = vec![bf16::ZERO; BLOCK * DEEP * area];
+        let mut turned = vec![[Line::ZERO; ROWS]; DEEP * area / ROWS];
+        for (result, kernels) in (first..results).zip(kernels.chunks_exact_mut(DEEP * area)) {
+            let from = result * result_stride + source * source_stride;
+            if source_stride == 1 {
+                round(&values[from * area..][..many * area], kernels);
+            } else {
+                for at in 0..many {
+                    let from = (from + at * source_stride) * area;
+                    round(&values[from..from + area], &mut kernels[at * area..]);
+                }
+            }
+        }
+        let places: [u32; BLOCK] = std::array::from_fn(|result| (result * DEEP * area) as u32);
+        for (at, turned) in turned.iter_mut().enumerate() {
+            transpose(&kernels[at * ROWS..], &places, turned);
+        }
+        let turned = turned.as_flattened();
+        for (tiles, &tap) in tiles.chunks_exact_mut(2).zip(taps) {
+            for pair in 0..ROWS {
+                let [even, odd] = [&turned[2 * pair * area + tap].0, &turned[(2 * pair + 1) * area + tap].0];
+                interleave(even, odd, &mut tiles[0][pair]);
+                interleave(&even[WIDE..], &odd[WIDE..], &mut tiles[1][pair]);
             }
         }
     }
-    Arch::new().dispatch(Round(values, out));
+}
+
+#[inline(always)]
+fn round(values: &[f32], out: &mut [bf16]) {
+    let out = &mut out[..values.len()];
+    for at in 0..values.len() {
+        out[at] = bf16::from_bits(rounded(values[at]));
+    }
 }

@@ -59,6 +59,7 @@ pub fn prefetch(tile: &Tile) {
 }
 
 /// What `ldtilecfg` reads: the first palette, and for each of the eight tiles its bytes a row and its rows.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 #[repr(C, align(64))]
 struct Configuration {
     palette: u8,
@@ -68,6 +69,7 @@ struct Configuration {
     rows: [u8; 16],
 }
 
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 static CONFIGURATION: Configuration = {
     let (mut bytes, mut rows) = ([0; 16], [0; 16]);
     let mut tile = 0;
@@ -80,6 +82,7 @@ static CONFIGURATION: Configuration = {
 };
 
 /// Bytes from row to row, of every tile that is loaded or stored.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const STRIDE: usize = size_of::<Line>();
 
 /// Instructions of the matrix units. There are none where the processor is another, and nobody has [`Units`] there.

@@ -20,9 +20,9 @@ pub fn transpose(values: &[bf16], pixels: &[u32; DEEP], out: &mut Tile) {
 }
 
 fn transpose_plainly(values: &[bf16], pixels: &[u32; DEEP], out: &mut Tile) {
-    for (channel, Line(out)) in out.iter_mut().enumerate() {
-        for (out, &pixel) in out.iter_mut().zip(pixels) {
-            *out = values[pixel as usize + channel];
+    for (at, &pixel) in pixels.iter().enumerate() {
+        for (Line(out), &value) in out.iter_mut().zip(&values[pixel as usize..][..ROWS]) {
+            out[at] = value;
         }
     }
 }

@@ -22,12 +22,12 @@ fn bits(sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
 #[test]
 fn results_are_the_same_bits_again() {
     let window = Window::new(3, 1, 1);
-    for sizes in [sizes((6, 8, 8), (40, 24), window), sizes((3, 17, 5), (3, 70), window)] {
+    for sizes in [sizes((5, 8, 8), (40, 24), window), sizes((3, 9, 5), (3, 70), window)] {
         let one = bits(&sizes, 1);
-        for threads in [2, 3, 7] {
+        for threads in [2, 5] {
             let [forward, backward, of_weights] = bits(&sizes, threads);
             assert!(forward == one[0] && backward == one[1], "for any number of threads");
-            for _ in 0..3 {
+            for _ in 0..2 {
                 assert!(of_weights == bits(&sizes, threads)[2], "for one number of threads");
             }
         }
@@ -49,7 +49,11 @@ fn assert_alike(found: &[f32], expected: &[f64]) {
 fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
     let (units, _) = units();
     // Tiles that are not full in any direction. Without padding, whose zeros make infinite values none.
-    for sizes in [sizes((3, 6, 7), (5, 20), Window::new(3, 1, 0)), sizes((2, 5, 5), (34, 3), Window::new(2, 2, 0))] {
+    for sizes in [
+        sizes((3, 6, 7), (5, 20), Window::new(3, 1, 0)),
+        sizes((2, 5, 5), (34, 3), Window::new(2, 2, 0)),
+        sizes((1, 4, 19), (32, 40), Window::new(3, 1, 0)),
+    ] {
         let Images { batch, height, width } = sizes.images;
         let area = sizes.window.kernel.pow(2);
         let mut x = rounded(&noise(batch * height * width * sizes.inputs, 1));

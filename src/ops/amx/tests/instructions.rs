@@ -50,9 +50,6 @@ fn load<T>(tiles: &mut Tiles, tile: usize, values: &[T], stride: usize) {
     assert_eq!(run(tiles, LOAD[tile], &registers), Ok(6));
 }
 
-/// An instruction, the registers that it needs, and two that it is decoded to.
-type Encoded<'a> = (&'a [u8], &'a [(u8, u64)], [u32; 2]);
-
 #[test]
 fn rows_go_into_tiles_and_out_again_at_any_stride() {
     let mut tiles = configured([8, 4, 4], [3, 1, 1]);
@@ -73,7 +70,8 @@ fn every_way_of_giving_an_address_is_read() {
     let at = address(&values);
     let far = at.wrapping_sub(0x1_2345);
     // The bytes of tileloadd tmm0, the registers, and the value that is first and the one that begins the second row.
-    let loads: [Encoded<'_>; 8] = [
+    type Load<'a> = (&'a [u8], &'a [(u8, u64)], [u32; 2]);
+    let loads: [Load<'_>; 8] = [
         // [rax+rbx*1], [r9+r10*4], [rsp+rbp*2], [r13+r12*8+0]
         (&[0xc4, 0xe2, 0x7b, 0x4b, 0x04, 0x18], &[(0, at), (3, 4)], [0, 1]),
         (&[0xc4, 0x82, 0x7b, 0x4b, 0x04, 0x91], &[(9, at), (10, 4)], [0, 4]),

@@ -1,16 +1,20 @@
 //! A test double of the matrix units: carries out their instructions where the processor has none.
 //!
 //! Such a processor stops at each of them with the signal SIGILL. The handler reads the instruction at hand, does what
-//! Intel's manual says of it on tiles that every thread has in memory, and goes on behind it. So the machine code of the program is tested as it is.
+//! Intel's manual says of it on tiles that every thread has in memory, and goes on behind it. So the machine code of the
+//! program is tested as it is.
 //! It is strict: what would fault on a processor, and what our code never means, ends the process with a message.
 
+use decoding::{Code, Instruction, Place};
 use std::cell::UnsafeCell;
 use std::sync::OnceLock;
+
+mod decoding;
 
 /// Why an instruction is not carried out.
 type Fault = &'static str;
 
-/// Instructions of a thread since it last asked, and useful to know: multiply-adds that a product could have held.
+/// Instructions that a thread carried out, of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub configured: u64,
@@ -28,127 +32,6 @@ pub struct Tiles {
     rows: [usize; 8],
     values: [[[u8; 64]; 16]; 8],
     counts: Counts,
-}
-
-/// Where an operand of an instruction lies in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
-    /// The number of a register; none where the displacement is all there is.
-    base: Option<u8>,
-    index: Option<(u8, u8)>,
-    displacement: i64,
-    /// Whether the displacement is from the instruction's end.
-    after: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Instruction {
-    Configure(Place),
-    Release,
-    Zero(usize),
-    Load(usize, Place),
-    Store(usize, Place),
-    /// Sums, left, right.
-    Multiply(usize, usize, usize),
-}
-
-/// The bytes of an instruction, of which no more are read than it has.
-struct Code {
-    at: *const u8,
-    length: usize,
-}
-
-impl Code {
-    /// # Safety
-    /// An instruction must begin there.
-    unsafe fn new(at: *const u8) -> Self {
-        Self { at, length: 0 }
-    }
-
-    fn byte(&mut self) -> u8 {
-        // SAFETY: what was read so far is the beginning of an instruction that has more bytes.
-        let byte = unsafe { self.at.add(self.length).read() };
-        self.length += 1;
-        byte
-    }
-
-    fn displacement(&mut self) -> i64 {
-        let bytes: [u8; 4] = std::array::from_fn(|_| self.byte());
-        i64::from(i32::from_le_bytes(bytes))
-    }
-
-    fn instruction(&mut self) -> Result<Instruction, Fault> {
-        // Three bytes of VEX: its mark, inverted bits of registers and the map 0F38, then W, vvvv, L and pp.
-        if self.byte() != 0xc4 {
-            return Err("no instruction of matrix units: not with three bytes of VEX");
-        }
-        let first = self.byte();
-        if first & 0x1f != 2 {
-            return Err("no instruction of matrix units: not in the map 0F38");
-        }
-        let second = self.byte();
-        let high = |bit: u8| if first & bit == 0 { 8 } else { 0 };
-        let (more_reg, more_index, more_base) = (high(0x80), high(0x40), high(0x20));
-        let (wide, third, long, prefix) = (second >> 7, !(second >> 3) & 15, second >> 2 & 1, second & 3);
-        let opcode = self.byte();
-        let known = matches!((opcode, prefix), (0x49, 0 | 3) | (0x4b, 2 | 3) | (0x5c, 2));
-        if !known || wide == 1 || long == 1 {
-            return Err("an instruction that the test double does not know");
-        }
-        let mode = self.byte();
-        let (form, reg, rm) = (mode >> 6, mode >> 3 & 7, mode & 7);
-        if opcode != 0x5c && third != 0 {
-            return Err("a third operand where there is none");
-        }
-        if opcode == 0x5c || form == 3 {
-            if more_reg + more_base != 0 || third > 7 {
-                return Err("a tile beyond the eighth");
-            }
-            let (reg, rm, third) = (usize::from(reg), usize::from(rm), usize::from(third));
-            return match (opcode, prefix, form) {
-                (0x5c, 2, 3) if reg == rm || rm == third || reg == third => Err("one tile twice in a product"),
-                (0x5c, 2, 3) => Ok(Instruction::Multiply(reg, rm, third)),
-                (0x49, 3, 3) if rm == 0 => Ok(Instruction::Zero(reg)),
-                (0x49, 0, 3) if reg == 0 && rm == 0 => Ok(Instruction::Release),
-                _ => Err("an instruction that the test double does not know"),
-            };
-        }
-        if more_reg != 0 {
-            return Err("a tile beyond the eighth");
-        }
-        if opcode == 0x4b && rm != 4 {
-            return Err("rows of a tile without a register for their stride");
-        }
-        let mut place = Place { base: Some(rm + more_base), index: None, displacement: 0, after: false };
-        if rm == 4 {
-            let scaled = self.byte();
-            let (scale, index, base) = (scaled >> 6, (scaled >> 3 & 7) + more_index, scaled & 7);
-            place.index = Some((index, 1 << scale)).filter(|_| index != 4);
-            place.base = Some(base + more_base).filter(|_| !(base == 5 && form == 0));
-        } else if rm == 5 && form == 0 {
-            (place.base, place.after) = (None, true);
-        }
-        place.displacement = match form {
-            1 => i64::from(self.byte() as i8),
-            0 if place.base.is_some() => 0,
-            _ => self.displacement(),
-        };
-        match (opcode, prefix) {
-            (0x4b, 3) => Ok(Instruction::Load(usize::from(reg), place)),
-            (0x4b, _) => Ok(Instruction::Store(usize::from(reg), place)),
-            (0x49, 0) if reg == 0 => Ok(Instruction::Configure(place)),
-            _ => Err("an instruction that the test double does not know"),
-        }
-    }
-}
-
-impl Place {
-    /// The address, and that of the next row.
-    fn address(&self, registers: &impl Fn(u8) -> u64, end: u64) -> (u64, u64) {
-        let base = self.base.map_or(if self.after { end } else { 0 }, registers);
-        let stride = self.index.map_or(0, |(index, scale)| registers(index).wrapping_mul(u64::from(scale)));
-        (base.wrapping_add_signed(self.displacement), stride)
-    }
 }
 
 impl Tiles {
@@ -374,7 +257,7 @@ const REGISTERS: [libc::c_int; 16] = [
 ];
 
 extern "C" fn handle(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the system hands over the registers at the instruction, which is there as it was about to be carried out. Nothing else uses
+    // SAFETY: the system hands over the registers at the instruction, which was about to be carried out. Nothing else uses
     // this thread's tiles meanwhile.
     let result = unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;

@@ -1,0 +1,134 @@
+//! A part of a convolution, on one thread: products over all steps, while results of before are written.
+
+use super::super::element::Element;
+use super::super::geometry::{Finish, Images};
+use super::Units;
+use super::band::{Layout, Pixels};
+use super::convolution::Phase;
+use super::finish::{NONE, Results, Waiting};
+use super::packing::BLOCK;
+use super::tiles::{Line, ROWS, Tile, Tiles, WIDE, prefetch, tile_at};
+use half::bf16;
+use pulp::{Simd, WithSimd};
+use std::ops::Range;
+
+/// Bytes of a block's weights that stay in the first-level cache while pixels go by; more are asked for ahead.
+const STAYS: usize = 24 << 10;
+
+/// A part of the pixels and channels of a phase.
+pub(super) struct Task<'a, T> {
+    pub phase: &'a Phase,
+    pub source: (Images, usize, &'a [bf16]),
+    pub result: Images,
+    pub finish: Finish<'a>,
+    pub results: &'a Results<'a, T>,
+    /// Where the copied source lies.
+    pub layout: Layout,
+    /// Groups of images, and the rows of each, counted among those of the phase.
+    pub groups: Range<usize>,
+    pub rows: Range<usize>,
+    /// Tiles of a row.
+    pub tiles: usize,
+    /// Blocks of 32 result channels.
+    pub blocks: Range<usize>,
+}
+
+pub(super) struct Run<'a, 'b, T> {
+    pub task: Task<'a, T>,
+    pub units: Units,
+    pub lines: &'b mut Vec<Line>,
+}
+
+impl<T: Element> WithSimd for Run<'_, '_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { task, units, lines } = self;
+        let Task { source: (images, channels, values), layout, phase, .. } = task;
+        let ([rows, columns], run, pitch) = (phase.sides, phase.run, phase.pitch);
+        let corner = (rows.begin + (task.rows.start * rows.stride) as isize, columns.begin);
+        let first = task.groups.start * layout.lanes;
+        Pixels { values, images, channels, run, pitch, first, corner, channel: 0 }.fill(layout, lines);
+        let taps = (0..phase.kernels.taps).map(|tap| layout.step(tap / columns.taps, tap % columns.taps));
+        let offsets: Vec<usize> =
+            (0..layout.slices).flat_map(|slice| taps.clone().map(move |tap| slice * layout.slice() + tap)).collect();
+        let mut tiles = Tiles::new(units);
+        let mut waiting = Waiting::new(task.finish.relu);
+        let many = task.groups.len() * task.rows.len() * task.tiles;
+        for block in task.blocks.clone() {
+            let channels = block * BLOCK..(block * BLOCK + BLOCK).min(phase.kernels.results);
+            let right = phase.kernels.block(block);
+            for first in (0..many).step_by(2) {
+                let (left, pixels) = task.pair(first, many);
+                let left = (&lines[..], left, &offsets[..]);
+                match (first + 1 < many, channels.len() > WIDE) {
+                    (true, true) => products::<2, 2, T>(&mut tiles, left, right, &waiting, task.results),
+                    (true, false) => products::<2, 1, T>(&mut tiles, left, right, &waiting, task.results),
+                    (false, true) => products::<1, 2, T>(&mut tiles, left, right, &waiting, task.results),
+                    (false, false) => products::<1, 1, T>(&mut tiles, left, right, &waiting, task.results),
+                }
+                // Whatever of the four is of no use is not written further.
+                tiles.store::<2, 2>(&mut waiting.sums);
+                waiting.set(pixels, channels.clone(), task.finish.bias);
+            }
+        }
+        // SAFETY: tasks have pixels and channels of their own.
+        unsafe { waiting.write(0, 2 * ROWS, task.results) };
+    }
+}
+
+impl<T: Element> Task<'_, T> {
+    /// Where two tiles begin, and the pixels of the result that they are made for.
+    #[inline(always)]
+    fn pair(&self, first: usize, many: usize) -> ([usize; 2], [u32; 2 * ROWS]) {
+        let [rows, columns] = self.phase.sides;
+        let (lanes, result) = (self.layout.lanes, self.result);
+        let (mut begins, mut pixels) = ([0; 2], [NONE; 2 * ROWS]);
+        for (half, at) in (first..many.min(first + 2)).enumerate() {
+            let (tile, at) = (at % self.tiles, at / self.tiles);
+            let (row, group) = (at % self.rows.len(), at / self.rows.len());
+            begins[half] = (group * self.layout.rows + row * rows.stride) * self.layout.row() + tile * ROWS;
+            let image = (self.groups.start + group) * lanes;
+            let y = rows.first + (self.rows.start + row) * rows.step;
+            let first = (image * result.height + y) * result.width + columns.first;
+            let plane = (result.height * result.width) as u32;
+            // Lanes are a power of two. Without branches, so that vectors do it.
+            let (shift, present) = (lanes.trailing_zeros(), lanes.min(result.batch - image) as u32);
+            let (begin, count, step) = ((tile * ROWS) as u32, columns.count as u32, columns.step as u32);
+            for (at, pixel) in pixels[half * ROWS..][..ROWS].iter_mut().enumerate() {
+                let place = begin + at as u32;
+                let (column, lane) = (place >> shift, place & ((1 << shift) - 1));
+                let is_there = (column < count) & (lane < present);
+                *pixel = if is_there { first as u32 + lane * plane + column * step } else { NONE };
+            }
+        }
+        (begins, pixels)
+    }
+}
+
+/// Sums the products of up to two left tiles with two right ones over all steps, and meanwhile writes the sums of before.
+#[inline(always)]
+fn products<const M: usize, const N: usize, T: Element>(
+    tiles: &mut Tiles,
+    (lines, begins, offsets): (&[Line], [usize; 2], &[usize]),
+    right: &[Tile],
+    waiting: &Waiting,
+    results: &Results<'_, T>,
+) {
+    let rows = (2 * ROWS).div_ceil(offsets.len());
+    let ahead = size_of_val(right) > STAYS;
+    tiles.zero();
+    for (at, (&offset, pair)) in offsets.iter().zip(right.chunks_exact(2)).enumerate() {
+        if ahead {
+            let next = if at + 1 < offsets.len() { at + 1 } else { 0 };
+            for tile in &right[2 * next..][..N] {
+                prefetch(tile);
+            }
+        }
+        let left = [tile_at(lines, begins[0] + offset), tile_at(lines, begins[1] + offset)];
+        tiles.multiply::<M, N>(left, [&pair[0], &pair[1]]);
+        // SAFETY: tasks have pixels and channels of their own.
+        unsafe { waiting.write(at * rows, rows, results) };
+    }
+}
