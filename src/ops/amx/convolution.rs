@@ -7,8 +7,9 @@ use super::super::geometry::{Finish, Images};
 use super::Units;
 use super::band::Layout;
 use super::finish::{NONE, Results};
-use super::packing::{Kernels, Weights};
-use super::parts::{PARTS, Side, lanes, parts};
+use super::packing::Weights;
+use super::parts::{PARTS, lanes, parts};
+use super::phase::Phase;
 use super::task::{Run, Task};
 use super::tiles::{DEEP, Line, ROWS};
 use half::bf16;
@@ -93,47 +94,8 @@ impl Units {
     }
 }
 
-/// Pixels of a result that are made with the same taps.
-pub(super) struct Phase {
-    /// Rows and columns.
-    pub sides: [Side; 2],
-    /// How far apart these are in the result.
-    steps: usize,
-    pub kernels: Kernels,
-    /// Pixels of the source that count as one, and how far apart they begin.
-    pub run: usize,
-    pub pitch: usize,
-}
-
 impl Phase {
-    fn new(axes: [Axis; 2], weights: Weights<'_>, kernel: usize) -> Self {
-        let (steps, [rows, columns], sources) = (axes[0].step() * axes[1].step(), axes, weights.sources.0);
-        let [down, mut right] = axes.map(Side::new);
-        // Channels of all taps of a row lie side by side. Where a tile has room for many, they take fewer steps together.
-        let (run, pitch) = (right.taps, right.stride);
-        if (run * sources).div_ceil(DEEP) < run * sources.div_ceil(DEEP) {
-            let results = weights.results.0;
-            let mut values = vec![0.0; results * run * sources * rows.taps];
-            for (at, value) in values.iter_mut().enumerate() {
-                let (y, at) = (at % rows.taps, at / rows.taps);
-                let (source, at) = (at % sources, at / sources);
-                let (x, result) = (at % run, at / run);
-                let at = result * weights.results.1 + source * weights.sources.1;
-                *value = weights.values[at * weights.area + rows.tap(y) * kernel + columns.tap(x)];
-            }
-            let sources = run * sources;
-            let weights =
-                Weights { values: &values, results: (results, sources), sources: (sources, 1), area: rows.taps };
-            let kernels = Kernels::new(weights, &(0..rows.taps).collect::<Vec<_>>());
-            (right.taps, right.stride) = (1, 1);
-            return Self { sides: [down, right], steps, kernels, run, pitch };
-        }
-        let taps = (0..rows.taps * columns.taps)
-            .map(|at| rows.tap(at / columns.taps) * kernel + columns.tap(at % columns.taps));
-        let kernels = Kernels::new(weights, &taps.collect::<Vec<_>>());
-        Self { sides: [down, right], steps, kernels, run: 1, pitch }
-    }
-
+    /// Writes the pixels of the result.
     fn run<T: Element>(
         &self,
         units: Units,

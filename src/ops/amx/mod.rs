@@ -19,6 +19,7 @@ mod finish;
 mod linear;
 mod packing;
 mod parts;
+mod phase;
 mod products;
 mod task;
 #[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]

@@ -4,9 +4,9 @@ use super::super::element::Element;
 use super::super::geometry::{Finish, Images};
 use super::Units;
 use super::band::{Layout, Pixels};
-use super::convolution::Phase;
 use super::finish::{NONE, Results, Waiting};
 use super::packing::BLOCK;
+use super::phase::Phase;
 use super::tiles::{Line, ROWS, Tile, Tiles, WIDE, prefetch, tile_at};
 use half::bf16;
 use pulp::{Simd, WithSimd};
@@ -116,7 +116,9 @@ fn products<const M: usize, const N: usize, T: Element>(
     waiting: &Waiting,
     results: &Results<'_, T>,
 ) {
-    let rows = (2 * ROWS).div_ceil(offsets.len());
+    // The sums of before are not there yet while the first step begins.
+    let idle = usize::from(offsets.len() > 1);
+    let rows = (2 * ROWS).div_ceil(offsets.len() - idle);
     let ahead = size_of_val(right) > STAYS;
     tiles.zero();
     for (at, (&offset, pair)) in offsets.iter().zip(right.chunks_exact(2)).enumerate() {
@@ -128,7 +130,9 @@ fn products<const M: usize, const N: usize, T: Element>(
         }
         let left = [tile_at(lines, begins[0] + offset), tile_at(lines, begins[1] + offset)];
         tiles.multiply::<M, N>(left, [&pair[0], &pair[1]]);
-        // SAFETY: tasks have pixels and channels of their own.
-        unsafe { waiting.write(at * rows, rows, results) };
+        if at >= idle {
+            // SAFETY: tasks have pixels and channels of their own.
+            unsafe { waiting.write((at - idle) * rows, rows, results) };
+        }
     }
 }

@@ -14,8 +14,9 @@ fn cases() -> Vec<Sizes> {
     for (at, &(kernel, stride, padding)) in windows.iter().enumerate() {
         for (other, &images) in images.iter().enumerate() {
             let window = Window::new(kernel, stride, padding);
-            if window.outputs(images.1, images.2).is_some() {
-                cases.push(sizes(images, channels[(at + other) % channels.len()], window));
+            // Every window with every other kind of image, and the reverse.
+            if (at + other) % 2 == 0 && window.outputs(images.1, images.2).is_some() {
+                cases.push(sizes(images, channels[(at + other / 2) % channels.len()], window));
             }
         }
     }

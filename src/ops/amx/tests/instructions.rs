@@ -1,6 +1,8 @@
 //! The test double itself: instructions as bytes, each result worked out by hand or in f64, and each fault.
 
-use super::super::double::Tiles;
+use super::super::double::{self, Tiles};
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
 
 /// `ldtilecfg [rax]`, `tileloadd tmm0 … tmm2, [rcx+rdx]`, `tilezero tmm0`, `tilestored [rcx+rdx], tmm0`, products, `tilerelease`.
 const CONFIGURE: &[u8] = &[0xc4, 0xe2, 0x78, 0x49, 0x00];
@@ -218,4 +220,21 @@ fn what_a_processor_refuses_and_what_is_never_meant_is_a_fault() {
     // The first palette of all means none.
     assert_eq!(run(&mut tiles, CONFIGURE, &[(0, address(&[0u8; 64]))]), Ok(5));
     fault(&mut tiles, ZERO, "not configured");
+}
+
+#[test]
+fn other_illegal_instructions_end_the_process_with_a_message() {
+    const CHILD: &str = "TEST_DOUBLE_OF_MATRIX_UNITS";
+    if std::env::var_os(CHILD).is_some() {
+        double::install();
+        // SAFETY: it ends the process.
+        unsafe { std::arch::asm!("ud2") }
+    }
+    let (_, module) = module_path!().split_once("::").unwrap();
+    let name = format!("{module}::other_illegal_instructions_end_the_process_with_a_message");
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    let output = child.args(["--exact", "--nocapture", &name]).env(CHILD, "").output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGILL));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("test double") && message.contains("no instruction of matrix units"), "{message}");
 }
