@@ -127,14 +127,17 @@ fn the_choice_fits_the_disk_and_is_no_slower_than_the_alternatives() {
 fn figures_on_the_command_line_change_what_they_are_of() {
     let space = Space::new();
     let seconds = |more: &str| {
-        let plan = space.run(&format!("plan {} {IMAGENET} --json {more}", shipped("imagenet-simcnn-k2"))).ok().json();
+        let plan = space
+            .run(&format!("plan {} {IMAGENET} --json --set features.dtype=f16 {more}", shipped("imagenet-simcnn-k2")))
+            .ok()
+            .json();
         let stage = &plan["stages"][2];
         let of = |name: &str| stage[name].as_f64().unwrap();
         (of("epoch_seconds_read"), of("epoch_seconds_recomputed"), stage["limit"].as_str().unwrap().to_string())
     };
     let (read, recomputed, limit) = seconds("");
     assert_eq!(limit, "compute");
-    let slow_disk = seconds("--read 500MB/s");
+    let slow_disk = seconds("--read 3GB/s");
     assert!(slow_disk.0 > 2.0 * read && slow_disk.1 == recomputed, "{slow_disk:?}");
     let slow_blocks = seconds("--forward 10TFLOPS");
     assert!(slow_blocks.0 == read && slow_blocks.1 > 2.0 * recomputed, "{slow_blocks:?}");
