@@ -5,13 +5,12 @@ use super::{Bench, Measurement};
 use crate::disk;
 use crate::error::{Error, Result};
 use crate::features::{
-    Extraction, Layout, Loader, Reader, Split, StoredSamples, View, at_once, decode, label_files, write_array,
-    write_files,
+    Extraction, Layout, Loader, Reader, Split, View, at_once, decode, label_files, write_array, write_files,
 };
 use crate::images::ImageSet;
 use crate::network::{Chain, Frozen, Network, Noise};
 use crate::ops::compute;
-use crate::pipeline::Recipe;
+use crate::pipeline::{Encoding, Recipe};
 use crate::progress::{Progress, Silent};
 use crate::random::{Purpose, Stream};
 use crate::training::{Sgd, step};
@@ -35,11 +34,13 @@ const STEPS: usize = 8;
 /// # Errors
 /// When the disk refuses.
 pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
-    for (channels, size, count) in CASES {
+    for (case, plain) in CASES.into_iter().flat_map(|case| [(case, true), (case, false)]) {
+        let (channels, size, count) = case;
         let scratch = Scratch::new(folder)?;
+        let form = if plain { "dtype = \"f16\"\ncodec = \"none\"" } else { "" };
         let text = format!(
             "[data]\nsource = \"builtin\"\nsize = {}\ntrain_images = {count}\nval_images = 16\n[network]\nwidth = {channels}\n\
-             blocks = 2\nspace_to_depth = [1]\n[features]\nshard_mib = {SHARD_MIB}\n",
+             blocks = 2\nspace_to_depth = [1]\n[features]\nshard_mib = {SHARD_MIB}\n{form}\n",
             2 * size
         );
         let pipeline = Recipe::parse("bench", "bench", &text, &[])?;
@@ -55,10 +56,12 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         extract(bench, &pipeline, 1, (&input, &second))?;
         let input = open(&second)?;
         let features = Reader::open(&Split::Train.array(&second, "features"))?;
-        writing(bench, &scratch.0, features.layout())?;
-        reading(bench, &features, &input)?;
-        let memory = open(&second)?.in_memory()?;
-        epoch(bench, &input, &memory)?;
+        if plain {
+            writing(bench, &scratch.0, features.layout())?;
+            reading(bench, &features, &input)?;
+            let memory = open(&second)?.in_memory()?;
+            epoch(bench, &input, &memory)?;
+        }
         extraction(bench, &pipeline, &input, &third)?;
     }
     Ok(())
@@ -76,19 +79,13 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     let mut rng = Stream::new(Purpose::Bench, 2, (0, 0));
     let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| rng.bits() as u8).collect();
     let (plain, array) = (folder.join("plain"), folder.join("written"));
-    let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
     let count = at_once(&bench.device, layout.shape, layout.shape);
     let mut write = || {
         let written = write_array(&array, layout, (&(), &*Silent.start("", 0)), |_, range, shard| {
             let samples = &bytes[range.start * layout.sample_bytes()..range.end * layout.sample_bytes()];
-            ready.copy(&[])?;
             // As in extraction, samples are written while the ones after them are made.
-            for batch in samples.chunks(count * layout.sample_bytes()) {
-                let (made, written) = rayon::join(|| next.copy(batch), || shard.append(&ready));
-                written.and(made)?;
-                std::mem::swap(&mut ready, &mut next);
-            }
-            shard.append(&ready)
+            let mut batches = samples.chunks(count * layout.sample_bytes());
+            shard.append_aside(layout, |shard| batches.try_for_each(|batch| shard.append(|out| out.copy(batch))))
         });
         written.map(drop)
     };
@@ -145,24 +142,36 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
     )
 }
 
-/// Extraction from cached features, beside the bare forward pass.
+/// Extraction from cached features, beside the bare forward pass, and beside that and then a plain synced file of the bytes
+/// that come out.
 fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape(View::Cached(0));
     let batch = at_once(&bench.device, shape, shape);
     let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-    let case = format!("{} channels, {} x {}", shape.channels, shape.size, shape.size);
+    let Encoding { dtype, codec } = pipeline.features.encoding(&pipeline.stages[1].block);
+    let (dtype, codec) = (dtype.word(), codec.word());
+    let case = format!("{} channels, {} x {}, {dtype} {codec}", shape.channels, shape.size, shape.size);
+    if !bench.wants("extraction", &case) {
+        return Ok(());
+    }
     let images = (input.len() as f64, "images/s");
     let progress = bench.progress;
     let rounds = input.len() / batch;
-    let mut bare = || (0..rounds).try_for_each(|_| Ok(compute(x.device(), || block.forward(&x)).map(drop)?));
-    let mut all = || write(progress, pipeline, &block, (input, to));
-    bench.in_turn(
-        ("extraction", &case),
-        images,
-        ("of the bare forward pass", &mut bare),
-        (&|| disk::remove(to), &mut all),
-    )
+    let bare = || (0..rounds).try_for_each(|_| Ok(compute(x.device(), || block.forward(&x)).map(drop)?));
+    let all = || write(progress, (pipeline, 2), &block, (input, to));
+    let mut rng = Stream::new(Purpose::Bench, 2, (0, 0));
+    let bytes: Vec<u8> = (0..all()?).map(|_| rng.bits() as u8).collect();
+    let file = to.with_extension("plain");
+    let clear = || disk::remove(to).and_then(|()| disk::remove(&file));
+    let mut apart = || bare().and_then(|()| disk::write(&file, &bytes));
+    let beside: [(_, &mut dyn FnMut() -> Result<()>); 2] = [
+        ("of the bare forward pass", &mut || bare()),
+        ("of that, and then a plain synced file of the bytes", &mut apart),
+    ];
+    beside
+        .into_iter()
+        .try_for_each(|plain| bench.in_turn(("extraction", &case), images, plain, (&clear, &mut || all().map(drop))))
 }
 
 impl Bench<'_> {
@@ -203,7 +212,7 @@ impl Bench<'_> {
 
 fn extract(bench: &Bench<'_>, pipeline: &Recipe, number: usize, (input, to): (&Loader, &Path)) -> Result<()> {
     write_files(to, &label_files(Split::Train, input.labels())?)?;
-    write(bench.progress, pipeline, &block(bench, pipeline, number)?, (input, to))
+    write(bench.progress, (pipeline, number), &block(bench, pipeline, number)?, (input, to)).map(drop)
 }
 
 /// The block of a stage, with random weights.
@@ -212,14 +221,16 @@ pub(super) fn block(bench: &Bench<'_>, pipeline: &Recipe, number: usize) -> Resu
     Ok(Network::block(&pipeline.stages[number - 1].block, (pipeline.init, &mut rng, &bench.device))?.frozen()?)
 }
 
-/// Writes the features of a stage's training samples.
+/// Writes the features of a stage's training samples; gives their bytes on the disk.
 pub(super) fn write(
     progress: &dyn Progress,
-    pipeline: &Recipe,
+    (pipeline, number): (&Recipe, usize),
     block: &Frozen,
     (input, stage): (&Loader, &Path),
-) -> Result<()> {
-    Extraction { stage, block, features: &pipeline.features, progress }.write(Split::Train, input, &()).map(drop)
+) -> Result<u64> {
+    let (features, encoding) = (&pipeline.features, pipeline.features.encoding(&pipeline.stages[number - 1].block));
+    let extraction = Extraction { stage, block, features, encoding, progress };
+    Ok(extraction.write(Split::Train, input, &())?.stored_bytes())
 }
 
 /// A folder that goes when it is no longer needed.

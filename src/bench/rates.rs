@@ -110,7 +110,7 @@ pub fn worth_keeping(
     let precision = DType::F32;
     let bench = Bench { least, device: device.clone(), precision, only: None, progress, report: &mut |_| Ok(()) };
     let machine = rates(&bench, pipeline, (Some(images[0]), classes), folder)?;
-    let estimate = Estimate { pipeline, machine: &machine, images, compression: 1.0 };
+    let estimate = Estimate { pipeline, machine: &machine, images, compression: None };
     Ok(pipeline::choose(&estimate, budget(&estimate, folder)))
 }
 
@@ -138,8 +138,10 @@ impl<'a, 'b> Sample<'a, 'b> {
         folder: &'a Path,
     ) -> Self {
         let mut pipeline = pipeline.clone();
-        let largest = pipeline.stages.iter().map(|stage| stage.block.output.values()).max().unwrap_or(1);
-        let count = (SAMPLE / (largest * pipeline.features.dtype.bytes())).clamp(COUNT.0, COUNT.1);
+        let bytes =
+            |stage: &Stage| stage.block.output.values() * pipeline.features.encoding(&stage.block).dtype.bytes();
+        let largest = pipeline.stages.iter().map(bytes).max().unwrap_or(1);
+        let count = (SAMPLE / largest).clamp(COUNT.0, COUNT.1);
         let count = images.map_or(count, |images| count.min(images));
         if images.is_none() {
             pipeline.data.source = Source::Builtin;
@@ -190,7 +192,7 @@ impl<'a, 'b> Sample<'a, 'b> {
             // Each time a folder of its own: memory that holds a file for the first time is slower to get than such as is
             // used again, and a real run needs all of it for the first time.
             let folder = self.folder.join(format!("stage{}.{}", stage.number, folders.len()));
-            write(bench.progress, &self.pipeline, &block, (&input, &folder))?;
+            write(bench.progress, (&self.pipeline, stage.number), &block, (&input, &folder))?;
             folders.push(folder);
             Ok(())
         };

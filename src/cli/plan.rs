@@ -105,15 +105,13 @@ fn current(project: &Project, number: usize) -> Option<&Record> {
     look.found.map(|found| &found.record)
 }
 
-/// Bytes of the features that are there over bytes of their values; 1 where there are none.
-fn compression(records: &[Option<&Record>]) -> f64 {
+/// Bytes of the features that are there over bytes of their values, where there are any.
+fn compression(records: &[Option<&Record>]) -> Option<f64> {
     let arrays = || records.iter().skip(1).flatten().flat_map(|record| record.arrays.values());
     let stored: u64 = arrays().map(|array| array.stored_bytes).sum();
     let beside: u64 = arrays().map(|array| (array.shape[0] * array.shape[1]) as u64 * footprint::BESIDE_SAMPLE).sum();
-    match arrays().map(|array| array.logical_bytes).sum::<u64>() {
-        0 => 1.0,
-        logical => stored.saturating_sub(beside) as f64 / logical as f64,
-    }
+    let logical: u64 = arrays().map(|array| array.logical_bytes).sum();
+    (logical > 0).then(|| stored.saturating_sub(beside) as f64 / logical as f64)
 }
 
 /// How much there is to learn from.

@@ -2,7 +2,7 @@
 
 use super::table::Table;
 use super::wording::{bytes, magnitude, seconds};
-use crate::pipeline::{Cost, Costs, Estimate, Limit, Memory, Shape, Time};
+use crate::pipeline::{Codec, CodecChoice, Cost, Costs, Encoding, Estimate, Limit, Memory, Shape, Time};
 use crate::run::Record;
 use serde_json::{Value, json};
 
@@ -101,16 +101,18 @@ impl Plan<'_> {
     /// What there is: shapes, parameters, multiplications and bytes.
     fn sizes(&self) -> String {
         let Estimate { pipeline, .. } = self.estimate;
-        let mut table = Table::new(&["stage", "output", "parameters", "forward", "step", "an image", "cached"]);
+        let mut table =
+            Table::new(&["stage", "output", "parameters", "forward", "step", "stored", "an image", "cached"]);
         let data = &pipeline.data;
         let mut cells = vec!["images".into(), say(Shape { channels: data.channels, size: data.size })];
         cells.extend([NONE; 3].map(String::from));
-        cells.extend([bytes(self.estimate.sample_bytes(0) as u64), bytes(self.estimate.bytes(0))]);
+        cells.extend(["u8".into(), bytes(self.estimate.sample_bytes(0) as u64), bytes(self.estimate.bytes(0))]);
         table.row(cells);
         if let Some(cost) = &self.costs.network {
             let step = if pipeline.pretrained.is_none() { magnitude(cost.training) } else { NONE.into() };
             let mut cells = vec!["network".into(), NONE.into(), magnitude(cost.parameters() as f64)];
-            cells.extend([magnitude(cost.classify), step, NONE.into(), NONE.into()]);
+            cells.extend([magnitude(cost.classify), step]);
+            cells.extend([NONE; 3].map(String::from));
             table.row(cells);
         }
         for row in self.rows() {
@@ -121,11 +123,17 @@ impl Plan<'_> {
                 magnitude(row.cost.parameters() as f64),
                 magnitude(row.cost.forward),
                 if self.is_alone(row.number) { magnitude(row.cost.training) } else { NONE.into() },
+                stored(self.encoding(row.number)),
                 bytes(self.estimate.sample_bytes(row.number) as u64),
                 if cached { bytes(size) } else { format!("({})", bytes(size)) },
             ]);
         }
         table.text()
+    }
+
+    fn encoding(&self, number: usize) -> Encoding {
+        let pipeline = self.estimate.pipeline;
+        pipeline.features.encoding(&pipeline.stages[number - 1].block)
     }
 
     /// What it takes: seconds, what limits them, and memory.
@@ -257,7 +265,7 @@ impl Plan<'_> {
     }
 
     pub fn json(&self) -> Value {
-        let Estimate { pipeline, machine, images, compression } = self.estimate;
+        let Estimate { pipeline, machine, images, .. } = self.estimate;
         let choices = self.choices().into_iter().map(|(name, cached)| {
             json!({
                 "name": name, "materialize": cached, "bytes": self.size(&cached), "seconds": self.estimate.total(&cached),
@@ -271,7 +279,6 @@ impl Plan<'_> {
             "pipeline": pipeline.name,
             "machine": machine.name,
             "images": { "train": images[0], "val": images[1] },
-            "compression": compression,
             "read_bytes_per_second": machine.read,
             "write_bytes_per_second": machine.write,
             "decoding": {
@@ -305,6 +312,7 @@ impl Plan<'_> {
 
     fn row_json(&self, row: &Row<'_>) -> Value {
         let (parts, done) = (&self.estimate.machine.stages[row.number], self.as_done(row.number));
+        let Encoding { dtype, codec } = self.encoding(row.number);
         json!({
             "stage": row.number,
             "shape": [row.output.channels, row.output.size, row.output.size],
@@ -314,6 +322,9 @@ impl Plan<'_> {
             "step_flops": row.cost.training,
             "sample_bytes": self.estimate.sample_bytes(row.number),
             "bytes": self.estimate.bytes(row.number),
+            "dtype": dtype.word(),
+            "codec": codec.word(),
+            "compression": self.estimate.compression(row.number),
             "cached": self.cached.contains(&row.number),
             "from": row.from,
             "limit": word(row.epoch.limit),
@@ -331,6 +342,12 @@ impl Plan<'_> {
             },
         })
     }
+}
+
+/// Type and codec of features.
+fn stored(Encoding { dtype, codec }: Encoding) -> String {
+    let codec = if codec == CodecChoice::Fixed(Codec::None) { String::new() } else { format!(" {}", codec.word()) };
+    format!("{}{codec}", dtype.word())
 }
 
 /// What stands where there is nothing to say.

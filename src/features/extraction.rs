@@ -13,7 +13,7 @@ use super::writer::{Written, describe, known_shard, rewrite_shards, samples_in, 
 use crate::error::{Error, Result};
 use crate::network::Frozen;
 use crate::ops::{Downloaded, Downloads, on_host};
-use crate::pipeline::{Codec, CodecChoice, Dtype, Features, Processor, Shape};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Encoding, Features, Processor, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
@@ -28,8 +28,10 @@ pub struct Extraction<'a> {
     pub stage: &'a Path,
     /// Its block.
     pub block: &'a Frozen,
-    /// How features are stored.
+    /// How features are divided into shards and views.
     pub features: &'a Features,
+    /// How their values are stored.
+    pub encoding: Encoding,
     /// Who is told.
     pub progress: &'a dyn Progress,
 }
@@ -125,17 +127,15 @@ impl Extraction<'_> {
         if !input.device().is_cpu() {
             return self.fill_from_device(shard, input, (view, layout), (&samples, at_once), task);
         }
-        let [mut ready, mut next] = [(); 2].map(|()| StoredSamples::new(layout));
-        input.for_each_batch(&samples, at_once, view, |batch| {
-            self.progress.check()?;
-            // A batch is written while the one after it is computed.
-            let (computed, written) = rayon::join(|| self.run(&batch, layout, &mut next), || shard.append(&ready));
-            written.and(computed)?;
-            std::mem::swap(&mut ready, &mut next);
-            task.advance(batch.len() as u64);
-            Ok(())
-        })?;
-        shard.append(&ready)
+        // A batch is hashed and written while the one after it is computed.
+        shard.append_aside(layout, |shard| {
+            input.for_each_batch(&samples, at_once, view, |batch| {
+                self.progress.check()?;
+                shard.append(|out| self.run(&batch, layout, out))?;
+                task.advance(batch.len() as u64);
+                Ok(())
+            })
+        })
     }
 
     /// The same where the device encodes the features: the host takes the bytes of a batch while the next is computed.
@@ -150,27 +150,30 @@ impl Extraction<'_> {
         let (device, form, one) = (input.device(), form(layout), layout.sample_bytes());
         let slots = Tensor::arange(0, at_once as u32, device)?;
         let fault = Tensor::zeros(1, DType::U8, device)?;
-        let (downloads, mut ready) = (Downloads::new(device)?, StoredSamples::new(layout));
-        let mut write = |sent: Downloaded| {
-            let bytes = sent.wait()?;
-            ready.fill(bytes.len() / one.max(1), |at, out| {
-                out.copy_from_slice(&bytes[at * one..][..one]);
+        let downloads = Downloads::new(device)?;
+        shard.append_aside(layout, |shard| {
+            let write = |sent: Downloaded| {
+                let bytes = sent.wait()?;
+                shard.append(|out| {
+                    out.fill(bytes.len() / one.max(1), |at, out| {
+                        out.copy_from_slice(&bytes[at * one..][..one]);
+                        Ok(())
+                    })
+                })
+            };
+            let mut before: Option<Downloaded> = None;
+            input.for_each_batch(samples, at_once, view, |batch| {
+                self.progress.check()?;
+                let stored = Tensor::zeros((batch.len(), one), DType::U8, device)?;
+                form.encode(&self.block.forward(&batch.x)?, (&stored, &slots.narrow(0, 0, batch.len())?), &fault)?;
+                if let Some(sent) = before.replace(downloads.begin(&stored)?) {
+                    write(sent)?;
+                }
+                task.advance(batch.len() as u64);
                 Ok(())
             })?;
-            shard.append(&ready)
-        };
-        let mut before: Option<Downloaded> = None;
-        input.for_each_batch(samples, at_once, view, |batch| {
-            self.progress.check()?;
-            let stored = Tensor::zeros((batch.len(), one), DType::U8, device)?;
-            form.encode(&self.block.forward(&batch.x)?, (&stored, &slots.narrow(0, 0, batch.len())?), &fault)?;
-            if let Some(sent) = before.replace(downloads.begin(&stored)?) {
-                write(sent)?;
-            }
-            task.advance(batch.len() as u64);
-            Ok(())
+            before.map_or(Ok(()), write)
         })?;
-        before.map_or(Ok(()), write)?;
         match fault.to_vec1::<u8>()?.as_slice() {
             [0] => Ok(()),
             _ => Err(unfit(layout.dtype)),
@@ -182,12 +185,12 @@ impl Extraction<'_> {
     /// # Errors
     /// When it cannot be described.
     pub fn array_files(&self, split: Split, input: &Loader) -> Result<Files> {
-        let forms = match (Form::begun(self.stage, self.features)?, split) {
+        let forms = match (Form::begun(self.stage, self.encoding)?, split) {
             (Some(form), _) => vec![form],
             (None, Split::Val) => Vec::new(),
             (None, Split::Train) => {
-                let plain = Features { codec: CodecChoice::Fixed(Codec::None), ..self.features.clone() };
-                Form::possible(self.features, self.find(input, &plain)?.scale)
+                let plain = Encoding { codec: CodecChoice::Fixed(Codec::None), ..self.encoding };
+                Form::possible(self.encoding, self.find(input, plain)?.scale)
             }
         };
         forms.into_iter().map(|form| self.formed(split, input, form).file(split)).collect()
@@ -195,9 +198,9 @@ impl Extraction<'_> {
 
     /// The layout of a split's array: both have the form that one of them was begun with.
     fn layout(&self, split: Split, input: &Loader) -> Result<Layout> {
-        let form = match Form::begun(self.stage, self.features)? {
+        let form = match Form::begun(self.stage, self.encoding)? {
             Some(form) => form,
-            None if split == Split::Train => self.find(input, self.features)?,
+            None if split == Split::Train => self.find(input, self.encoding)?,
             None => return Err(Error::failed("the form of features is chosen by training samples, which come first")),
         };
         Ok(self.formed(split, input, form))
@@ -205,7 +208,7 @@ impl Extraction<'_> {
 
     fn formed(&self, split: Split, input: &Loader, Form { order, codec, scale }: Form) -> Layout {
         let shape = self.block.output(input.shape(view_of(split, 0)));
-        let dtype = self.features.dtype;
+        let dtype = self.encoding.dtype;
         Layout {
             views: if split == Split::Train { self.features.views } else { 1 },
             samples: input.len(),
@@ -219,19 +222,19 @@ impl Extraction<'_> {
     }
 
     /// Chooses a form by the first training samples, where there is a choice.
-    fn find(&self, input: &Loader, features: &Features) -> Result<Form> {
-        let codec = match features.codec {
+    fn find(&self, input: &Loader, encoding: Encoding) -> Result<Form> {
+        let codec = match encoding.codec {
             CodecChoice::Fixed(codec) => codec,
             CodecChoice::Fastest => Codec::None,
         };
         let plain = Form { order: Order::Pixels, codec, scale: None };
-        if features.dtype != Dtype::U8 && features.codec != CodecChoice::Fastest {
+        if encoding.dtype != Dtype::U8 && encoding.codec != CodecChoice::Fastest {
             return Ok(plain);
         }
         let (view, layout) = (view_of(Split::Train, 0), self.formed(Split::Train, input, plain));
         let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(view), layout.shape)) as u32;
         let batch = input.batch(&(0..first).collect::<Vec<u32>>(), view)?;
-        self.forward(&batch, |values| Form::find(self.stage, features, &layout, values))
+        self.forward(&batch, |values| Form::find(self.stage, (encoding, self.features.disk), &layout, values))
     }
 
     /// Encodes the features of a batch.

@@ -93,7 +93,9 @@ impl Layout {
         Ok(match self.codec {
             Codec::None => vec![Arc::new(Crc32cCodec::new())],
             Codec::Lz4 => vec![Arc::new(blosc(self.dtype)?), Arc::new(Crc32cCodec::new())],
-            Codec::Zstd(level) => vec![Arc::new(ZstdCodec::new(level, true))],
+            Codec::Huffman | Codec::Zstd(_) => {
+                vec![Arc::new(ZstdCodec::new(self.codec.zstd_level().unwrap_or_default(), true))]
+            }
         })
     }
 
@@ -175,8 +177,9 @@ fn form(codecs: &Value) -> Option<(Order, Codec)> {
     let order = if named("transpose").is_some() { Order::Pixels } else { Order::Planes };
     let codec = match (named("zstd"), named("blosc")) {
         (Some(zstd), _) => {
-            let level = zstd.pointer("/configuration/level")?.as_i64()?;
-            Codec::Zstd(i32::try_from(level).ok().filter(|level| (1..=22).contains(level))?)
+            let level = i32::try_from(zstd.pointer("/configuration/level")?.as_i64()?).ok()?;
+            let possible = |codec: &Codec| codec.zstd_level() == Some(level);
+            Some(Codec::Huffman).filter(possible).or((1..=22).contains(&level).then_some(Codec::Zstd(level)))?
         }
         (None, Some(_)) => Codec::Lz4,
         (None, None) => Codec::None,
@@ -256,7 +259,7 @@ mod tests {
     #[test]
     fn every_form_is_read_back() {
         for order in [Order::Planes, Order::Pixels] {
-            for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(22)] {
+            for codec in [Codec::None, Codec::Lz4, Codec::Huffman, Codec::Zstd(1), Codec::Zstd(22)] {
                 for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
                     let layout = Layout { order, codec, ..layout(dtype) };
                     assert_eq!(open(&layout.metadata().unwrap()).unwrap(), layout);

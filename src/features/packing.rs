@@ -4,7 +4,7 @@
 //! |---|---|
 //! | none | the values (little endian), their CRC-32C; before a whole image a 1 and its length, 32 bits each |
 //! | lz4 | a Blosc frame (bits shuffled, LZ4), its CRC-32C |
-//! | zstd | a Zstandard frame with its own checksum |
+//! | huffman, zstd | a Zstandard frame with its own checksum |
 
 use super::array::{Layout, Order};
 use crate::error::{Error, Result};
@@ -16,7 +16,7 @@ use zarrs::array::codec::{
     blosc_validate,
 };
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe;
+use zstd::zstd_safe::{self, CParameter, ParamSwitch};
 
 /// Bytes of a CRC-32C.
 const CHECKSUM: usize = 4;
@@ -56,7 +56,7 @@ pub(super) fn stored_bytes(layout: &Layout) -> (usize, usize) {
     match layout.codec {
         Codec::None => (bytes + CHECKSUM, bytes + CHECKSUM),
         Codec::Lz4 => (CHECKSUM + 1, bytes + BLOSC_HEADER + CHECKSUM),
-        Codec::Zstd(_) => (CHECKSUM + 1, zstd_safe::compress_bound(bytes) + CHECKSUM),
+        Codec::Huffman | Codec::Zstd(_) => (CHECKSUM + 1, zstd_safe::compress_bound(bytes) + CHECKSUM),
     }
 }
 
@@ -66,8 +66,10 @@ pub(super) fn stored_bytes(layout: &Layout) -> (usize, usize) {
 /// # Errors
 /// When there is no memory.
 pub(super) fn pack(layout: &Layout, sample: &[u8], out: &mut [u8]) -> Result<usize> {
+    if let Some(level) = layout.codec.zstd_level() {
+        return zstd_pack(level, sample, out);
+    }
     let length = match layout.codec {
-        Codec::Zstd(level) => return zstd_pack(level, sample, out),
         Codec::Lz4 => {
             let (level, shuffle) = (blosc_level()?, BloscShuffleMode::BitShuffle);
             let width = layout.dtype.bytes();
@@ -76,7 +78,7 @@ pub(super) fn pack(layout: &Layout, sample: &[u8], out: &mut [u8]) -> Result<usi
             out[..packed.len()].copy_from_slice(&packed);
             packed.len()
         }
-        Codec::None => {
+        Codec::None | Codec::Huffman | Codec::Zstd(_) => {
             out[..sample.len()].copy_from_slice(sample);
             sample.len()
         }
@@ -143,7 +145,7 @@ pub(super) fn unpack_in_place(layout: &Layout, stored: &mut Vec<u8>) -> Result<(
 pub(super) fn unpack(layout: &Layout, stored: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let wrong = || Error::failed("it is compressed to another length");
     match layout.codec {
-        Codec::Zstd(_) => zstd_unpack(stored, layout.sample_bytes(), out),
+        Codec::Huffman | Codec::Zstd(_) => zstd_unpack(stored, layout.sample_bytes(), out),
         Codec::Lz4 => {
             let frame = unseal(stored)?;
             // Blosc trusts the lengths in the frame's header unless they were looked at before.
@@ -176,6 +178,8 @@ fn zstd_pack(level: i32, sample: &[u8], out: &mut [u8]) -> Result<usize> {
             _ => Compressor::new(level).map_err(fault)?,
         };
         own.include_checksum(true).map_err(fault)?;
+        // What is no repetition is coded at every level: those below 0 would leave it as it is.
+        own.set_parameter(CParameter::LiteralCompressionMode(ParamSwitch::Enable)).map_err(fault)?;
         let length = own.compress_to_buffer(sample, out).map_err(fault);
         *slot = Some((level, own));
         length
@@ -206,7 +210,7 @@ mod tests {
     fn layouts() -> Vec<Layout> {
         let mut all = Vec::new();
         for dtype in [Dtype::U8, Dtype::F16, Dtype::Bf16, Dtype::F32] {
-            for codec in [Codec::None, Codec::Lz4, Codec::Zstd(1), Codec::Zstd(19)] {
+            for codec in [Codec::None, Codec::Lz4, Codec::Huffman, Codec::Zstd(1), Codec::Zstd(19)] {
                 let (shape, order) = (Shape { channels: 3, size: 5 }, Order::Pixels);
                 let scale = Scale::new(0.1).filter(|_| dtype == Dtype::U8);
                 all.push(Layout { views: 1, samples: 1, shape, dtype, order, codec, scale, samples_in_shard: 1 });
@@ -256,7 +260,7 @@ mod tests {
                 }
             }
             // Zstandard looks at neither the bit that is kept for later, nor what pads its bit streams.
-            let unseen = if matches!(layout.codec, Codec::Zstd(_)) { 24 } else { 0 };
+            let unseen = if layout.codec.zstd_level().is_some() { 24 } else { 0 };
             assert!(found + unseen >= 8 * whole.len(), "{layout:?}: {found} of {}", 8 * whole.len());
             for length in 0..whole.len() {
                 assert!(unpack(&layout, &whole[..length], &mut back).is_err(), "{layout:?}, {length} bytes");

@@ -48,7 +48,9 @@ impl Stages {
         let stage = &self.stage(1);
         write_files(stage, &label_files(Split::Train, input.labels()).unwrap()).unwrap();
         let (block, features) = (self.block(), &self.pipeline.features);
-        Extraction { stage, block: &block, features, progress: &Silent }.write(Split::Train, &input, &()).unwrap();
+        let encoding = features.encoding(&self.pipeline.stages[0].block);
+        let extraction = Extraction { stage, block: &block, features, encoding, progress: &Silent };
+        extraction.write(Split::Train, &input, &()).unwrap();
         self
     }
 
@@ -170,7 +172,7 @@ fn what_is_resident_is_read_once() {
 
 #[test]
 fn a_refreshed_view_that_does_not_fit_the_type_is_an_error_on_every_data_path() {
-    let stages = Stages::new(&[]).with_features();
+    let stages = Stages::new(&["features.dtype=f16"]).with_features();
     let bright = pipeline(&["data.std=[1e-6,1e-6,1e-6]"]);
     for (path, words) in [
         (DataPath::Host, "does not fit into f16"),

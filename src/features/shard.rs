@@ -15,9 +15,13 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread;
 
 /// Bytes of the checksum of the index.
 const CHECKSUM: usize = 4;
+/// Batches of samples that are in memory at most where another thread appends them: one is made, one waits, one is written.
+const BUFFERS: usize = 3;
 /// Offset and length of a sample that is not there.
 const ABSENT: u64 = u64::MAX;
 
@@ -67,7 +71,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn append(&mut self, samples: &StoredSamples) -> Result<()> {
+    pub(super) fn append(&mut self, samples: &StoredSamples) -> Result<()> {
         for &length in &samples.lengths {
             self.index.extend(self.written.to_le_bytes());
             self.index.extend((length as u64).to_le_bytes());
@@ -76,9 +80,32 @@ impl ShardWriter {
         self.put(&samples.bytes)
     }
 
+    /// Appends, in order, what `make` hands over, on a thread of its own: a disk that is slow at times keeps none of those
+    /// waiting that compute.
+    ///
+    /// # Errors
+    /// When the disk refuses, or with the error of `make`.
+    pub fn append_aside(&mut self, layout: &Layout, make: impl FnOnce(&Aside) -> Result<()>) -> Result<()> {
+        let (give, full) = sync_channel::<StoredSamples>(1);
+        let (give_back, empty) = channel();
+        (0..BUFFERS).try_for_each(|_| give_back.send(StoredSamples::new(layout))).map_err(|_| ended())?;
+        thread::scope(|scope| {
+            let append = scope.spawn(move || {
+                full.into_iter().try_for_each(|samples| {
+                    self.append(&samples)?;
+                    // In the end nobody takes it back.
+                    let _ = give_back.send(samples);
+                    Ok(())
+                })
+            });
+            let made = make(&Aside { empty, give });
+            append.join().unwrap_or_else(|_| Err(ended())).and(made)
+        })
+    }
+
     fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let (hasher, file) = (&mut self.hasher, &mut self.file);
-        rayon::join(|| file.write(bytes), || hasher.update_rayon(bytes)).0
+        self.hasher.update(bytes);
+        self.file.write(bytes)
     }
 
     /// Writes the index; gives length and BLAKE3 hash of the shard, and the file that is left to be put in its place.
@@ -108,6 +135,28 @@ impl ShardWriter {
         self.put(&index)?;
         Ok((self.written + index.len() as u64, self.hasher.finalize()))
     }
+}
+
+/// What takes samples that are appended to a shard by another thread.
+pub struct Aside {
+    empty: Receiver<StoredSamples>,
+    give: SyncSender<StoredSamples>,
+}
+
+impl Aside {
+    /// Appends what `fill` makes, in the place of what was there.
+    ///
+    /// # Errors
+    /// With the error of `fill`, or when appending has failed: that fault is the one to be reported.
+    pub fn append(&self, fill: impl FnOnce(&mut StoredSamples) -> Result<()>) -> Result<()> {
+        let mut samples = self.empty.recv().map_err(|_| ended())?;
+        fill(&mut samples)?;
+        self.give.send(samples).map_err(|_| ended())
+    }
+}
+
+fn ended() -> Error {
+    Error::failed("the thread that writes a shard has ended")
 }
 
 /// Samples as they are stored, one after the other; the memory is used again and again.

@@ -8,7 +8,7 @@ use super::scale::Scale;
 use super::shard::StoredSamples;
 use crate::disk::{self, NO_LINK};
 use crate::error::{Error, Result};
-use crate::pipeline::{Codec, CodecChoice, Dtype, Features};
+use crate::pipeline::{Codec, CodecChoice, Dtype, Encoding};
 use crate::size;
 use crate::temporary::unfinished;
 use rayon::prelude::*;
@@ -19,7 +19,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The codecs that are tried where one is to be found.
-const TRIED: [Codec; 3] = [Codec::None, Codec::Lz4, Codec::Zstd(1)];
+const TRIED: [Codec; 4] = [Codec::None, Codec::Lz4, Codec::Huffman, Codec::Zstd(1)];
 /// How long each is tried at least.
 const TRIAL: Duration = Duration::from_millis(30);
 /// Bytes that the disk's speed is measured by.
@@ -43,13 +43,13 @@ impl Form {
     ///
     /// # Errors
     /// When metadata are there but cannot be read.
-    pub fn begun(stage: &Path, features: &Features) -> Result<Option<Self>> {
+    pub fn begun(stage: &Path, encoding: Encoding) -> Result<Option<Self>> {
         for split in Split::BOTH {
             let path = split.array(stage, "features").join("zarr.json");
             let Some(text) = disk::read_text(&path)? else { continue };
             let fits = |found: &Layout| {
-                found.dtype == features.dtype
-                    && [CodecChoice::Fixed(found.codec), CodecChoice::Fastest].contains(&features.codec)
+                found.dtype == encoding.dtype
+                    && [CodecChoice::Fixed(found.codec), CodecChoice::Fastest].contains(&encoding.codec)
                     && !found.holds_images()
             };
             if let Some(found) = Layout::described(&path, &text).ok().filter(fits) {
@@ -60,8 +60,8 @@ impl Form {
     }
 
     /// All forms that arrays of these settings may have.
-    pub fn possible(features: &Features, scale: Option<Scale>) -> Vec<Self> {
-        let codecs = match features.codec {
+    pub fn possible(encoding: Encoding, scale: Option<Scale>) -> Vec<Self> {
+        let codecs = match encoding.codec {
             CodecChoice::Fixed(codec) => vec![codec],
             CodecChoice::Fastest => TRIED.to_vec(),
         };
@@ -70,18 +70,24 @@ impl Form {
         orders.flat_map(|order| codecs.iter().map(move |&codec| Self { order, codec, scale })).collect()
     }
 
-    /// The form for features of which the first samples have these values \[y, x, channel\].
+    /// The form for features of which the first samples have these values \[y, x, channel\], all of which may take so many
+    /// bytes of the disk, where that is limited.
     ///
     /// # Errors
     /// When a value does not fit the type, or the disk cannot be tried.
-    pub fn find(stage: &Path, features: &Features, layout: &Layout, values: &[f32]) -> Result<Self> {
-        let scale = match features.dtype {
+    pub fn find(
+        stage: &Path,
+        (encoding, disk): (Encoding, Option<u64>),
+        layout: &Layout,
+        values: &[f32],
+    ) -> Result<Self> {
+        let scale = match encoding.dtype {
             Dtype::U8 => Some(Scale::of(values)?),
             _ => None,
         };
         let layout = Layout { order: Order::Pixels, codec: Codec::None, scale, ..*layout };
-        let codec = match features.codec {
-            CodecChoice::Fastest => fastest(stage, features, &layout, values)?,
+        let codec = match encoding.codec {
+            CodecChoice::Fastest => fastest(stage, disk, &layout, values)?,
             CodecChoice::Fixed(codec) => codec,
         };
         Ok(Self { order: Order::Pixels, codec, scale })
@@ -99,10 +105,10 @@ struct Trial {
 
 /// The codec that is read fastest where the disk is the source, of those whose array fits the disk; the one that
 /// takes least where none does.
-fn fastest(stage: &Path, features: &Features, layout: &Layout, values: &[f32]) -> Result<Codec> {
+fn fastest(stage: &Path, disk: Option<u64>, layout: &Layout, values: &[f32]) -> Result<Codec> {
     let trials = TRIED.iter().map(|&codec| trial(&Layout { codec, ..*layout }, values)).collect::<Result<Vec<_>>>()?;
     let free = size::free(stage).unwrap_or(u64::MAX);
-    let limit = features.disk.map_or(free, |disk| disk.min(free)) as f64;
+    let limit = disk.map_or(free, |disk| disk.min(free)) as f64;
     let rate = reading_rate(stage)?;
     let fits = |trial: &&Trial| layout.logical_bytes() as f64 * trial.ratio * MORE <= limit;
     let cost = |trial: &&Trial| trial.seconds + trial.ratio / rate;

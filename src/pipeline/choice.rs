@@ -159,7 +159,7 @@ mod tests {
             );
             let pipeline = Recipe::parse("p", "p", &text, &[]).unwrap();
             let machine = machine(&pipeline, profile, rates, memory);
-            let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [50_000, 10_000], compression: 1.0 };
+            let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [50_000, 10_000], compression: None };
             let disk = 10f64.powf(disk) as u64;
             let fits = |cached: &[usize]| cached.iter().map(|&stage| estimate.bytes(stage)).sum::<u64>() <= disk;
             let best = subsets(7).filter(|cached| fits(cached)).map(|cached| estimate.total(&cached)).min_by(f64::total_cmp);
@@ -188,7 +188,7 @@ mod tests {
     fn features_are_cached_where_reading_is_cheap_and_recomputed_where_it_is_not() {
         let text = "[data]\nsource = \"builtin\"\n[network]\nblocks = 4\nwidth = 64\n";
         let pipeline = Recipe::parse("p", "p", text, &[]).unwrap();
-        let estimate = |machine| Estimate { pipeline: &pipeline, machine, images: [50_000, 10_000], compression: 1.0 };
+        let estimate = |machine| Estimate { pipeline: &pipeline, machine, images: [50_000, 10_000], compression: None };
         // A disk that is never the limit, then one that always is.
         let fast = machine(&pipeline, 0, [12.0, 12.0, 14.0, 14.0, 14.0], 0.0);
         assert_eq!(choose(&estimate(&fast), None), [1, 2, 3]);

@@ -62,8 +62,9 @@ pub struct Estimate<'a> {
     pub machine: &'a Machine,
     /// Training and validation images.
     pub images: [usize; 2],
-    /// Bytes of stored features over bytes of their values: less than 1 where they are compressed.
-    pub compression: f64,
+    /// Bytes of stored features over bytes of their values, where it is known: less than 1 where they are compressed. Else
+    /// that of each stage is what is usual.
+    pub compression: Option<f64>,
 }
 
 impl Estimate<'_> {
@@ -82,12 +83,23 @@ impl Estimate<'_> {
 
     /// Bytes of a stored sample as the network takes it: of one view, and of one image for stage 0.
     pub fn sample_bytes(&self, stage: usize) -> f64 {
-        let features = &self.pipeline.features;
         let bytes = match stage {
             0 => self.pipeline.data.image_bytes() as f64,
-            _ => (self.stage(stage).block.output.values() * features.dtype.bytes()) as f64 * self.compression,
+            _ => self.values_bytes(stage) * self.compression(stage),
         };
         bytes + footprint::BESIDE_SAMPLE as f64
+    }
+
+    /// Bytes of the values of a sample.
+    fn values_bytes(&self, stage: usize) -> f64 {
+        let block = &self.stage(stage).block;
+        (block.output.values() * self.pipeline.features.encoding(block).dtype.bytes()) as f64
+    }
+
+    /// Bytes of the features of a stage over bytes of their values.
+    pub fn compression(&self, stage: usize) -> f64 {
+        let usual = || self.pipeline.features.encoding(&self.stage(stage).block).usual_compression();
+        self.compression.unwrap_or_else(usual)
     }
 
     /// Bytes of the training samples of a stage, all views.
@@ -261,7 +273,7 @@ mod tests {
     fn on_a_cpu_times_add_up_and_with_a_gpu_the_longest_counts() {
         let pipeline = pipeline("");
         let of = |machine: &Machine| {
-            let estimate = Estimate { pipeline: &pipeline, machine, images: IMAGES, compression: 1.0 };
+            let estimate = Estimate { pipeline: &pipeline, machine, images: IMAGES, compression: None };
             let parts =
                 [estimate.epoch(3, 2), estimate.epoch(3, 0), estimate.evaluation(3, 1), estimate.extraction(2, 0)];
             (parts.map(|time| time.seconds), parts.map(|time| time.limit), estimate.training(3, 2))
@@ -279,9 +291,9 @@ mod tests {
 
     #[test]
     fn the_disk_counts_for_what_does_not_stay_in_memory() {
-        let pipeline = pipeline("");
+        let pipeline = pipeline("dtype = \"f16\"");
         let machine = machine(false, 0.0);
-        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: None };
         // 8 x 16 x 16 values of 2 bytes, a checksum and a place in the index, at 1 MB/s: 4 ms each, less than 10.
         let sample = 8.0 * 256.0 * 2.0 + 20.0;
         same(estimate.sample_bytes(1), sample);
@@ -291,7 +303,7 @@ mod tests {
         let slow = Estimate { machine: &slow, ..estimate };
         assert_eq!(slow.epoch(2, 1).limit, Limit::Disk);
         same(slow.epoch(2, 1).seconds, 1000.0 * sample / 1e5);
-        let half = Estimate { compression: 0.5, ..slow };
+        let half = Estimate { compression: Some(0.5), ..slow };
         same(half.epoch(2, 1).seconds, 1000.0 * (sample / 2.0 + 10.0) / 1e5);
         let roomy = Machine { memory: 1000.0 * sample, ..slow.machine.clone() };
         assert_eq!(Estimate { machine: &roomy, ..estimate }.epoch(2, 1).limit, Limit::Compute);
@@ -301,7 +313,7 @@ mod tests {
     fn views_late_crops_and_refreshed_views_have_their_price() {
         let machine = machine(false, 1e12);
         let [one, views, late, fresh] = ["", "views = 4", "crop = \"late\"", "refresh = 0.25"].map(pipeline);
-        let of = |pipeline| Estimate { pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        let of = |pipeline| Estimate { pipeline, machine: &machine, images: IMAGES, compression: None };
         let [one, views, late, fresh] = [&one, &views, &late, &fresh].map(of);
         same(views.bytes(1) as f64, one.sample_bytes(1) * (4000.0 + 100.0));
         same(views.extraction(2, 1).seconds, (2.0 + 4.0 + 32.0) * 4.1);
@@ -322,7 +334,7 @@ mod tests {
                     [training]\nmethod = \"end_to_end\"\nepochs = 4\nevaluate_every = 2\n";
         let pipeline = Recipe::parse("p", "p", text, &[]).unwrap();
         let machine = machine(false, 1e12);
-        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: 1.0 };
+        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: IMAGES, compression: None };
         same(estimate.epoch_of_network().seconds, 1.0 + 24.0);
         same(estimate.network(), 4.0 * 25.0 + 2.0 * (1.0 + 48.0) / 10.0);
         same(estimate.total(&[]), estimate.decoding().seconds + estimate.network());

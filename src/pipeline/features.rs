@@ -1,7 +1,7 @@
 //! `[features]`: which features are cached between stages, in what form, and how a stage is fed with them.
 
-use super::Fault;
 use super::section::Section;
+use super::{Fault, Layers};
 
 /// The type that features are stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    const ALL: [Self; 4] = [Self::U8, Self::F16, Self::Bf16, Self::F32];
+
     /// Bytes a value.
     pub fn bytes(self) -> usize {
         match self {
@@ -44,6 +46,9 @@ pub enum Codec {
     None,
     /// LZ4 after a shuffle of bits (Blosc): little smaller, nearly as fast to read.
     Lz4,
+    /// A Huffman code of the bytes, as a frame of Zstandard in which hardly any repetition is looked for: of features as
+    /// small as its levels, and much faster.
+    Huffman,
     /// Zstandard of a level.
     Zstd(i32),
 }
@@ -54,7 +59,17 @@ impl Codec {
         match self {
             Self::None => "none".into(),
             Self::Lz4 => "lz4".into(),
+            Self::Huffman => "huffman".into(),
             Self::Zstd(level) => format!("zstd:{level}"),
+        }
+    }
+
+    /// The level that a frame of Zstandard is made with, where it is one.
+    pub fn zstd_level(self) -> Option<i32> {
+        match self {
+            Self::None | Self::Lz4 => None,
+            Self::Huffman => Some(-1000),
+            Self::Zstd(level) => Some(level),
         }
     }
 }
@@ -77,19 +92,66 @@ impl CodecChoice {
         }
     }
 
-    fn read(section: &mut Section<'_>) -> Result<Self, Fault> {
-        let word = section.get("codec", "none".to_string())?;
-        let level = word.strip_prefix("zstd:").and_then(|level| level.parse().ok());
-        match (word.as_str(), level) {
-            ("none", _) => Ok(Self::Fixed(Codec::None)),
-            ("lz4", _) => Ok(Self::Fixed(Codec::Lz4)),
-            ("auto", _) => Ok(Self::Fastest),
-            (_, Some(level @ 1..=22)) => Ok(Self::Fixed(Codec::Zstd(level))),
-            _ => {
-                let message =
-                    format!("is \"{word}\", but must be \"none\", \"lz4\", \"zstd:1\" to \"zstd:22\" or \"auto\"");
-                Err(section.fault("codec", message).suggest(&word, ["none", "lz4", "zstd:1", "auto"].into_iter()))
-            }
+    fn read(section: &mut Section<'_>) -> Result<Option<Self>, Fault> {
+        let Some(word) = section.optional::<String>("codec")? else { return Ok(None) };
+        let known = "\"none\", \"lz4\", \"huffman\", \"zstd:1\" to \"zstd:22\" or \"auto\"";
+        let fault = || {
+            let fault = section.fault("codec", format!("is \"{word}\", but must be {known}"));
+            fault.suggest(&word, ["none", "lz4", "huffman", "zstd:1", "auto"].into_iter())
+        };
+        Self::named(&word).ok_or_else(fault).map(Some)
+    }
+
+    fn named(word: &str) -> Option<Self> {
+        Some(match (word, word.strip_prefix("zstd:").and_then(|level| level.parse().ok())) {
+            ("none", _) => Self::Fixed(Codec::None),
+            ("lz4", _) => Self::Fixed(Codec::Lz4),
+            ("huffman", _) => Self::Fixed(Codec::Huffman),
+            ("auto", _) => Self::Fastest,
+            (_, Some(level @ 1..=22)) => Self::Fixed(Codec::Zstd(level)),
+            _ => return None,
+        })
+    }
+}
+
+/// How the values of a stage's features are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// Their type.
+    pub dtype: Dtype,
+    /// How they are compressed.
+    pub codec: CodecChoice,
+}
+
+/// What is usual of features of trained networks is the mean of what `tests/bench/forms_of_features.py` measured at four
+/// stages of two pipelines (docs/cache.md).
+impl Encoding {
+    /// The one of these names, that of the codec only where there is one.
+    pub(super) fn named(dtype: &str, codec: Option<&str>) -> Option<Self> {
+        let dtype = Dtype::ALL.into_iter().find(|own| own.word() == dtype)?;
+        let codec = codec.map_or(Some(CodecChoice::Fixed(Codec::None)), CodecChoice::named)?;
+        Some(Self { dtype, codec })
+    }
+
+    /// Bytes that features usually take over bytes of their values.
+    pub fn usual_compression(self) -> f64 {
+        match (self.codec, self.dtype) {
+            (CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest, _) => 1.0,
+            (CodecChoice::Fixed(Codec::Lz4), Dtype::U8 | Dtype::Bf16) => 0.74,
+            (CodecChoice::Fixed(Codec::Lz4), Dtype::F16 | Dtype::F32) => 0.88,
+            (CodecChoice::Fixed(Codec::Huffman | Codec::Zstd(_)), Dtype::U8 | Dtype::Bf16) => 0.46,
+            (CodecChoice::Fixed(Codec::Huffman), Dtype::F16 | Dtype::F32) => 0.6,
+            (CodecChoice::Fixed(Codec::Zstd(_)), Dtype::F16 | Dtype::F32) => 0.52,
+        }
+    }
+
+    /// Seconds that a core usually takes to compress a byte of values, and to get it back.
+    pub fn usual_seconds(self) -> [f64; 2] {
+        match self.codec {
+            CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest => [0.0; 2],
+            CodecChoice::Fixed(Codec::Lz4) => [650e6, 1200e6].map(f64::recip),
+            CodecChoice::Fixed(Codec::Huffman) => [500e6, 800e6].map(f64::recip),
+            CodecChoice::Fixed(Codec::Zstd(_)) => [200e6, 500e6].map(f64::recip),
         }
     }
 }
@@ -137,10 +199,10 @@ impl Shuffle {
 /// How the output of a stage is stored, and how the stage after it is fed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
-    /// The type of the values.
-    pub dtype: Dtype,
-    /// How they are compressed.
-    pub codec: CodecChoice,
+    /// The type of the values, where the file says it.
+    pub dtype: Option<Dtype>,
+    /// How they are compressed, where the file says it.
+    pub codec: Option<CodecChoice>,
     /// The size of a shard that is aimed at, in MiB.
     pub shard_mib: usize,
     /// The augmented views that are cached of each training image.
@@ -182,7 +244,7 @@ impl Features {
             memory: read_size(section, "memory")?,
         };
         let features = Self {
-            dtype: section.choice("dtype", Dtype::F16, &dtypes)?,
+            dtype: if section.has("dtype") { Some(section.choice("dtype", Dtype::F16, &dtypes)?) } else { None },
             codec: CodecChoice::read(section)?,
             shard_mib: section.within("shard_mib", 256, 1..=16_384)?,
             views: section.within("views", 1, 1..=1024)?,
@@ -197,6 +259,14 @@ impl Features {
             memory: open.memory.unwrap_or(0),
         };
         Ok((features, open))
+    }
+
+    /// How the features that a block gives are stored. Where the file leaves it open: in 8 bits behind a ReLU, which cost
+    /// no accuracy that could be seen, and in 16 where values may be negative; what has 8 bits, with a Huffman code.
+    pub fn encoding(&self, block: &Layers) -> Encoding {
+        let dtype = self.dtype.unwrap_or(if block.is_rectified() { Dtype::U8 } else { Dtype::F16 });
+        let codec = if dtype == Dtype::U8 { Codec::Huffman } else { Codec::None };
+        Encoding { dtype, codec: self.codec.unwrap_or(CodecChoice::Fixed(codec)) }
     }
 
     /// Samples in a shard, where a sample takes so many bytes.
@@ -288,6 +358,28 @@ mod tests {
         let found = ["2TB", "1.5 TiB", "0", "512 mib", "3kb"].map(bytes);
         assert_eq!(found, [2_000_000_000_000, 1_649_267_441_664, 0, 536_870_912, 3000].map(Some));
         assert_eq!(["", "TB", "1.2.3", "5 bananas", "-1", "1e9", "9999999TB"].map(bytes), [None; 7]);
+    }
+
+    #[test]
+    fn features_behind_a_relu_have_eight_bits_where_nothing_is_said_and_manifests_tell() {
+        let text = "[data]\nsource = \"builtin\"\n[network]\narchitecture = \"custom\"\n\
+                    blocks = [[{ conv = 4 }, \"batch_norm\", \"relu\"], [{ conv = 4 }, \"batch_norm\"]]\n";
+        let (huffman, none) = (CodecChoice::Fixed(Codec::Huffman), CodecChoice::Fixed(Codec::None));
+        for (setting, expected) in [
+            ("seed=0", [(Dtype::U8, huffman), (Dtype::F16, none)]),
+            ("features.codec=auto", [(Dtype::U8, CodecChoice::Fastest), (Dtype::F16, CodecChoice::Fastest)]),
+            ("features.codec=none", [(Dtype::U8, none), (Dtype::F16, none)]),
+            ("features.dtype=f32", [(Dtype::F32, none); 2]),
+            ("features.dtype=u8", [(Dtype::U8, huffman); 2]),
+        ] {
+            let pipeline = super::super::Recipe::parse("p", "p", text, &[setting.into()]).unwrap();
+            for (stage, (dtype, codec)) in pipeline.stages.iter().zip(expected) {
+                let encoding = Encoding { dtype, codec };
+                assert_eq!(pipeline.features.encoding(&stage.block), encoding, "{setting}");
+                let manifest = super::super::Manifest::of_stage(&pipeline, stage);
+                assert_eq!(manifest.encoding(), Some(encoding), "{setting}");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The planner predicts by it, the check for room refuses by it, and extraction and the frozen chain take batches by it, so
 //! that none of them can disagree.
 
-use super::{Codec, CodecChoice, Cost, Data, Layers, Recipe, Shape, Stage};
+use super::{Cost, Data, Encoding, Layers, Recipe, Shape, Stage};
 
 /// Bytes of an f32.
 pub const VALUE: usize = 4;
@@ -62,20 +62,17 @@ pub fn chain_batch(values: usize, on_cpu: bool) -> usize {
     (if on_cpu { CHAIN_VALUES } else { GPU_CHAIN_VALUES } / values.max(1)).max(1)
 }
 
-/// Bytes of stored samples, without labels; compressed ones at their least, as nobody knows yet what they take: hardly
-/// less than a quarter.
-fn samples(sample_bytes: usize, codec: CodecChoice, count: usize) -> u64 {
-    let values = sample_bytes as u64;
-    let plain = matches!(codec, CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest);
-    count as u64 * (if plain { values } else { values / 4 } + BESIDE_SAMPLE)
+/// Bytes of stored samples, without labels.
+fn samples(sample_bytes: usize, count: usize) -> u64 {
+    count as u64 * (sample_bytes as u64 + BESIDE_SAMPLE)
 }
 
 /// Bytes on the disk of so many decoded images with their labels.
 pub fn images_on_disk(data: &Data, count: usize) -> u64 {
-    samples(data.image_bytes(), CodecChoice::Fixed(Codec::None), count) + count as u64 * LABEL
+    samples(data.image_bytes(), count) + count as u64 * LABEL
 }
 
-/// Bytes on the disk that a stage writes at most: features and labels of all samples, logits of the validation samples,
+/// Bytes on the disk that a stage writes, where features are compressed at least: features and labels of all samples, logits of the validation samples,
 /// weights, and the checkpoints, which hold the weights and a velocity for each.
 pub fn stage_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2], classes: usize) -> u64 {
     let logits = if stage.head.is_some() { val as u64 * classes as u64 * VALUE as u64 } else { 0 };
@@ -125,7 +122,11 @@ fn features_on_disk(recipe: &Recipe, stage: &Stage, [train, val]: [usize; 2]) ->
     }
     let crop = stage.block.output;
     let stored = if features.late_crops { recipe.canvas(crop) } else { crop };
-    samples(stored.values() * features.dtype.bytes(), features.codec, features.views * train + val)
+    let encoding @ Encoding { dtype, .. } = features.encoding(&stage.block);
+    // Nobody knows yet what compressed ones take: hardly less than half of what is usual.
+    let usual = encoding.usual_compression();
+    let least = if usual < 1.0 { usual / 2.0 } else { 1.0 };
+    samples((least * (stored.values() * dtype.bytes()) as f64) as usize, features.views * train + val)
 }
 
 /// Bytes that the program takes itself, and that its allocator keeps of what was freed, such as batches of decoded images.
@@ -188,7 +189,9 @@ mod tests {
     #[test]
     fn the_papers_first_block_on_imagenet_takes_four_terabytes() {
         let file = format!("{}/pipelines/imagenet-simcnn-k2.toml", env!("CARGO_MANIFEST_DIR"));
-        let recipe = Recipe::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &[]).unwrap();
+        let recipe =
+            Recipe::parse("p.toml", "p", &std::fs::read_to_string(file).unwrap(), &["features.dtype=f16".into()])
+                .unwrap();
         let bytes = stage_on_disk(&recipe, &recipe.stages[0], [1_281_167, 50_000], 1000);
         assert!((4_000_000_000_000..4_500_000_000_000).contains(&bytes), "{bytes}");
     }

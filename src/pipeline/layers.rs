@@ -85,6 +85,14 @@ impl Layers {
         matches!(self.layers[..], [Layer::Scattering { .. }])
     }
 
+    /// Whether no value that comes out is negative: behind a ReLU there is nothing but what moves, averages or picks values.
+    pub fn is_rectified(&self) -> bool {
+        use Layer::{AvgPool, Dropout, Flatten, MaxPool, SpaceToDepth};
+        let keeps_signs =
+            |layer: &&Layer| matches!(layer, SpaceToDepth | MaxPool { .. } | AvgPool { .. } | Dropout { .. } | Flatten);
+        self.layers.iter().rev().find(|layer| !keeps_signs(layer)) == Some(&Layer::Relu)
+    }
+
     /// The layers whose results get the gradient of the logits by direct feedback: the last of a block that learns; of a
     /// head each convolution and linear layer but the one that gives the logits, or rather what follows right behind it and
     /// is computed with it, a batch norm and a ReLU.
@@ -227,6 +235,19 @@ mod tests {
         // Nothing shares a name, whatever people write.
         let odd = [Layer::BatchNorm, conv, Layer::BatchNorm, Layer::BatchNorm];
         assert_eq!(names(Role::Block, &odd), ["bn", "conv", "bn_2", "bn_3"]);
+    }
+
+    #[test]
+    fn values_behind_a_relu_are_never_negative() {
+        let is_rectified = |layers: &[Layer]| Layers::new(INPUT, layers.to_vec()).unwrap().is_rectified();
+        let (conv, pool) = (Layer::conv3x3(4, false), Layer::max_pool(2));
+        assert!(is_rectified(&[conv, Layer::BatchNorm, Layer::Relu]));
+        assert!(is_rectified(&[conv, Layer::Relu, pool, Layer::Dropout { rate: 0.5 }, Layer::SpaceToDepth]));
+        for layer in [Layer::BatchNorm, conv] {
+            assert!(!is_rectified(&[conv, Layer::Relu, layer]), "{layer}");
+        }
+        // Whatever comes in comes out.
+        assert!(!is_rectified(&[pool, Layer::Flatten]) && !is_rectified(&[]));
     }
 
     #[test]

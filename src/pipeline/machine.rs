@@ -56,6 +56,8 @@ pub struct Figures {
     pub files: Option<f64>,
     /// Bytes a second of features that are checked and converted, on the way in or out.
     pub convert: Option<f64>,
+    /// Cores among which the compression of features is divided.
+    pub cores: Option<f64>,
     /// Bytes of memory in which files stay.
     pub memory: Option<f64>,
 }
@@ -89,6 +91,7 @@ impl Profile {
                 decode: Some(20_000.0),
                 files: Some(6_000.0),
                 convert: Some(20e9),
+                cores: Some(16.0),
                 // Half of 512 GB.
                 memory: Some(256e9),
             },
@@ -108,6 +111,7 @@ impl Profile {
                 decode: Some(2_000.0),
                 files: Some(700.0),
                 convert: Some(1e9),
+                cores: Some(2.0),
                 memory: Some(8e9),
             },
         },
@@ -133,14 +137,15 @@ impl Profile {
 impl Machine {
     /// Takes the figures that are given in place of its own.
     pub fn set(&mut self, figures: &Figures, pipeline: &Recipe, costs: &Costs) {
-        let dtype = pipeline.features.dtype.bytes();
         for ((parts, cost), stage) in self.stages[1..].iter_mut().zip(&costs.stages).zip(&pipeline.stages) {
-            let bytes = (stage.block.output.values() * dtype) as f64;
+            let encoding = pipeline.features.encoding(&stage.block);
+            let bytes = (stage.block.output.values() * encoding.dtype.bytes()) as f64;
+            let [pack, unpack] = encoding.usual_seconds().map(|seconds| seconds / figures.cores.unwrap_or(1.0));
             replace(&mut parts.frozen, figures.forward.map(|rate| cost.forward / rate));
             replace(&mut parts.classify, figures.forward.map(|rate| cost.classify / rate));
             replace(&mut parts.train, figures.training.map(|rate| cost.training / rate));
-            replace(&mut parts.load, figures.convert.map(|rate| bytes / rate));
-            replace(&mut parts.store, figures.convert.map(|rate| bytes / rate));
+            replace(&mut parts.load, figures.convert.map(|rate| bytes * (rate.recip() + unpack)));
+            replace(&mut parts.store, figures.convert.map(|rate| bytes * (rate.recip() + pack)));
         }
         if let Some(whole) = &costs.network {
             replace(&mut self.network.train, figures.training.map(|rate| whole.training / rate));

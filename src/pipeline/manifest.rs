@@ -1,8 +1,8 @@
 //! All that a stage's result depends on, as text; its hash is the stage's key, its differences are the explanation.
 
 use super::{
-    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Feedback, Init, Keep, Keys, Layers, Orientation,
-    Precision, Probe, ProbeKind, Recipe, Shuffle, Stage, Training, Whole,
+    Augmentation, Average, BadImage, Codec, CodecChoice, Crop, Data, Encoding, Feedback, Init, Keep, Keys, Layers,
+    Orientation, Precision, Probe, ProbeKind, Recipe, Shuffle, Stage, Training, Whole,
 };
 
 /// Names and values of everything that a stage depends on, but for the output of the stages before it.
@@ -13,6 +13,9 @@ pub struct Manifest {
 
 /// Names that begin so change how a stage's output is stored, but not what it learns.
 const STORAGE: &str = "features.";
+/// The names of type and codec; features without a codec are not compressed.
+const DTYPE: &str = "features.dtype";
+const CODEC: &str = "features.codec";
 /// To be raised when a new version of the program would learn or write something else from the same settings.
 const TRAINING: u32 = 2;
 /// The same of weights that are read from a file.
@@ -68,6 +71,11 @@ impl Manifest {
             all = derived;
         }
         all
+    }
+
+    /// How the features of a stage are stored that has this manifest, where they are.
+    pub fn encoding(&self) -> Option<Encoding> {
+        Encoding::named(self.value(DTYPE)?, self.value(CODEC))
     }
 
     /// Whether a name changes only how the output is stored.
@@ -351,10 +359,11 @@ impl Manifest {
         if !features.caches(stage) {
             return self.add("features.materialize", false);
         }
-        self.add("features.dtype", features.dtype.word());
+        let Encoding { dtype, codec } = features.encoding(&pipeline.stages[stage - 1].block);
+        self.add(DTYPE, dtype.word());
         self.add("features.shard_mib", features.shard_mib);
-        if features.codec != CodecChoice::Fixed(Codec::None) {
-            self.add("features.codec", features.codec.word());
+        if codec != CodecChoice::Fixed(Codec::None) {
+            self.add(CODEC, codec.word());
         }
         if features.views != 1 {
             self.add("features.views", features.views);

@@ -161,7 +161,7 @@ mod tests {
             write: 1e9,
             memory: 1e12,
         };
-        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [1000, 100], compression: 1.0 };
+        let estimate = Estimate { pipeline: &pipeline, machine: &machine, images: [1000, 100], compression: None };
         let found: Vec<f64> =
             (0..5).map(|at| estimate.probe(at, pipeline.probed().nth(at).unwrap().stage, None)).collect();
         let expected = [

@@ -42,7 +42,7 @@ pub use data::{Augmentation, BadImage, Crop, Data, Keep, LONGEST, Orientation, S
 pub use ensemble::Average;
 pub use estimate::{Estimate, Limit, Time};
 pub use fault::Fault;
-pub use features::{Codec, CodecChoice, Dtype, Features, Shuffle, bytes};
+pub use features::{Codec, CodecChoice, Dtype, Encoding, Features, Shuffle, bytes};
 pub use footprint::{Memory, Processor};
 pub use graph::{Graph, Node};
 pub use kind::Kind;

@@ -3,7 +3,7 @@
 use super::contents::CHOICE;
 use crate::disk;
 use crate::error::{Error, Result};
-use crate::pipeline::{Recipe, Settings, Stage};
+use crate::pipeline::{Encoding, Recipe, Settings, Stage};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -56,7 +56,12 @@ fn subject(pipeline: &Recipe) -> String {
     };
     let stages: Vec<String> = pipeline.stages.iter().map(shape).collect();
     let features = &pipeline.features;
-    let form = (features.dtype.word(), features.codec.word(), features.views, features.late_crops, features.disk);
+    let encoding = |stage: &Stage| {
+        let Encoding { dtype, codec } = features.encoding(&stage.block);
+        format!("{} {}", dtype.word(), codec.word())
+    };
+    let encodings: Vec<String> = pipeline.stages.iter().map(encoding).collect();
+    let form = (encodings.join(", "), features.views, features.late_crops, features.disk);
     let data = (&pipeline.data.source, pipeline.data.size, pipeline.data.train_images, pipeline.data.val_images);
     format!("{}: {data:?}; {}; {form:?}; refresh {}", pipeline.name, stages.join(", "), pipeline.features.refresh)
 }

@@ -22,6 +22,7 @@ width = 4
 epochs = 1
 batch = 8
 [features]
+dtype = "f16"
 shard_mib = 1
 "#;
 

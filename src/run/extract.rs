@@ -118,6 +118,7 @@ impl Work<'_> {
             stage: self.folder.path(),
             block: &block.frozen()?,
             features: &self.pipeline.features,
+            encoding: self.pipeline.features.encoding(&stage.block),
             progress: self.progress,
         };
         let splits = [(Split::Train, &inputs.train), (Split::Val, &inputs.val)];

@@ -10,7 +10,7 @@ use crate::features::{Loader, Split, View, chw_to_hwc};
 use crate::images::{Augmenter, decode_file, most_bytes, read_image};
 use crate::network::{Chain, Frozen, Network, Sequence, Variables, load};
 use crate::ops::cut;
-use crate::pipeline::{self, Average, Group, Kind, Layers, Recipe, Settings, Shape};
+use crate::pipeline::{self, Average, Encoding, Group, Kind, Layers, Recipe, Settings, Shape};
 use crate::progress::Progress;
 use crate::random::{Purpose, Stream};
 use crate::room;
@@ -302,7 +302,12 @@ pub fn settings(folder: &StageFolder, record: &Record, overrides: &[String]) -> 
 /// # Errors
 /// When the record's settings or the overrides cannot be read.
 pub(super) fn recipe(folder: &StageFolder, record: &Record, overrides: &[String]) -> Result<Recipe> {
-    Ok(settings(folder, record, overrides)?.resolve(None, room::free_memory() / 2))
+    let mut recipe = settings(folder, record, overrides)?.resolve(None, room::free_memory() / 2);
+    // An earlier version may have stored features otherwise by itself.
+    if let Some(Encoding { dtype, codec }) = record.manifest().encoding() {
+        (recipe.features.dtype, recipe.features.codec) = (Some(dtype), Some(codec));
+    }
+    Ok(recipe)
 }
 
 fn read_stage(

@@ -230,6 +230,7 @@ impl Repair<'_> {
             stage: folder.path(),
             block: &block.frozen()?,
             features: &pipeline.features,
+            encoding: pipeline.features.encoding(&stage.block),
             progress: self.progress,
         };
         let [_, (_, val)] = &inputs;

@@ -18,7 +18,7 @@ use crate::features::{self, Extraction, Ledger, Portion, Redecoding, ShardSum, S
 use crate::images::{ImageSet, SplitImages};
 use crate::lock::Lock;
 use crate::network::Sequence;
-use crate::pipeline::{BadImage, Kind, Recipe};
+use crate::pipeline::{BadImage, Kind, Recipe, Stage};
 use crate::progress::{Progress, Task};
 use candle_core::Device;
 use rayon::prelude::*;
@@ -197,9 +197,7 @@ impl ShardWorker<'_> {
     }
 
     /// What a stage reads, and its block; the locks keep others from writing there.
-    fn open(&self, record: &Record, pipeline: &Recipe) -> Result<(Inputs, Sequence, Vec<Lock>)> {
-        let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
-        let stage = stage.ok_or_else(|| Error::failed("its record has no settings of its stage"))?;
+    fn open(&self, record: &Record, pipeline: &Recipe, stage: &Stage) -> Result<(Inputs, Sequence, Vec<Lock>)> {
         let (parent, _) =
             self.folder.parent(record)?.ok_or_else(|| Error::failed("its record names no stage before it"))?;
         let nearest = record.features_of();
@@ -211,11 +209,14 @@ impl ShardWorker<'_> {
 
     fn extract(&self, record: &Record) -> Result<Receipt> {
         let pipeline = recipe(self.folder, record, self.overrides)?;
-        let (Inputs { train, val, .. }, block, _reading) = self.patiently(|| self.open(record, &pipeline))?;
+        let stage = record.stage.checked_sub(1).and_then(|at| pipeline.stages.get(at));
+        let stage = stage.ok_or_else(|| Error::failed("its record has no settings of its stage"))?;
+        let (Inputs { train, val, .. }, block, _reading) = self.patiently(|| self.open(record, &pipeline, stage))?;
         let extraction = Extraction {
             stage: self.folder.path(),
             block: &block.frozen()?,
             features: &pipeline.features,
+            encoding: pipeline.features.encoding(&stage.block),
             progress: self.progress,
         };
         let inputs = [(Split::Train, &train), (Split::Val, &val)];

@@ -69,9 +69,15 @@ fn files(stage: &Path) -> Vec<PathBuf> {
 #[test]
 fn no_flipped_byte_gives_other_values() {
     let every_bit = std::env::var("GREEDY_FLIPS").is_ok_and(|form| form == "all");
+    for settings in ["", "--set features.dtype=f16"] {
+        flip_all(settings, every_bit);
+    }
+}
+
+fn flip_all(settings: &str, every_bit: bool) {
     let space = Space::new();
     space.write("tiny.toml", TINY);
-    space.run("run tiny.toml").ok();
+    space.run(&format!("run tiny.toml {settings}")).ok();
     let stage = space.path("cache/stage1");
     let expected = everything(&stage).unwrap();
     let (mut by_reading, mut by_sums) = (0, BTreeMap::<String, usize>::new());
@@ -102,7 +108,9 @@ fn no_flipped_byte_gives_other_values() {
         std::fs::write(&path, &whole).unwrap();
     }
     println!("{by_reading} flips reported by reading; by their sums alone: {by_sums:?}");
-    // What other programs read, and notes of the library that wrote it: no value of ours depends on it.
-    let harmless = |name: &String| name.ends_with("zarr.json") || name.ends_with("record.json");
+    // What other programs read, and notes of the library that wrote it: no value of ours depends on it. Zstandard looks at
+    // neither a bit that is kept for later, nor what pads its bit streams.
+    let padded = |name: &String| settings.is_empty() && name.contains("/features/c/");
+    let harmless = |name: &String| name.ends_with("zarr.json") || name.ends_with("record.json") || padded(name);
     assert!(by_sums.keys().all(harmless), "{by_sums:?}");
 }

@@ -178,6 +178,8 @@ fn the_setting_of_an_ensemble_touches_it_alone() {
 #[test]
 fn probes_are_made_again_only_where_their_features_or_settings_change() {
     let space = probed();
+    let text = fs::read_to_string(space.path("probed.toml")).unwrap();
+    space.write("probed.toml", text.replace("[features]\n", "[features]\ndtype = \"f16\"\n"));
     let run = space.run("run probed.toml --json").ok().json();
     let probes: Vec<&str> =
         run["probes"].as_array().unwrap().iter().map(|probe| probe["title"].as_str().unwrap()).collect();

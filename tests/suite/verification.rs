@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::SystemTime;
 
 /// Three shards of training samples a stage.
-const SHARDS: &str = "run small.toml --set data.train_images=1000 --set training.epochs=1";
+const SHARDS: &str = "run small.toml --set data.train_images=1000 --set training.epochs=1 --set features.dtype=f16";
 
 fn flip(path: &Path) {
     let mut bytes = fs::read(path).unwrap();

@@ -14,20 +14,33 @@ fn reader(stage: &Path) -> Reader {
 #[test]
 fn zarrs_reads_the_values_that_we_read() {
     let space = Space::new();
-    space.run("run small.toml").ok();
-    let stage = space.path("cache/stage1");
-    let store = Arc::new(FilesystemStore::new(&stage).unwrap());
-    let array = Array::open(store, "/train/features").unwrap();
-    assert_eq!(array.shape(), [1, 300, 6, 16, 16]);
-    let theirs: Vec<half::f16> = array.retrieve_array_subset(&array.subset_all()).unwrap();
-    let reader = reader(&stage);
-    let mut bytes = Vec::new();
-    let [mut pixels, mut ours] = [(); 2].map(|()| vec![0.0; 6 * 256]);
-    for (sample, theirs) in theirs.chunks_exact(6 * 256).enumerate() {
-        reader.read(0, sample, &mut bytes).unwrap();
-        decode_sample(&bytes, reader.layout(), &mut pixels);
-        hwc_to_chw(&pixels, 6, &mut ours);
-        assert!(ours.iter().zip(theirs).all(|(ours, theirs)| *ours == theirs.to_f32()), "sample {sample}");
+    for settings in ["", "--set features.dtype=f16"] {
+        space.run(&format!("run small.toml --set network.blocks=1 {settings}")).ok();
+        let stage = space.path("cache/stage1");
+        let store = Arc::new(FilesystemStore::new(&stage).unwrap());
+        let array = Array::open(store, "/train/features").unwrap();
+        assert_eq!(array.shape(), [1, 300, 6, 16, 16]);
+        let theirs: Vec<f32> = match array.attributes().get("scale_factor") {
+            None => {
+                let halves: Vec<half::f16> = array.retrieve_array_subset(&array.subset_all()).unwrap();
+                halves.into_iter().map(half::f16::to_f32).collect()
+            }
+            Some(factor) => {
+                assert_eq!(settings, "", "features behind a ReLU have 8 bits where nothing is said");
+                let factor = factor.as_f64().unwrap() as f32;
+                let bytes: Vec<u8> = array.retrieve_array_subset(&array.subset_all()).unwrap();
+                bytes.into_iter().map(|byte| f32::from(byte) * factor).collect()
+            }
+        };
+        let reader = reader(&stage);
+        let mut bytes = Vec::new();
+        let [mut pixels, mut ours] = [(); 2].map(|()| vec![0.0; 6 * 256]);
+        for (sample, theirs) in theirs.chunks_exact(6 * 256).enumerate() {
+            reader.read(0, sample, &mut bytes).unwrap();
+            decode_sample(&bytes, reader.layout(), &mut pixels);
+            hwc_to_chw(&pixels, 6, &mut ours);
+            assert_eq!(ours, theirs, "sample {sample} {settings}");
+        }
     }
 }
 
@@ -35,7 +48,7 @@ fn zarrs_reads_the_values_that_we_read() {
 fn every_type_and_codec_goes_through_training_repair_and_resumption() {
     let space = Space::new();
     for dtype in ["u8", "f16", "bf16", "f32"] {
-        for codec in ["lz4", "zstd:1", "auto"] {
+        for codec in ["lz4", "huffman", "zstd:1", "auto"] {
             let settings = format!("--set features.dtype={dtype} --set features.codec={codec} --set training.epochs=1");
             let run = format!("run small.toml --cache cache-{dtype} {settings}");
             space.run(&run).ok();
@@ -59,7 +72,7 @@ fn every_type_and_codec_goes_through_training_repair_and_resumption() {
 #[test]
 fn a_flipped_bit_is_an_error_that_names_shard_and_sample() {
     let space = Space::new();
-    space.run("run small.toml --set network.blocks=1").ok();
+    space.run("run small.toml --set network.blocks=1 --set features.dtype=f16").ok();
     let stage = space.path("cache/stage1");
     let shard = stage.join("train/features/c/0/0/0/0/0");
     let whole = std::fs::read(&shard).unwrap();
@@ -79,7 +92,7 @@ fn a_flipped_bit_is_an_error_that_names_shard_and_sample() {
 #[test]
 fn metadata_that_is_not_ours_is_refused() {
     let space = Space::new();
-    space.run("run small.toml --set network.blocks=1").ok();
+    space.run("run small.toml --set network.blocks=1 --set features.dtype=f16").ok();
     let path = space.path("cache/stage1/train/features/zarr.json");
     let text = std::fs::read_to_string(&path).unwrap();
     let bad = [
