@@ -137,11 +137,11 @@ impl Encoding {
     pub fn usual_compression(self) -> f64 {
         match (self.codec, self.dtype) {
             (CodecChoice::Fixed(Codec::None) | CodecChoice::Fastest, _) => 1.0,
-            (CodecChoice::Fixed(Codec::Lz4), Dtype::U8 | Dtype::Bf16) => 0.74,
-            (CodecChoice::Fixed(Codec::Lz4), Dtype::F16 | Dtype::F32) => 0.88,
+            (CodecChoice::Fixed(Codec::Lz4), Dtype::U8 | Dtype::Bf16) => 0.7,
+            (CodecChoice::Fixed(Codec::Lz4), Dtype::F16 | Dtype::F32) => 0.86,
             (CodecChoice::Fixed(Codec::Huffman | Codec::Zstd(_)), Dtype::U8 | Dtype::Bf16) => 0.46,
-            (CodecChoice::Fixed(Codec::Huffman), Dtype::F16 | Dtype::F32) => 0.6,
-            (CodecChoice::Fixed(Codec::Zstd(_)), Dtype::F16 | Dtype::F32) => 0.52,
+            (CodecChoice::Fixed(Codec::Huffman), Dtype::F16 | Dtype::F32) => 0.55,
+            (CodecChoice::Fixed(Codec::Zstd(_)), Dtype::F16 | Dtype::F32) => 0.54,
         }
     }
 
