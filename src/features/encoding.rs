@@ -2,7 +2,7 @@
 
 use super::array::{Layout, Order};
 use super::order::{chw_to_hwc, hwc_to_chw};
-use super::scale::{Scale, diverged, largest, quantised};
+use super::scale::{Scale, dequantise, diverged, quantise};
 use crate::error::{Error, Result};
 use crate::images::whole_image;
 use crate::ops::Element;
@@ -80,11 +80,7 @@ fn encode_values(values: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> 
         }
         (Dtype::F16, _) => encode_halves::<f16>(values, out)?,
         (Dtype::Bf16, _) => encode_halves::<bf16>(values, out)?,
-        (Dtype::U8, Some(scale)) => {
-            let scale = scale.factor();
-            largest(values)?;
-            out.iter_mut().zip(values).for_each(|(out, &value)| *out = quantised(value, scale));
-        }
+        (Dtype::U8, Some(scale)) => quantise(values, scale, out)?,
         (Dtype::U8, None) => return Err(Error::failed("features cannot be stored as u8 without a scale")),
     }
     Ok(())
@@ -92,10 +88,7 @@ fn encode_values(values: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> 
 
 fn decode_values<E: Element>(bytes: &[u8], layout: &Layout, out: &mut [E]) {
     match layout.dtype {
-        Dtype::U8 => {
-            let scale = layout.scale.map_or(1.0, Scale::factor);
-            out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = E::narrow(f32::from(byte) * scale));
-        }
+        Dtype::U8 => dequantise(bytes, layout.scale.map_or(1.0, Scale::factor), out),
         Dtype::F16 => decode_halves::<f16, E>(bytes, out),
         Dtype::Bf16 => decode_halves::<bf16, E>(bytes, out),
         Dtype::F32 => {
@@ -175,6 +168,7 @@ fn decode_halves<H: Half, E: Element>(bytes: &[u8], out: &mut [E]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scale::quantised;
     use super::*;
     use crate::pipeline::Codec;
 
@@ -201,6 +195,15 @@ mod tests {
             assert_eq!(back(Dtype::F16), rounded(&|value| f16::from_f32(value).to_f32()));
             assert_eq!(back(Dtype::Bf16), rounded(&|value| bf16::from_f32(value).to_f32()));
             assert_eq!(back(Dtype::U8), rounded(&|value| (value * 2.0).round_ties_even().min(255.0) / 2.0));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_of_a_scale_are_the_nearest() {
+        let hard = [0.0, -0.0, 0.5, 1.5, 2.5, 0.499_999_97, 254.5, 254.999, 255.0, 255.49, 255.5, 300.0, 1e9, f32::MAX];
+        let values = hard.into_iter().chain((0..4000).map(|at| at as f32 * 0.073));
+        for (value, scale) in values.flat_map(|value| [1.0, 0.37, 1e-3].map(|scale| (value, scale))) {
+            assert_eq!(quantised(value, scale), (value / scale).round_ties_even() as u8, "{value} / {scale}");
         }
     }
 

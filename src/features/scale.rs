@@ -1,7 +1,9 @@
 //! The scale on which features are stored as whole numbers.
 
 use crate::error::{Error, Result};
+use crate::ops::Element;
 use crate::pipeline::Dtype;
+use pulp::{Arch, Simd, WithSimd};
 
 /// What a stored 1 stands for, where features are stored as whole numbers from 0 to 255: positive and finite.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,12 +48,53 @@ impl Scale {
     }
 }
 
+/// A value that is not negative, as so many times the scale: the nearest whole number, of two the even one, and 255 at most.
+///
+/// Without a call or a branch, so that whole vectors are rounded at once.
+#[inline(always)]
 pub(super) fn quantised(value: f32, scale: f32) -> u8 {
-    (value / scale).round_ties_even() as u8
+    // Single precision has no digits behind the point from here on, so that adding it rounds to a whole number, which is what
+    // the lowest digits then are.
+    const WHOLE: f32 = (3 << 22) as f32;
+    ((value / scale).min(255.0) + WHOLE).to_bits() as u8
+}
+
+/// Writes values on a scale.
+///
+/// # Errors
+/// When a value is negative or not finite.
+pub(super) fn quantise(values: &[f32], scale: Scale, out: &mut [u8]) -> Result<()> {
+    struct Quantise<'a>(&'a [f32], f32, &'a mut [u8]);
+    impl WithSimd for Quantise<'_> {
+        type Output = bool;
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) -> bool {
+            let Self(values, scale, out) = self;
+            out.iter_mut().zip(values).for_each(|(out, &value)| *out = quantised(value, scale));
+            values.iter().fold(true, |all, &value| all & (0.0..=f32::MAX).contains(&value))
+        }
+    }
+    if Arch::new().dispatch(Quantise(values, scale.factor(), out)) { Ok(()) } else { largest(values).map(drop) }
+}
+
+/// What bytes on a scale stand for, in the type of feature maps.
+pub(super) fn dequantise<E: Element>(bytes: &[u8], scale: f32, out: &mut [E]) {
+    struct Dequantise<'a, E>(&'a [u8], f32, &'a mut [E]);
+    impl<E: Element> WithSimd for Dequantise<'_, E> {
+        type Output = ();
+
+        #[inline(always)]
+        fn with_simd<S: Simd>(self, _: S) {
+            let Self(bytes, scale, out) = self;
+            out.iter_mut().zip(bytes).for_each(|(out, &byte)| *out = E::narrow(f32::from(byte) * scale));
+        }
+    }
+    Arch::new().dispatch(Dequantise(bytes, scale, out));
 }
 
 /// The largest of values that can be stored on a scale.
-pub(super) fn largest(values: &[f32]) -> Result<f32> {
+fn largest(values: &[f32]) -> Result<f32> {
     match values.iter().find(|value| !value.is_finite() || **value < 0.0) {
         Some(value) if value.is_finite() => {
             Err(Error::failed(format!("feature value {value} does not fit into u8"))
