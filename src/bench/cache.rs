@@ -34,9 +34,8 @@ const STEPS: usize = 8;
 /// # Errors
 /// When the disk refuses.
 pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
-    for (case, plain) in CASES.into_iter().flat_map(|case| [(case, true), (case, false)]) {
-        let (channels, size, count) = case;
-        let scratch = Scratch::new(folder)?;
+    for (sizes, plain) in CASES.into_iter().flat_map(|sizes| [(sizes, true), (sizes, false)]) {
+        let (channels, size, count) = sizes;
         let form = if plain { "dtype = \"f16\"\ncodec = \"none\"" } else { "" };
         let text = format!(
             "[data]\nsource = \"builtin\"\nsize = {}\ntrain_images = {count}\nval_images = 16\n[network]\nwidth = {channels}\n\
@@ -44,12 +43,17 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
             2 * size
         );
         let pipeline = Recipe::parse("bench", "bench", &text, &[])?;
+        let case = Case::new(bench, &pipeline, sizes, plain);
+        if !case.is_wanted(bench) {
+            continue;
+        }
+        let scratch = Scratch::new(folder)?;
         let images = ImageSet::open(&pipeline.data, pipeline.seed)?;
         let [first, second, third] = [0, 1, 2].map(|number| scratch.0.join(format!("stage{number}")));
         decode(&first, Split::Train, &images.train, &pipeline, bench.progress)?;
-        let device = bench.device.clone();
+        let (device, maps) = (bench.device.clone(), bench.precision);
         let open = |stage: &Path| {
-            let none = Chain::new(Vec::new(), &device, DType::F32);
+            let none = Chain::new(Vec::new(), &device, maps);
             Loader::open(stage, Split::Train, &pipeline, images.classes.len(), none)
         };
         let input = open(&first)?;
@@ -57,25 +61,66 @@ pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
         let input = open(&second)?;
         let features = Reader::open(&Split::Train.array(&second, "features"))?;
         if plain {
-            writing(bench, &scratch.0, features.layout())?;
-            reading(bench, &features, &input)?;
-            let memory = open(&second)?.in_memory()?;
-            epoch(bench, &input, &memory)?;
+            writing(bench, &case, &scratch.0, features.layout())?;
+            reading(bench, &case, &features, &input)?;
+            if bench.wants(EPOCH, &case.epoch) {
+                let memory = open(&second)?.in_memory()?;
+                epoch(bench, &case, &input, &memory)?;
+            }
         }
-        extraction(bench, &pipeline, &input, &third)?;
+        if bench.wants(EXTRACTION, &case.extraction) {
+            extraction(bench, &case, &pipeline, &input, &third)?;
+        }
     }
     Ok(())
 }
 
-/// What a measurement of an array is called, and its size.
-fn of_array(layout: &Layout) -> (String, (f64, &'static str)) {
-    let case = format!("{} samples of {} KiB in memory", layout.samples, layout.sample_bytes() / 1024);
-    (case, ((layout.samples * layout.sample_bytes()) as f64 / 1e6, "MB/s"))
+/// What is measured, as it is named.
+const WRITING: &str = "writing features";
+const SAMPLES: &str = "random samples";
+const BATCHES: &str = "random batches";
+const EPOCH: &str = "training epoch, streamed";
+const EXTRACTION: &str = "extraction";
+
+/// On what each of them is measured, in words.
+struct Case {
+    plain: bool,
+    array: String,
+    epoch: String,
+    extraction: String,
+}
+
+impl Case {
+    fn new(bench: &Bench<'_>, pipeline: &Recipe, (channels, size, count): (usize, usize, usize), plain: bool) -> Self {
+        let stage = &pipeline.stages[1].block;
+        let Encoding { dtype, codec } = pipeline.features.encoding(stage);
+        let kib = stage.input.values() * dtype.bytes() / 1024;
+        let shape = format!("{channels} channels, {size} x {size}");
+        let maps = if bench.precision == DType::F32 { "" } else { ", bf16" };
+        Self {
+            plain,
+            array: format!("{count} samples of {kib} KiB in memory"),
+            epoch: format!("k = 1, {shape}, batch {TRAINED}{maps}"),
+            extraction: format!("{shape}, {} {}{maps}", dtype.word(), codec.word()),
+        }
+    }
+
+    fn is_wanted(&self, bench: &Bench<'_>) -> bool {
+        let of_array = bench.wants_any(&[WRITING, SAMPLES, BATCHES], &self.array);
+        self.plain && (of_array || bench.wants(EPOCH, &self.epoch)) || bench.wants(EXTRACTION, &self.extraction)
+    }
+}
+
+/// What is counted of a whole array.
+fn all_of(layout: &Layout) -> (f64, &'static str) {
+    ((layout.samples * layout.sample_bytes()) as f64 / 1e6, "MB/s")
 }
 
 /// Writes as many bytes as the array has into one file that is synced, and as a feature array, in turn.
-fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> {
-    let (case, size) = of_array(layout);
+fn writing(bench: &mut Bench<'_>, case: &Case, folder: &Path, layout: &Layout) -> Result<()> {
+    if !bench.wants(WRITING, &case.array) {
+        return Ok(());
+    }
     let mut rng = Stream::new(Purpose::Bench, 2, (0, 0));
     let bytes: Vec<u8> = (0..layout.samples * layout.sample_bytes()).map(|_| rng.bits() as u8).collect();
     let (plain, array) = (folder.join("plain"), folder.join("written"));
@@ -91,14 +136,15 @@ fn writing(bench: &mut Bench<'_>, folder: &Path, layout: &Layout) -> Result<()> 
     };
     let clear = || disk::remove(&plain).and_then(|()| disk::remove(&array));
     let mut synced = || disk::write(&plain, &bytes);
-    bench.in_turn(("writing features", &case), size, ("of a plain synced file", &mut synced), (&clear, &mut write))
+    let plain: Plain<'_> = ("of a plain synced file", &mut synced);
+    bench.in_turn((WRITING, &case.array), all_of(layout), plain, (&clear, &mut write))
 }
 
 /// Reads all samples once in random order: as stored, beside the same reads that look at nothing, and as batches that a
 /// network takes.
-fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<()> {
-    let layout = features.layout();
-    let (case, size) = of_array(layout);
+fn reading(bench: &mut Bench<'_>, case: &Case, features: &Reader, loader: &Loader) -> Result<()> {
+    let (layout, case) = (features.layout(), &case.array);
+    let size = all_of(layout);
     let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(loader.len());
     let shards = layout.shards().map(|(view, at)| features.open_shard((view, at))).collect::<Result<Vec<_>>>()?;
     let mut plain = || {
@@ -111,14 +157,12 @@ fn reading(bench: &mut Bench<'_>, features: &Reader, loader: &Loader) -> Result<
     };
     let mut read =
         || order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer));
-    bench.in_turn(("random samples", &case), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
-    bench.measure(("random batches", &case), size, None, || {
-        loader.for_each_batch(&order, BATCH, View::Cached(0), |_| Ok(()))
-    })
+    bench.in_turn((SAMPLES, case), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
+    bench.measure((BATCHES, case), size, None, || loader.for_each_batch(&order, BATCH, View::Cached(0), |_| Ok(())))
 }
 
 /// An epoch of training on features that are streamed from shards in random order, beside one on those kept in memory.
-fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()> {
+fn epoch(bench: &mut Bench<'_>, case: &Case, streamed: &Loader, memory: &Loader) -> Result<()> {
     let view = View::Epoch { stage: 3, epoch: 0 };
     let shape = streamed.shape(view);
     let network = network(bench, 1, (shape.channels, shape.channels), shape.size)?;
@@ -132,10 +176,9 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
             Ok(step(&network, &sgd, (&batch.x, &batch.labels, &noise), 1e-9).map(drop)?)
         })
     };
-    let case = format!("k = 1, {} channels, {} x {}, batch {TRAINED}", shape.channels, shape.size, shape.size);
     let images = (order.len() as f64, "images/s");
     bench.in_turn(
-        ("training epoch, streamed", &case),
+        (EPOCH, &case.epoch),
         images,
         ("of one from memory", &mut || train(memory)),
         (&|| Ok(()), &mut || train(streamed)),
@@ -144,17 +187,11 @@ fn epoch(bench: &mut Bench<'_>, streamed: &Loader, memory: &Loader) -> Result<()
 
 /// Extraction from cached features, beside the bare forward pass, and beside that and then a plain synced file of the bytes
 /// that come out.
-fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Path) -> Result<()> {
+fn extraction(bench: &mut Bench<'_>, case: &Case, pipeline: &Recipe, input: &Loader, to: &Path) -> Result<()> {
     let block = block(bench, pipeline, 2)?;
     let shape = input.shape(View::Cached(0));
     let batch = at_once(&bench.device, shape, shape);
-    let x = bench.noise(&[batch, shape.size, shape.size, shape.channels], 1)?;
-    let Encoding { dtype, codec } = pipeline.features.encoding(&pipeline.stages[1].block);
-    let (dtype, codec) = (dtype.word(), codec.word());
-    let case = format!("{} channels, {} x {}, {dtype} {codec}", shape.channels, shape.size, shape.size);
-    if !bench.wants("extraction", &case) {
-        return Ok(());
-    }
+    let x = bench.maps(&[batch, shape.size, shape.size, shape.channels], 1)?;
     let images = (input.len() as f64, "images/s");
     let progress = bench.progress;
     let rounds = input.len() / batch;
@@ -165,14 +202,17 @@ fn extraction(bench: &mut Bench<'_>, pipeline: &Recipe, input: &Loader, to: &Pat
     let file = to.with_extension("plain");
     let clear = || disk::remove(to).and_then(|()| disk::remove(&file));
     let mut apart = || bare().and_then(|()| disk::write(&file, &bytes));
-    let beside: [(_, &mut dyn FnMut() -> Result<()>); 2] = [
+    let beside: [Plain<'_>; 2] = [
         ("of the bare forward pass", &mut || bare()),
         ("of that, and then a plain synced file of the bytes", &mut apart),
     ];
-    beside
-        .into_iter()
-        .try_for_each(|plain| bench.in_turn(("extraction", &case), images, plain, (&clear, &mut || all().map(drop))))
+    beside.into_iter().try_for_each(|plain| {
+        bench.in_turn((EXTRACTION, &case.extraction), images, plain, (&clear, &mut || all().map(drop)))
+    })
 }
+
+/// What something is compared with, and how that runs.
+type Plain<'a> = (&'static str, &'a mut dyn FnMut() -> Result<()>);
 
 impl Bench<'_> {
     /// Times `f` and what it is compared with in turn, both after `prepare`, which is not timed.
@@ -180,7 +220,7 @@ impl Bench<'_> {
         &mut self,
         (name, case): (&str, &str),
         (amount, unit): (f64, &'static str),
-        (what, plain): (&'static str, &mut dyn FnMut() -> Result<()>),
+        (what, plain): Plain<'_>,
         (prepare, f): (&dyn Fn() -> Result<()>, &mut dyn FnMut() -> Result<()>),
     ) -> Result<()> {
         if !self.wants(name, case) {

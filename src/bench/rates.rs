@@ -24,7 +24,7 @@ use candle_core::{DType, Device, Tensor};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes of the largest feature array that is written.
 const SAMPLE: usize = 128 << 20;
@@ -34,8 +34,10 @@ const COUNT: (usize, usize) = (16, 8192);
 const SHARD_MIB: usize = 64;
 /// Values that a training step may hold at once: larger feature maps are timed with fewer images a step.
 const STEP_VALUES: usize = 1 << 26;
-/// Steps of training that are timed at a time, at most.
-const STEPS: usize = 24;
+/// Steps of training that are timed at a time, at least and at most, and the seconds that they take: where a step takes long,
+/// what comes before the first weighs little.
+const STEPS: (usize, usize) = (4, 24);
+const STEPS_SECONDS: f64 = 2.0;
 /// Classes of the built-in pictures.
 const BUILTIN_CLASSES: usize = 10;
 /// Bytes of the file that the disk's rates are taken from.
@@ -222,10 +224,19 @@ impl<'a, 'b> Sample<'a, 'b> {
             Ok(step(&network, sgd, (&batch.x, &batch.labels, &noise), 1e-6).map(drop)?)
         };
         let (batch, view) = (self.batch(stage), View::Epoch { stage: stage.number, epoch: 0 });
-        let order = &order[..order.len().min(STEPS * batch)];
         if device.is_cpu() {
-            let epoch = || input.for_each_batch(order, batch, view, |batch| train(&batch));
-            return Ok((bench.seconds(epoch)? / order.len() as f64 - load).max(0.0));
+            let epoch = |steps: usize| {
+                let order = &order[..order.len().min(steps * batch)];
+                let started = Instant::now();
+                input.for_each_batch(order, batch, view, |batch| train(&batch))?;
+                Ok::<_, Error>(started.elapsed().as_secs_f64() / order.len() as f64)
+            };
+            // The first is slower than others: it reserves memory.
+            epoch(1)?;
+            let steps = (STEPS_SECONDS / (epoch(STEPS.0)? * batch as f64)) as usize;
+            let steps = steps.clamp(STEPS.0, STEPS.1);
+            let seconds = bench.seconds(|| epoch(steps).map(drop))?;
+            return Ok((seconds / order.len().min(steps * batch) as f64 - load).max(0.0));
         }
         let first = input.batch(&order[..order.len().min(batch)], view)?;
         Ok(bench.seconds(|| train(&first))? / first.len() as f64)

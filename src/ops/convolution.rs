@@ -1,6 +1,6 @@
 //! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
-use super::amx::Units;
+use super::bf16::Units;
 use super::cpu::with_values;
 use super::direct::Sizes;
 use super::direct_gradient;
@@ -11,6 +11,9 @@ use super::winograd::{self, Kernels, Padded};
 use super::{to_nchw, to_nhwc};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use half::bf16;
+
+/// Sums of Winograd's way, of a weight gradient, from which on vectors of bf16 are faster: 16 MiB.
+const LARGE: usize = 1 << 22;
 
 /// What is applied to the sums of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +42,7 @@ pub fn convolution(
         bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
     }
     on_gpu!(x, crate::cuda::convolution(x, weight, bias, sizes.on_gpu(), activation == Activation::Relu));
-    if let Some(units) = Units::of(x) {
+    if let Some(units) = sizes.units(x) {
         return with_weights(x, (weight, bias), &sizes, activation, |x, weight, finish| {
             units.convolve(&sizes, x, weight, finish)
         });
@@ -99,7 +102,7 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tens
     let sizes = sizes(x.dims4()?, shape, window)?;
     sizes.check(grad)?;
     on_gpu!(x, crate::cuda::weight_gradient(x, grad, sizes.on_gpu()));
-    if let Some(units) = Units::of(x) {
+    if let Some(units) = sizes.units_of_gradient(x) {
         let values = with_values([x, grad], |[x, grad]| units.weight_gradient(&sizes, x, grad))?;
         return Tensor::from_vec(values, shape, x.device());
     }
@@ -128,7 +131,7 @@ pub fn input_gradient(
     let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
     sizes.check(grad)?;
     on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
-    if let Some(units) = Units::of(grad) {
+    if let Some(units) = sizes.units(grad) {
         let values = with_values([weight], |[weight]| {
             with_values([grad], |[grad]| units.input_gradient::<bf16>(&sizes, weight, grad))
         })??;
@@ -165,6 +168,19 @@ impl Sizes {
     /// Whether there is a faster way than the direct one.
     fn is_tiled(&self) -> bool {
         self.window.kernel == 3 && self.window.stride == 1
+    }
+
+    /// What multiplies the maps as they are, where that is the fastest way. Vectors make twice as many products in bf16 as
+    /// in f32, but Winograd's way in f32 needs but a quarter of them.
+    fn units(&self, maps: &Tensor) -> Option<Units> {
+        Units::of(maps).filter(|units| units.are_matrix() || !self.is_tiled())
+    }
+
+    /// The same for the gradient of weights. Of many channels the sums of Winograd's way, which are four times as large as
+    /// the weights, leave the cache.
+    fn units_of_gradient(&self, maps: &Tensor) -> Option<Units> {
+        let is_large = winograd::sums(self.inputs, self.outputs) > LARGE;
+        Units::of(maps).filter(|units| units.are_matrix() || !self.is_tiled() || is_large)
     }
 
     fn forward<E: Element>(&self, x: &[E], weight: &[f32], finish: Finish<'_>) -> Vec<E> {

@@ -1,5 +1,6 @@
 //! The types of feature maps on the CPU: f32, and bf16, which is widened as it is loaded and rounded as it is stored.
 
+use super::halves;
 use candle_core::WithDType;
 use half::bf16;
 use pulp::Simd;
@@ -126,7 +127,10 @@ impl Element for bf16 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(_: S, values: &[Self]) -> S::f32s {
+    fn load<S: Simd>(simd: S, values: &[Self]) -> S::f32s {
+        if let Some(values) = halves::load(simd, values) {
+            return values;
+        }
         const { assert!(size_of::<S::f32s>() == 4 * S::F32_LANES && S::F32_LANES <= MOST_LANES) };
         let mut lanes = [0.0; MOST_LANES];
         if values.len() == S::F32_LANES {
@@ -142,6 +146,9 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn store<S: Simd>(simd: S, out: &mut [MaybeUninit<Self>], values: S::f32s) {
+        if halves::store(simd, out, values) {
+            return;
+        }
         let lanes = lanes(simd, values);
         if out.len() == S::F32_LANES {
             for at in 0..S::F32_LANES {

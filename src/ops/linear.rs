@@ -1,6 +1,6 @@
 //! A linear layer and its gradients. In bf16 a CPU multiplies on its matrix units, or else in f32 and rounds the product.
 
-use super::amx::Units;
+use super::bf16::Units;
 use super::cpu::with_values;
 use super::elementwise::cast;
 use super::geometry::Finish;
@@ -17,7 +17,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         bail!("a linear layer of {:?} with {:?} and a bias of {:?}", x.shape(), weight.shape(), bias.shape())
     }
     on_gpu!(x, crate::cuda::linear(x, weight, bias));
-    if let Some(units) = Units::of(x) {
+    if let Some(units) = units(x) {
         let values = with_values([weight, bias], |[weight, bias]| {
             let finish = Finish { bias: Some(bias), relu: false };
             with_values([x], |[x]| units.linear::<bf16>(batch, (inputs, outputs), x, weight, finish))
@@ -39,7 +39,7 @@ pub fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for an input of {:?}", grad.shape(), x.shape())
     }
     on_gpu!(x, crate::cuda::linear_weight_gradient(x, grad));
-    if let Some(units) = Units::of(x) {
+    if let Some(units) = units(x) {
         let values =
             with_values([x, grad], |[x, grad]| units.linear_weight_gradient(batch, (inputs, outputs), x, grad))?;
         return Tensor::from_vec(values, (outputs, inputs), x.device());
@@ -57,13 +57,18 @@ pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for weights of {:?}", grad.shape(), weight.shape())
     }
     on_gpu!(grad, crate::cuda::linear_input_gradient(weight, grad));
-    if let Some(units) = Units::of(grad) {
+    if let Some(units) = units(grad) {
         let values = with_values([weight], |[weight]| {
             with_values([grad], |[grad]| units.linear_input_gradient::<bf16>(batch, (inputs, outputs), weight, grad))
         })??;
         return Tensor::from_vec(values, (batch, inputs), grad.device());
     }
     cast(&single(grad)?.matmul(&as_read(weight, grad)?)?, grad.dtype())
+}
+
+/// The matrix units, where they multiply such values. Vectors would gain less than it takes to bring these into tiles.
+fn units(values: &Tensor) -> Option<Units> {
+    Units::of(values).filter(|units| units.are_matrix())
 }
 
 /// In a type that candle multiplies on a CPU.

@@ -35,10 +35,10 @@ macro_rules! on_cpu {
     };
 }
 
-mod amx;
 mod axes;
 mod band;
 mod batch_norm;
+mod bf16;
 mod channels;
 mod convolution;
 mod cpu;
@@ -53,6 +53,7 @@ mod elementwise;
 mod emulated;
 mod encoded;
 mod geometry;
+mod halves;
 mod linear;
 mod loss;
 mod max_pooling;
@@ -142,7 +143,7 @@ pub fn spoil(device: &Device, bytes: usize) -> Result<()> {
 
 /// Why feature maps in bf16 are widened and computed with in f32 on a device; nothing where it multiplies them as they are.
 pub fn widens(device: &Device) -> Option<&'static str> {
-    if device.is_cpu() { amx::Units::why_not() } else { None }
+    if device.is_cpu() { bf16::Units::why_not() } else { None }
 }
 
 /// Whether a device was opened so that gradients may have other bits at every run.

@@ -205,6 +205,11 @@ impl<E: Element> Forward<'_, E> {
     }
 }
 
+/// Values that the sums of a gradient of kernels take, for each thread.
+pub(super) fn sums(inputs: usize, outputs: usize) -> usize {
+    POINTS * inputs * padded(outputs)
+}
+
 /// The gradient of kernels \[outputs, inputs, 3, 3\] from the inputs `x` \[batch, height, width, inputs\] and the
 /// gradient of the outputs \[batch, height', width', outputs\].
 ///
@@ -221,7 +226,7 @@ pub(super) fn weight_gradient<E: Element>(
     let (images, padding) = (from.result(), from.padding);
     let (x, grad) = (Map::new(x, from.images, inputs, &zeros), Map::new(grad, images, outputs, &zeros));
     let parts = images.parts();
-    let length = POINTS * inputs * padded(outputs);
+    let length = sums(inputs, outputs);
     let shares = rayon::current_num_threads().min(SUMS / length.max(1)).max(1);
     let sums: Vec<Vec<f32>> = parts
         .par_chunks(parts.len().div_ceil(shares).max(1))

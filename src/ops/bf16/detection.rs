@@ -1,28 +1,43 @@
-//! Whether the processor has matrix units, the system lets this process use them, and they compute what they should.
+//! Whether the processor has instructions that multiply bf16, the system lets this process use them, and they compute what
+//! they should.
 
-use super::Units;
-use super::tiles::{Block, DEEP, Line, ROWS, Sums, Tile, Tiles, WIDE};
+use super::tiles::{Block, DEEP, Line, Multiplier, ROWS, Sums, Tile, WIDE};
+use super::{Kind, Units, Work};
 use half::bf16;
+use pulp::Simd;
 use std::sync::OnceLock;
 
-/// The result, found once a process.
-pub fn result() -> Result<(), &'static str> {
-    static RESULT: OnceLock<Result<(), &'static str>> = OnceLock::new();
-    *RESULT.get_or_init(|| {
-        permitted()?;
-        if is_right(Units(())) { Ok(()) } else { Err("the matrix units (AMX) computed a known product wrongly") }
+/// The fastest instructions, found once a process; or why there are none.
+pub fn found() -> Result<Units, &'static str> {
+    static FOUND: OnceLock<Result<Units, &'static str>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        let units =
+            Units(if matrix_units().is_ok() { Kind::MatrixUnits } else { vectors().map(|()| Kind::Vectors)? });
+        if is_right(units) { Ok(units) } else { Err("the processor multiplied known bf16 values wrongly") }
     })
 }
 
-#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
-fn permitted() -> Result<(), &'static str> {
-    Err("matrix units are used on Linux and x86-64 alone")
+/// Asks the processor for AVX-512 BF16.
+#[cfg(target_arch = "x86_64")]
+pub fn vectors() -> Result<(), &'static str> {
+    let is_there = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
+    if is_there { Ok(()) } else { Err("the processor multiplies no bf16 (it has neither AMX nor AVX-512 BF16)") }
 }
 
-/// Asks the processor and the system.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn vectors() -> Result<(), &'static str> {
+    Err("instructions that multiply bf16 are used on x86-64 alone")
+}
+
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
+pub fn matrix_units() -> Result<(), &'static str> {
+    Err("they are used on Linux and x86-64 alone")
+}
+
+/// Asks the processor for AMX, and the system to let this process use it.
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #[allow(unused_unsafe)]
-fn permitted() -> Result<(), &'static str> {
+pub fn matrix_units() -> Result<(), &'static str> {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
     /// Of `arch_prctl`: asks for a state that is too large to be given to every process.
     const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
@@ -73,16 +88,24 @@ pub fn is_right(units: Units) -> bool {
         }
     }
     let mut block: Block = [[Sums([[1.0; WIDE]; ROWS]); 2]; 2];
-    let (left, right): ([&Tile; 2], [&Tile; 2]) = (left.each_ref(), right.each_ref());
-    let mut tiles = Tiles::new(units);
-    tiles.load::<2, 2>(&block);
-    tiles.multiply::<2, 2>(left, right);
-    tiles.multiply::<2, 2>(left, right);
-    tiles.store::<2, 2>(&mut block);
-    drop(tiles);
+    let step = [left.each_ref(), right.each_ref()];
+    units.dispatch(Twice { step, block: &mut block });
     let is_right = |m: usize, n: usize, row: usize, column: usize| {
         let product: i32 = (0..DEEP).map(|deep| left_value(m, row, deep) * right_value(n, deep, column)).sum();
         block[m][n].0[row][column] == (1 + 2 * product) as f32
     };
     (0..4 * ROWS * WIDE).all(|at| is_right(at % 2, at / 2 % 2, at / 4 % ROWS, at / 4 / ROWS))
+}
+
+/// Adds the products of a step twice.
+struct Twice<'a> {
+    step: [[&'a Tile; 2]; 2],
+    block: &'a mut Block,
+}
+
+impl Work for Twice<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, mut multiplier: impl Multiplier) {
+        multiplier.add::<2, 2>([self.step; 2].into_iter(), self.block, false, |_| {});
+    }
 }

@@ -3,6 +3,7 @@
 use super::super::element::Element;
 use super::packing::BLOCK;
 use super::tiles::{Block, ROWS, Sums, WIDE};
+use pulp::Simd;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -59,7 +60,7 @@ impl Waiting {
     /// # Safety
     /// No other thread may write these pixels and channels at the same time.
     #[inline(always)]
-    pub unsafe fn write<T: Element>(&self, first: usize, many: usize, results: &Results<'_, T>) {
+    pub unsafe fn write<T: Element, S: Simd>(&self, simd: S, first: usize, many: usize, results: &Results<'_, T>) {
         let (start, length) = (self.channels.start, self.channels.len());
         let Results { values, length: all, channels, .. } = *results;
         for at in first..(first + many).min(2 * ROWS) {
@@ -74,25 +75,26 @@ impl Waiting {
             let sums = &self.sums[at / ROWS];
             let sums = [&sums[0].0[at % ROWS], &sums[1].0[at % ROWS]];
             if out.len() == BLOCK {
-                self.finish(sums[0], 0, &mut out[..WIDE]);
-                self.finish(sums[1], 1, &mut out[WIDE..]);
+                self.finish(simd, sums[0], 0, &mut out[..WIDE]);
+                self.finish(simd, sums[1], 1, &mut out[WIDE..]);
             } else {
-                let mut values = [[MaybeUninit::new(T::ZERO); WIDE]; 2];
-                self.finish(sums[0], 0, &mut values[0]);
-                self.finish(sums[1], 1, &mut values[1]);
-                out.copy_from_slice(&values.as_flattened()[..out.len()]);
+                let (first, second) = out.split_at_mut(WIDE.min(out.len()));
+                self.finish(simd, sums[0], 0, first);
+                self.finish(simd, sums[1], 1, second);
             }
         }
     }
 
-    /// Writes 16 channels.
+    /// Writes 16 channels at most.
     #[inline(always)]
-    fn finish<T: Element>(&self, sums: &[f32; WIDE], half: usize, out: &mut [MaybeUninit<T>]) {
-        let (bias, least, out) = (&self.bias[half], self.least, &mut out[..WIDE]);
-        for column in 0..WIDE {
-            let value = sums[column] + bias[column];
+    fn finish<T: Element, S: Simd>(&self, simd: S, sums: &[f32; WIDE], half: usize, out: &mut [MaybeUninit<T>]) {
+        let (bias, least) = (&self.bias[half], simd.splat_f32s(self.least));
+        for (at, out) in out.chunks_mut(S::F32_LANES).enumerate() {
+            let lanes = at * S::F32_LANES..(at + 1) * S::F32_LANES;
+            let value = simd.add_f32s(f32::load(simd, &sums[lanes.clone()]), f32::load(simd, &bias[lanes]));
             // Unlike a maximum, this keeps what is not a number.
-            out[column].write(T::narrow(if value < least { least } else { value }));
+            let value = simd.select_f32s(simd.less_than_f32s(value, least), least, value);
+            T::store(simd, out, value);
         }
     }
 }

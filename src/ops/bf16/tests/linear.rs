@@ -5,8 +5,8 @@ use super::*;
 
 #[test]
 fn linear_layers_and_their_gradients_are_sums_of_products() {
-    let (units, _) = units();
-    for (batch, inputs, outputs) in [(1, 1, 1), (16, 32, 32), (5, 70, 10), (40, 33, 100), (128, 64, 10), (3, 300, 17)] {
+    let cases = [(1, 1, 1), (16, 32, 32), (5, 70, 10), (40, 33, 100), (128, 64, 10), (3, 300, 17)];
+    for (units, (batch, inputs, outputs)) in kinds().into_iter().flat_map(|units| cases.map(|case| (units, case))) {
         let name = format!("{batch} of {inputs} to {outputs}");
         let (x, grad) = (rounded(&noise(batch * inputs, 1)), rounded(&noise(batch * outputs, 2)));
         let (weight, bias) = (noise(outputs * inputs, 3), noise(outputs, 4));

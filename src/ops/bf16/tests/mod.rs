@@ -1,9 +1,10 @@
-//! The operations on tiles against sums in f64, on the processor's own units where it has them, else on the test double.
+//! The operations on tiles against sums in f64, by each kind of instructions: matrix units, the processor's own or the test
+//! double, and vectors where the processor has them.
 
 use super::super::direct::Sizes;
 use super::super::geometry::Images;
 use super::super::window::Window;
-use super::{Units, detection, double};
+use super::{Kind, Units, detection, double};
 use half::bf16;
 use std::cell::Cell;
 
@@ -15,32 +16,35 @@ mod linear;
 mod roads;
 
 thread_local! {
-    static WANTED: Cell<Option<bool>> = const { Cell::new(None) };
+    static WANTED: Cell<Option<Option<Units>>> = const { Cell::new(None) };
 }
 
-/// Whether operations of this thread are to use units, be they there or not; nothing where a test does not care.
-pub fn wanted() -> Option<bool> {
+/// What operations of this thread are to use, or that they use none; nothing where a test does not care.
+pub fn wanted() -> Option<Option<Units>> {
     WANTED.get()
 }
 
-/// Calls a function whose operations use units, or do not.
-fn with_units<T>(wanted: bool, f: impl FnOnce() -> T) -> T {
-    units();
+/// Calls a function whose operations use some instructions, or none.
+fn with_units<T>(wanted: Option<Units>, f: impl FnOnce() -> T) -> T {
     WANTED.set(Some(wanted));
     let result = f();
     WANTED.set(None);
     result
 }
 
-/// The units of the processor, or else the test double; `true` for the first.
-fn units() -> (Units, bool) {
-    match Units::get() {
-        Some(units) => (units, true),
-        None => {
-            double::install();
-            (Units(()), false)
-        }
+/// The matrix units of the processor, or else the test double; `true` for the first.
+fn matrix_units() -> (Units, bool) {
+    let is_real = detection::matrix_units().is_ok();
+    if !is_real {
+        double::install();
     }
+    (Units(Kind::MatrixUnits), is_real)
+}
+
+/// All kinds of instructions that can be tested here.
+fn kinds() -> Vec<Units> {
+    let vectors = detection::vectors().is_ok().then_some(Units(Kind::Vectors));
+    [matrix_units().0].into_iter().chain(vectors).collect()
 }
 
 /// Values between -1 and 1 that look random.
@@ -103,16 +107,20 @@ fn assert_near(found: &[f32], (sums, sizes): &(Vec<f64>, Vec<f64>), terms: usize
 }
 
 #[test]
-fn the_units_are_there_where_the_system_says_so() {
+fn instructions_are_there_where_the_system_says_so() {
     let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let listed = flags.contains("amx_tile") && flags.contains("amx_bf16");
+    let amx = flags.contains("amx_tile") && flags.contains("amx_bf16");
     // Where they are listed the system may still refuse them.
-    assert!(listed || Units::get().is_none());
+    assert!(amx || detection::matrix_units().is_err());
+    assert_eq!(detection::vectors().is_ok(), flags.contains("avx512_bf16"));
     assert_eq!(Units::get().is_some(), Units::why_not().is_none());
-    println!("the operations are tested on {}", if units().1 { "this processor's units" } else { "the test double" });
+    println!("tested: matrix units, {}", if matrix_units().1 { "the processor's" } else { "the test double" });
+    println!("tested: vectors of bf16, {}", if kinds().len() > 1 { "the processor's" } else { "not: it has none" });
 }
 
 #[test]
 fn the_check_at_first_use_passes() {
-    assert!(detection::is_right(units().0));
+    for units in kinds() {
+        assert!(detection::is_right(units), "{units:?}");
+    }
 }

@@ -4,8 +4,7 @@ use super::super::super::geometry::Finish;
 use super::*;
 
 /// The results of all operations as bits.
-fn bits(sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
-    let (units, _) = units();
+fn bits(units: Units, sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
     let Images { batch, height, width } = sizes.images;
     let x = rounded(&noise(batch * height * width * sizes.inputs, 1));
     let grad = rounded(&noise(batch * sizes.rows * sizes.columns * sizes.outputs, 2));
@@ -22,13 +21,14 @@ fn bits(sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
 #[test]
 fn results_are_the_same_bits_again() {
     let window = Window::new(3, 1, 1);
-    for sizes in [sizes((5, 8, 8), (40, 24), window), sizes((3, 9, 5), (3, 70), window)] {
-        let one = bits(&sizes, 1);
+    let sizes = [sizes((5, 8, 8), (40, 24), window), sizes((3, 9, 5), (3, 70), window)];
+    for (units, sizes) in kinds().into_iter().flat_map(|units| sizes.iter().map(move |sizes| (units, sizes))) {
+        let one = bits(units, sizes, 1);
         for threads in [2, 5] {
-            let [forward, backward, of_weights] = bits(&sizes, threads);
+            let [forward, backward, of_weights] = bits(units, sizes, threads);
             assert!(forward == one[0] && backward == one[1], "for any number of threads");
             for _ in 0..2 {
-                assert!(of_weights == bits(&sizes, threads)[2], "for one number of threads");
+                assert!(of_weights == bits(units, sizes, threads)[2], "for one number of threads");
             }
         }
     }
@@ -47,13 +47,13 @@ fn assert_alike(found: &[f32], expected: &[f64]) {
 
 #[test]
 fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
-    let (units, _) = units();
     // Tiles that are not full in any direction. Without padding, whose zeros make infinite values none.
-    for sizes in [
+    let sizes = [
         sizes((3, 6, 7), (5, 20), Window::new(3, 1, 0)),
         sizes((2, 5, 5), (34, 3), Window::new(2, 2, 0)),
         sizes((1, 4, 19), (32, 40), Window::new(3, 1, 0)),
-    ] {
+    ];
+    for (units, sizes) in kinds().into_iter().flat_map(|units| sizes.iter().map(move |sizes| (units, sizes))) {
         let Images { batch, height, width } = sizes.images;
         let area = sizes.window.kernel.pow(2);
         let mut x = rounded(&noise(batch * height * width * sizes.inputs, 1));
@@ -67,24 +67,24 @@ fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
         }
         let at = |at: usize| bf16::from_f32(weight[at]).to_f64();
         let (expected, _) = summed(batch * sizes.rows * sizes.columns * sizes.outputs, |term| {
-            products(&sizes, |x_at, w, sum| term(sum, x[x_at].to_f64() * at(w)));
+            products(sizes, |x_at, w, sum| term(sum, x[x_at].to_f64() * at(w)));
         });
-        let result: Vec<bf16> = units.convolve(&sizes, &x, &weight, Finish { bias: None, relu: false });
+        let result: Vec<bf16> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: false });
         assert_alike(&result.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), &expected);
-        let result: Vec<bf16> = units.convolve(&sizes, &x, &weight, Finish { bias: None, relu: true });
+        let result: Vec<bf16> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: true });
         let positive: Vec<f64> = expected.iter().map(|&sum| if sum < 0.0 { 0.0 } else { sum }).collect();
         assert_alike(&result.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), &positive);
         // One at a time, as their products are none.
         let finite = rounded(&noise(x.len(), 4));
         let (expected, _) = summed(weight.len(), |term| {
-            products(&sizes, |x_at, w, sum| term(w, finite[x_at].to_f64() * grad[sum].to_f64()));
+            products(sizes, |x_at, w, sum| term(w, finite[x_at].to_f64() * grad[sum].to_f64()));
         });
-        assert_alike(&units.weight_gradient(&sizes, &finite, &grad), &expected);
+        assert_alike(&units.weight_gradient(sizes, &finite, &grad), &expected);
         let finite = rounded(&noise(grad.len(), 4));
         let (expected, _) = summed(weight.len(), |term| {
-            products(&sizes, |x_at, w, sum| term(w, x[x_at].to_f64() * finite[sum].to_f64()));
+            products(sizes, |x_at, w, sum| term(w, x[x_at].to_f64() * finite[sum].to_f64()));
         });
-        assert_alike(&units.weight_gradient(&sizes, &x, &finite), &expected);
+        assert_alike(&units.weight_gradient(sizes, &x, &finite), &expected);
     }
 }
 

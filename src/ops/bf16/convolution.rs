@@ -13,7 +13,6 @@ use super::phase::Phase;
 use super::task::{Run, Task};
 use super::tiles::{DEEP, Line, ROWS};
 use half::bf16;
-use pulp::Arch;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -129,7 +128,7 @@ impl Phase {
             let layout = Layout { groups: groups.len(), rows: (rows_of.len() - 1) * rows.stride + rows.taps, ..layout };
             let task =
                 Task { phase: self, source, result, finish, results, layout, groups, rows: rows_of, tiles, blocks };
-            LINES.with_borrow_mut(|lines| Arch::new().dispatch(Run { task, units, lines }));
+            LINES.with_borrow_mut(|lines| units.dispatch(Run { task, lines }));
         });
     }
 }

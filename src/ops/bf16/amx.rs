@@ -1,62 +1,9 @@
-//! The instructions of the matrix units: tiles of 16 rows of 64 bytes, and the products of them.
+//! The instructions of the matrix units (AMX), which hold whole tiles in registers.
 
-use super::Units;
-use half::bf16;
+use super::tiles::{Block, Line, Multiplier, ROWS, Tile};
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 use std::marker::PhantomData;
-
-/// Rows of a tile.
-pub const ROWS: usize = 16;
-/// Values of a row of a left tile: what one product adds up.
-pub const DEEP: usize = 32;
-/// Columns of a right tile, and of sums.
-pub const WIDE: usize = 16;
-
-/// A row of a tile: 32 values of a left matrix, or 16 pairs of values of a right one, where each pair is from two rows of the
-/// matrix.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Line(pub [bf16; DEEP]);
-
-impl Line {
-    pub const ZERO: Self = Self([bf16::ZERO; DEEP]);
-}
-
-/// A tile: 1 KiB without gaps, so that it takes 16 lines of the cache.
-pub type Tile = [Line; ROWS];
-
-/// The sums of a tile.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub struct Sums(pub [[f32; WIDE]; ROWS]);
-
-impl Sums {
-    pub const ZERO: Self = Self([[0.0; WIDE]; ROWS]);
-}
-
-/// The sums of two left tiles with two right ones: \[left, right\]. Where there is but one, the others have no meaning.
-pub type Block = [[Sums; 2]; 2];
-
-/// The tile that begins with a line.
-#[inline(always)]
-pub fn tile_at(lines: &[Line], first: usize) -> &Tile {
-    let lines = &lines[first..first + ROWS];
-    // SAFETY: there are as many lines as a tile has.
-    unsafe { &*lines.as_ptr().cast::<Tile>() }
-}
-
-/// Asks for a tile that is needed soon, so that it comes into the first-level cache.
-#[inline(always)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-pub fn prefetch(tile: &Tile) {
-    #[cfg(target_arch = "x86_64")]
-    for line in tile {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch changes nothing, and the line is there.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
-    }
-}
 
 /// What `ldtilecfg` reads: the first palette, and for each of the eight tiles its bytes a row and its rows.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -85,7 +32,7 @@ static CONFIGURATION: Configuration = {
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 const STRIDE: usize = size_of::<Line>();
 
-/// Instructions of the matrix units. There are none where the processor is another, and nobody has [`Units`] there.
+/// Instructions of the matrix units. There are none where the processor is another, and nobody may make `Tiles` there.
 ///
 /// Tiles 0 to 3 hold sums from one statement to the next: the compiler uses no tile itself, and the system saves them with a
 /// thread's other registers.
@@ -107,7 +54,9 @@ macro_rules! units {
 pub struct Tiles(PhantomData<*mut ()>);
 
 impl Tiles {
-    pub fn new(_: Units) -> Self {
+    /// # Safety
+    /// The processor must have the units, and the system let this process use them.
+    pub unsafe fn new() -> Self {
         let tiles = Self(PhantomData);
         units!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, preserves_flags, readonly),);
         tiles
@@ -115,7 +64,7 @@ impl Tiles {
 
     /// Begins with sums of zero.
     #[inline(always)]
-    pub fn zero(&mut self) {
+    fn zero(&mut self) {
         units!(
             "tilezero tmm0",
             "tilezero tmm1",
@@ -128,7 +77,7 @@ impl Tiles {
     /// Begins with sums of before, of `M` left tiles with `N` right ones.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn load<const M: usize, const N: usize>(&mut self, block: &Block) {
+    fn load<const M: usize, const N: usize>(&mut self, block: &Block) {
         const { assert!(M <= 2 && N <= 2) };
         units!("tileloadd tmm0, [{}+{}*1]", in(reg) &raw const block[0][0], in(reg) STRIDE,
             options(nostack, preserves_flags, readonly),);
@@ -149,7 +98,7 @@ impl Tiles {
     /// Stores the sums of `M` left tiles with `N` right ones.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn store<const M: usize, const N: usize>(&mut self, block: &mut Block) {
+    fn store<const M: usize, const N: usize>(&mut self, block: &mut Block) {
         const { assert!(M <= 2 && N <= 2) };
         units!("tilestored [{}+{}*1], tmm0", in(reg) &raw mut block[0][0], in(reg) STRIDE,
             options(nostack, preserves_flags),);
@@ -171,7 +120,7 @@ impl Tiles {
     /// sums.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-    pub fn multiply<const M: usize, const N: usize>(&mut self, left: [&Tile; 2], right: [&Tile; 2]) {
+    fn multiply<const M: usize, const N: usize>(&mut self, left: [&Tile; 2], right: [&Tile; 2]) {
         const { assert!(M >= 1 && M <= 2 && N >= 1 && N <= 2) };
         match (M, N) {
             (2, 2) => units!(
@@ -195,6 +144,28 @@ impl Tiles {
                 a = in(reg) std::ptr::from_ref(left[0]), b = in(reg) std::ptr::from_ref(right[0]),
                 s = in(reg) STRIDE, options(nostack, preserves_flags, readonly),),
         }
+    }
+}
+
+impl Multiplier for Tiles {
+    #[inline(always)]
+    fn add<'a, const M: usize, const N: usize>(
+        &mut self,
+        steps: impl ExactSizeIterator<Item = [[&'a Tile; 2]; 2]> + Clone,
+        block: &mut Block,
+        starts: bool,
+        mut between: impl FnMut(usize),
+    ) {
+        if starts {
+            self.zero();
+        } else {
+            self.load::<M, N>(block);
+        }
+        for (at, [left, right]) in steps.enumerate() {
+            self.multiply::<M, N>(left, right);
+            between(at);
+        }
+        self.store::<M, N>(block);
     }
 }
 

@@ -9,7 +9,7 @@ const WHOLE: u64 = 16 * 32 * 16;
 
 /// The instructions of the three operations of a convolution of 3 x 3 pixels on one thread.
 fn counted(sizes: &Sizes) -> Option<[(&'static str, Counts); 3]> {
-    let (units, is_real) = units();
+    let (units, is_real) = matrix_units();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let Images { batch, height, width } = sizes.images;
     let x = rounded(&noise(batch * height * width * sizes.inputs, 1));

@@ -2,14 +2,14 @@
 
 use super::super::element::Element;
 use super::super::geometry::{Finish, Images};
-use super::Units;
+use super::Work;
 use super::band::{Layout, Pixels};
 use super::finish::{NONE, Results, Waiting};
 use super::packing::BLOCK;
 use super::phase::Phase;
-use super::tiles::{Line, ROWS, Tile, Tiles, WIDE, prefetch, tile_at};
+use super::tiles::{Block, Line, Multiplier, ROWS, Tile, WIDE, prefetch, tile_at};
 use half::bf16;
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 use std::ops::Range;
 
 /// Bytes of a block's weights that stay in the first-level cache while pixels go by; more are asked for ahead.
@@ -35,16 +35,13 @@ pub(super) struct Task<'a, T> {
 
 pub(super) struct Run<'a, 'b, T> {
     pub task: Task<'a, T>,
-    pub units: Units,
     pub lines: &'b mut Vec<Line>,
 }
 
-impl<T: Element> WithSimd for Run<'_, '_, T> {
-    type Output = ();
-
+impl<T: Element> Work for Run<'_, '_, T> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { task, units, lines } = self;
+    fn run<S: Simd>(self, simd: S, mut multiplier: impl Multiplier) {
+        let Self { task, lines } = self;
         let Task { source: (images, channels, values), layout, phase, .. } = task;
         let ([rows, columns], run, pitch) = (phase.sides, phase.run, phase.pitch);
         let corner = (rows.begin + (task.rows.start * rows.stride) as isize, columns.begin);
@@ -53,8 +50,8 @@ impl<T: Element> WithSimd for Run<'_, '_, T> {
         let taps = (0..phase.kernels.taps).map(|tap| layout.step(tap / columns.taps, tap % columns.taps));
         let offsets: Vec<usize> =
             (0..layout.slices).flat_map(|slice| taps.clone().map(move |tap| slice * layout.slice() + tap)).collect();
-        let mut tiles = Tiles::new(units);
-        let mut waiting = Waiting::new(task.finish.relu);
+        let (mut first, mut second) = (Waiting::new(task.finish.relu), Waiting::new(task.finish.relu));
+        let (mut waiting, mut next) = (&mut first, &mut second);
         let many = task.groups.len() * task.rows.len() * task.tiles;
         for block in task.blocks.clone() {
             let channels = block * BLOCK..(block * BLOCK + BLOCK).min(phase.kernels.results);
@@ -62,19 +59,19 @@ impl<T: Element> WithSimd for Run<'_, '_, T> {
             for first in (0..many).step_by(2) {
                 let (left, pixels) = task.pair(first, many);
                 let left = (&lines[..], left, &offsets[..]);
+                let (by, out) = (&mut multiplier, (simd, &*waiting, task.results));
                 match (first + 1 < many, channels.len() > WIDE) {
-                    (true, true) => products::<2, 2, T>(&mut tiles, left, right, &waiting, task.results),
-                    (true, false) => products::<2, 1, T>(&mut tiles, left, right, &waiting, task.results),
-                    (false, true) => products::<1, 2, T>(&mut tiles, left, right, &waiting, task.results),
-                    (false, false) => products::<1, 1, T>(&mut tiles, left, right, &waiting, task.results),
+                    (true, true) => products::<2, 2, T, S>(by, left, right, out, &mut next.sums),
+                    (true, false) => products::<2, 1, T, S>(by, left, right, out, &mut next.sums),
+                    (false, true) => products::<1, 2, T, S>(by, left, right, out, &mut next.sums),
+                    (false, false) => products::<1, 1, T, S>(by, left, right, out, &mut next.sums),
                 }
-                // Whatever of the four is of no use is not written further.
-                tiles.store::<2, 2>(&mut waiting.sums);
-                waiting.set(pixels, channels.clone(), task.finish.bias);
+                next.set(pixels, channels.clone(), task.finish.bias);
+                std::mem::swap(&mut waiting, &mut next);
             }
         }
         // SAFETY: tasks have pixels and channels of their own.
-        unsafe { waiting.write(0, 2 * ROWS, task.results) };
+        unsafe { waiting.write(simd, 0, 2 * ROWS, task.results) };
     }
 }
 
@@ -109,30 +106,32 @@ impl<T: Element> Task<'_, T> {
 
 /// Sums the products of up to two left tiles with two right ones over all steps, and meanwhile writes the sums of before.
 #[inline(always)]
-fn products<const M: usize, const N: usize, T: Element>(
-    tiles: &mut Tiles,
+fn products<const M: usize, const N: usize, T: Element, S: Simd>(
+    multiplier: &mut impl Multiplier,
     (lines, begins, offsets): (&[Line], [usize; 2], &[usize]),
     right: &[Tile],
-    waiting: &Waiting,
-    results: &Results<'_, T>,
+    (simd, waiting, results): (S, &Waiting, &Results<'_, T>),
+    sums: &mut Block,
 ) {
     // The sums of before are not there yet while the first step begins.
     let idle = usize::from(offsets.len() > 1);
     let rows = (2 * ROWS).div_ceil(offsets.len() - idle);
     let ahead = size_of_val(right) > STAYS;
-    tiles.zero();
-    for (at, (&offset, pair)) in offsets.iter().zip(right.chunks_exact(2)).enumerate() {
+    let steps = offsets.iter().zip(right.chunks_exact(2)).map(|(&offset, pair)| {
+        let left = [tile_at(lines, begins[0] + offset), tile_at(lines, begins[1] + offset)];
+        [left, [&pair[0], &pair[1]]]
+    });
+    multiplier.add::<M, N>(steps, sums, true, |at| {
         if ahead {
+            // The tiles of the next step, which come while this one's are multiplied.
             let next = if at + 1 < offsets.len() { at + 1 } else { 0 };
             for tile in &right[2 * next..][..N] {
                 prefetch(tile);
             }
         }
-        let left = [tile_at(lines, begins[0] + offset), tile_at(lines, begins[1] + offset)];
-        tiles.multiply::<M, N>(left, [&pair[0], &pair[1]]);
         if at >= idle {
             // SAFETY: tasks have pixels and channels of their own.
-            unsafe { waiting.write((at - idle) * rows, rows, results) };
+            unsafe { waiting.write(simd, (at - idle) * rows, rows, results) };
         }
-    }
+    });
 }

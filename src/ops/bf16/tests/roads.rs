@@ -1,6 +1,6 @@
-//! The operations on tensors on matrix units and on vectors, given the same maps and weights.
+//! The operations on tensors by each kind of instructions and in f32, given the same maps and weights.
 
-use super::{noise, units, with_units};
+use super::{kinds, noise, with_units};
 use crate::ops::{
     Activation, Window, convolution, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
     weight_gradient,
@@ -17,13 +17,14 @@ fn weights(shape: &[usize], seed: u32) -> Tensor {
 
 /// The results differ by less than a digit of bf16, or, of sums, by what their order makes.
 fn same<const N: usize>(what: &str, f: impl Fn() -> Result<[Tensor; N]>) {
-    let [on_units, on_vectors] = [true, false].map(|wanted| with_units(wanted, || f().unwrap()));
-    for (at, (found, expected)) in on_units.iter().zip(&on_vectors).enumerate() {
+    let in_singles = with_units(None, || f().unwrap());
+    let in_halves = kinds().into_iter().flat_map(|units| with_units(Some(units), || f().unwrap()));
+    for (at, (found, expected)) in in_halves.zip(in_singles.iter().cycle()).enumerate() {
         assert_eq!((found.dtype(), found.dims()), (expected.dtype(), expected.dims()), "{what}");
         let values = |tensor: &Tensor| -> Vec<f32> {
             tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
         };
-        let (found_values, expected_values) = (values(found), values(expected));
+        let (found_values, expected_values) = (values(&found), values(expected));
         let largest = expected_values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let bound = if found.dtype() == DType::BF16 { 1.0 / 128.0 } else { 1e-5 } * largest;
         for (found, expected) in found_values.iter().zip(&expected_values) {
@@ -33,8 +34,7 @@ fn same<const N: usize>(what: &str, f: impl Fn() -> Result<[Tensor; N]>) {
 }
 
 #[test]
-fn matrix_units_and_vectors_agree_on_the_same_maps() {
-    println!("matrix units: {}", if units().1 { "this processor's" } else { "the test double" });
+fn all_instructions_agree_on_the_same_maps() {
     for (shape, outputs, window) in [
         ([2, 8, 8, 33], 20, Window::new(3, 1, 1)),
         ([1, 5, 7, 3], 5, Window::new(3, 1, 1)),

@@ -7,12 +7,12 @@
 
 use super::super::direct::Sizes;
 use super::super::geometry::Images;
-use super::Units;
 use super::band::Pixels;
 use super::products::{Part, Products, STEPS};
-use super::tiles::{Block, DEEP, Line, ROWS, Sums, Tile, Tiles, WIDE, tile_at};
+use super::tiles::{Block, DEEP, Line, Multiplier, ROWS, Sums, Tile, WIDE, tile_at};
+use super::{Units, Work};
 use half::bf16;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::Simd;
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -110,7 +110,7 @@ impl Products<'_> {
     fn sum(&self, units: Units, share: &Share<'_>) -> Vec<Block> {
         let mut sums = vec![[[Sums::ZERO; 2]; 2]; share.pairs.len() * self.lefts.div_ceil(2)];
         BUFFERS.with_borrow_mut(|(lines, tiles)| {
-            Arch::new().dispatch(Run { products: self, units, share, lines, tiles, sums: &mut sums });
+            units.dispatch(Run { products: self, share, lines, tiles, sums: &mut sums });
         });
         sums
     }
@@ -118,25 +118,21 @@ impl Products<'_> {
 
 struct Run<'a> {
     products: &'a Products<'a>,
-    units: Units,
     share: &'a Share<'a>,
     lines: &'a mut Vec<Line>,
     tiles: &'a mut Vec<Tile>,
     sums: &'a mut [Block],
 }
 
-impl WithSimd for Run<'_> {
-    type Output = ();
-
+impl Work for Run<'_> {
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Self { products, units, share, lines, tiles, sums } = self;
+    fn run<S: Simd>(self, _: S, mut multiplier: impl Multiplier) {
+        let Self { products, share, lines, tiles, sums } = self;
         let Sizes { images, inputs: channels, window, .. } = *products.sizes;
         let (lefts, rights) = (products.lefts, products.rights);
         let (taps, wide_taps) = (products.taps(), products.wide_taps());
         // Input channels that the share's pairs have.
         let blocks = 2 * share.pairs.start / taps..rights.min(2 * share.pairs.end).div_ceil(taps);
-        let mut units = Tiles::new(units);
         let mut is_first = true;
         for part in share.parts {
             let layout = products.layout(part.groups.len(), part.rows.len(), blocks.len());
@@ -173,10 +169,10 @@ impl WithSimd for Run<'_> {
                             let offsets = [offset(2 * pair), offset((2 * pair + 1).min(rights - 1))];
                             let right = (&lines[..], begins, offsets);
                             match (left + 1 < lefts, 2 * pair + 1 < rights) {
-                                (true, true) => add::<2, 2>(&mut units, left_tiles, right, block, starts),
-                                (true, false) => add::<2, 1>(&mut units, left_tiles, right, block, starts),
-                                (false, true) => add::<1, 2>(&mut units, left_tiles, right, block, starts),
-                                (false, false) => add::<1, 1>(&mut units, left_tiles, right, block, starts),
+                                (true, true) => add::<2, 2>(&mut multiplier, left_tiles, right, block, starts),
+                                (true, false) => add::<2, 1>(&mut multiplier, left_tiles, right, block, starts),
+                                (false, true) => add::<1, 2>(&mut multiplier, left_tiles, right, block, starts),
+                                (false, false) => add::<1, 1>(&mut multiplier, left_tiles, right, block, starts),
                             }
                         }
                     }
@@ -190,20 +186,15 @@ impl WithSimd for Run<'_> {
 /// Adds the products of up to two left tiles with two right ones over some pixels to their sums.
 #[inline(always)]
 fn add<const M: usize, const N: usize>(
-    units: &mut Tiles,
+    multiplier: &mut impl Multiplier,
     left: [&[Tile]; 2],
     (lines, begins, offsets): (&[Line], &[usize], [usize; 2]),
     block: &mut Block,
     starts: bool,
 ) {
-    if starts {
-        units.zero()
-    } else {
-        units.load::<M, N>(block)
-    }
-    for (at, &begin) in begins.iter().enumerate() {
+    let steps = begins.iter().zip(left[0].iter().zip(left[1])).map(|(&begin, (first, second))| {
         let right = [tile_at(lines, begin + offsets[0]), tile_at(lines, begin + offsets[1])];
-        units.multiply::<M, N>([&left[0][at], &left[1][at]], right);
-    }
-    units.store::<M, N>(block);
+        [[first, second], right]
+    });
+    multiplier.add::<M, N>(steps, block, starts, |_| {});
 }
