@@ -5,7 +5,7 @@ use super::order::{chw_to_hwc, hwc_to_chw};
 use super::scale::{Scale, dequantise, diverged, quantise};
 use crate::error::{Error, Result};
 use crate::images::whole_image;
-use crate::ops::Element;
+use crate::ops::{Element, Maps};
 use crate::pipeline::{Dtype, Keep, Shape};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -15,25 +15,30 @@ use std::cell::RefCell;
 thread_local! {
     /// The values of a sample channel by channel.
     static PLANES: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Those of a sample in 16 bits in single precision.
+    static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Writes the values \[y, x, channel\] of a sample as the bytes that a layout says, before any compression.
 ///
 /// # Errors
 /// When a value is not finite or does not fit into the type: an overflow of f16, or a network that diverged.
-pub fn encode_sample(pixels: &[f32], layout: &Layout, out: &mut [u8]) -> Result<()> {
+pub fn encode_sample(pixels: Maps<'_>, layout: &Layout, out: &mut [u8]) -> Result<()> {
     if pixels.len() != layout.shape.values() || out.len() != layout.sample_bytes() {
         return Err(Error::failed(format!("{} values do not fill {} bytes", pixels.len(), out.len())));
     }
-    match layout.order {
-        Order::Pixels => encode_values(pixels, layout, out),
-        Order::Planes => PLANES.with_borrow_mut(|planes| {
-            planes.resize(pixels.len(), 0.0);
-            hwc_to_chw(pixels, layout.shape.channels, planes);
-            encode_values(planes, layout, out)
-        }),
-        Order::Ppm => Err(Error::failed("features cannot be stored as whole images")),
-    }
+    WIDENED.with_borrow_mut(|widened| {
+        let pixels = pixels.widened(widened);
+        match layout.order {
+            Order::Pixels => encode_values(pixels, layout, out),
+            Order::Planes => PLANES.with_borrow_mut(|planes| {
+                planes.resize(pixels.len(), 0.0);
+                hwc_to_chw(pixels, layout.shape.channels, planes);
+                encode_values(planes, layout, out)
+            }),
+            Order::Ppm => Err(Error::failed("features cannot be stored as whole images")),
+        }
+    })
 }
 
 /// Reads the values \[y, x, channel\] of a sample from its bytes, as a reader gives them.
@@ -185,7 +190,7 @@ mod tests {
             let back = |dtype: Dtype| {
                 let layout = layout(dtype, order, values.len());
                 let mut bytes = vec![0; layout.sample_bytes()];
-                encode_sample(&values, &layout, &mut bytes).unwrap();
+                encode_sample(Maps::F32(&values), &layout, &mut bytes).unwrap();
                 let mut out = vec![0.0; values.len()];
                 decode_sample(&bytes, &layout, &mut out);
                 out
@@ -195,6 +200,23 @@ mod tests {
             assert_eq!(back(Dtype::F16), rounded(&|value| f16::from_f32(value).to_f32()));
             assert_eq!(back(Dtype::Bf16), rounded(&|value| bf16::from_f32(value).to_f32()));
             assert_eq!(back(Dtype::U8), rounded(&|value| (value * 2.0).round_ties_even().min(255.0) / 2.0));
+        }
+    }
+
+    #[test]
+    fn maps_in_16_bits_are_stored_as_those_that_they_stand_for() {
+        let halves: Vec<bf16> = (0..1500).map(|at| bf16::from_f32(at as f32 * 0.08)).collect();
+        let singles: Vec<f32> = halves.iter().map(|value| value.to_f32()).collect();
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::U8] {
+            for order in [Order::Planes, Order::Pixels] {
+                let layout = layout(dtype, order, halves.len());
+                let stored = [Maps::Bf16(&halves), Maps::F32(&singles)].map(|maps| {
+                    let mut bytes = vec![0; layout.sample_bytes()];
+                    encode_sample(maps, &layout, &mut bytes).unwrap();
+                    bytes
+                });
+                assert!(stored[0] == stored[1], "{dtype:?}, {order:?}");
+            }
         }
     }
 
@@ -213,7 +235,7 @@ mod tests {
         let stored = |order| {
             let layout = layout(Dtype::F32, order, 12);
             let mut bytes = vec![0; layout.sample_bytes()];
-            encode_sample(&pixels, &layout, &mut bytes).unwrap();
+            encode_sample(Maps::F32(&pixels), &layout, &mut bytes).unwrap();
             bytes.chunks_exact(4).map(|word| f32::from_le_bytes(word.try_into().unwrap())).collect::<Vec<_>>()
         };
         assert_eq!(stored(Order::Pixels), pixels);
@@ -224,7 +246,7 @@ mod tests {
     fn a_value_that_does_not_fit_is_an_error() {
         let encode = |dtype, value: f32| {
             let layout = layout(dtype, Order::Pixels, 4);
-            encode_sample(&[0.0, value, 0.0, 0.0], &layout, &mut vec![0; layout.sample_bytes()])
+            encode_sample(Maps::F32(&[0.0, value, 0.0, 0.0]), &layout, &mut vec![0; layout.sample_bytes()])
         };
         assert!(encode(Dtype::F16, 1e5).unwrap_err().to_string().contains("f16"));
         assert!(encode(Dtype::U8, -1.0).unwrap_err().to_string().contains("u8"));

@@ -12,7 +12,7 @@ use super::storage_format::Form;
 use super::writer::{Written, describe, known_shard, rewrite_shards, samples_in, write_array, write_part};
 use crate::error::{Error, Result};
 use crate::network::Frozen;
-use crate::ops::{Downloaded, Downloads, on_host};
+use crate::ops::{Downloaded, Downloads, Maps, on_host};
 use crate::pipeline::{Codec, CodecChoice, Dtype, Encoding, Features, Processor, Shape};
 use crate::progress::{Progress, Task};
 use candle_core::{DType, Device, Tensor};
@@ -234,19 +234,22 @@ impl Extraction<'_> {
         let (view, layout) = (view_of(Split::Train, 0), self.formed(Split::Train, input, plain));
         let first = input.len().min(FIRST).min(at_once(input.device(), input.shape(view), layout.shape)) as u32;
         let batch = input.batch(&(0..first).collect::<Vec<u32>>(), view)?;
-        self.forward(&batch, |values| Form::find(self.stage, (encoding, self.features.disk), &layout, values))
+        self.forward(&batch, |values| {
+            let (mut buffer, kept) = (Vec::new(), (encoding, self.features.disk));
+            Form::find(self.stage, kept, &layout, values.widened(&mut buffer))
+        })
     }
 
     /// Encodes the features of a batch.
     fn run(&self, batch: &Batch, layout: &Layout, out: &mut StoredSamples) -> Result<()> {
         let one = layout.shape.values();
         self.forward(batch, |values| {
-            out.fill(batch.len(), |at, bytes| encode_sample(&values[at * one..][..one], layout, bytes))
+            out.fill(batch.len(), |at, bytes| encode_sample(values.part(at * one..(at + 1) * one), layout, bytes))
         })
     }
 
     /// Hands the features of a batch over, \[sample, y, x, channel\].
-    fn forward<T>(&self, batch: &Batch, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    fn forward<T>(&self, batch: &Batch, f: impl FnOnce(Maps<'_>) -> Result<T>) -> Result<T> {
         on_host(&self.block.forward(&batch.x)?, f)?
     }
 }

@@ -139,9 +139,10 @@ impl Source {
         let Some(cache) = &self.cache else {
             return Err(Error::failed("there is no cache for refreshed views"));
         };
+        let one = layout.shape.values();
         on_host(x, |values| {
-            let samples = values.par_chunks_exact(layout.shape.values()).zip(views);
-            samples.try_for_each(|(values, &(sample, view))| {
+            views.par_iter().enumerate().try_for_each(|(at, &(sample, view))| {
+                let values = values.part(at * one..(at + 1) * one);
                 ENCODED.with_borrow_mut(|encoded| {
                     encoded.resize(layout.sample_bytes(), 0);
                     encode_sample(values, layout, encoded)?;

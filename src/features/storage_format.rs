@@ -8,6 +8,7 @@ use super::scale::Scale;
 use super::shard::StoredSamples;
 use crate::disk::{self, NO_LINK};
 use crate::error::{Error, Result};
+use crate::ops::Maps;
 use crate::pipeline::{Codec, CodecChoice, Dtype, Encoding};
 use crate::size;
 use crate::temporary::unfinished;
@@ -121,7 +122,7 @@ fn trial(layout: &Layout, values: &[f32]) -> Result<Trial> {
     let each = layout.shape.values();
     let count = values.len() / each;
     let mut stored = StoredSamples::new(layout);
-    stored.fill(count, |at, out| encode_sample(&values[at * each..][..each], layout, out))?;
+    stored.fill(count, |at, out| encode_sample(Maps::F32(&values[at * each..][..each]), layout, out))?;
     let samples: Vec<&[u8]> = stored.iter().collect();
     let bytes = (count * layout.sample_bytes()) as f64;
     let (started, mut best) = (Instant::now(), f64::INFINITY);

@@ -1,11 +1,12 @@
 //! What is done value by value, or to whole tensors.
 
 use super::channels::{Terms, channel_map};
-use super::cpu::{build, with_values};
+use super::cpu::{build_unset, equal_parts, with_values};
 use super::element::Element;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use half::bf16;
-use pulp::Simd;
+use pulp::{Arch, Simd, WithSimd};
+use std::mem::MaybeUninit;
 
 /// Values that one task changes the type of.
 const PART: usize = 1 << 15;
@@ -25,11 +26,37 @@ pub fn cast(x: &Tensor, dtype: DType) -> Result<Tensor> {
 
 fn own_cast<From: Element, To: Element>(x: &Tensor) -> Result<Tensor> {
     let values = with_values([x], |[x]: [&[From]; 1]| {
-        build(x.len(), PART, |part, out: &mut [To]| {
-            out.iter_mut().zip(&x[part * PART..]).for_each(|(out, value)| *out = To::narrow(value.widen()));
-        })
+        // SAFETY: all values of a part are written.
+        unsafe {
+            build_unset(&equal_parts(x.len(), PART), |part, out: &mut [MaybeUninit<To>]| {
+                Arch::new().dispatch(Convert(&x[part * PART..], out));
+            })
+        }
     })?;
     Tensor::from_vec(values, x.shape(), x.device())
+}
+
+/// Writes values in another type, on this thread.
+pub(super) fn convert<From: Element, To: Element>(x: &[From], out: &mut [To]) {
+    // SAFETY: what is written is a value.
+    let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<To>]) };
+    Arch::new().dispatch(Convert(x, out));
+}
+
+/// All places that have a value before them are written.
+struct Convert<'a, From, To>(&'a [From], &'a mut [MaybeUninit<To>]);
+
+impl<From: Element, To: Element> WithSimd for Convert<'_, From, To> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self(x, out) = self;
+        let x = &x[..out.len()];
+        for (out, x) in out.chunks_mut(S::F32_LANES).zip(x.chunks(S::F32_LANES)) {
+            To::store(simd, out, From::load(simd, x));
+        }
+    }
 }
 
 /// `x` \[…, channels\] times `scale` \[channels\] plus `shift` \[channels\].

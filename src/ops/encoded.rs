@@ -5,9 +5,10 @@
 
 use super::cpu::{build, with_values};
 use super::element::Element;
-use super::elementwise::cast;
+use super::elementwise::{cast, convert};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The type of stored values, little-endian.
@@ -201,12 +202,56 @@ pub fn put(rows: &Tensor, (stored, slots): (&Tensor, &Tensor)) -> Result<()> {
     })?
 }
 
-/// Calls a function with the values of feature maps, brought to the processor in single precision.
+/// Values of feature maps in the processor's memory, in their type.
+#[derive(Clone, Copy, Debug)]
+pub enum Maps<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Its upper half.
+    Bf16(&'a [bf16]),
+}
+
+impl<'a> Maps<'a> {
+    /// How many there are.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Some of them.
+    pub fn part(self, places: Range<usize>) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[places]),
+            Self::Bf16(values) => Self::Bf16(&values[places]),
+        }
+    }
+
+    /// In single precision: as they lie there, or in a buffer.
+    pub fn widened(self, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        match self {
+            Self::F32(values) => values,
+            Self::Bf16(values) => {
+                buffer.resize(values.len(), 0.0);
+                convert(values, buffer);
+                buffer
+            }
+        }
+    }
+}
+
+/// Calls a function with the values of feature maps, brought to the processor.
 ///
 /// # Errors
 /// When the device fails.
-pub fn on_host<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> T) -> Result<T> {
-    with_values([&cast(&x.to_device(&Device::Cpu)?, DType::F32)?], |[x]| f(x))
+pub fn on_host<T>(x: &Tensor, f: impl FnOnce(Maps<'_>) -> T) -> Result<T> {
+    let x = x.to_device(&Device::Cpu)?;
+    match x.dtype() {
+        DType::BF16 => with_values([&x], |[x]| f(Maps::Bf16(x))),
+        _ => with_values([&cast(&x, DType::F32)?], |[x]| f(Maps::F32(x))),
+    }
 }
 
 /// The samples of a batch, where slots and bytes are as they should be.

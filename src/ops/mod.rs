@@ -77,7 +77,7 @@ pub use descent::{Descent, descend};
 pub use dropout::dropout;
 pub use element::Element;
 pub use elementwise::{accumulate, affine, cast, concat};
-pub use encoded::{Form, Values, on_host, put};
+pub use encoded::{Form, Maps, Values, on_host, put};
 pub use linear::{linear, linear_input_gradient, linear_weight_gradient};
 pub use loss::{Loss, cross_entropy};
 pub use max_pooling::{max_pool, max_pool_gradient};
