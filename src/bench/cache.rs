@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Channels, size and number of the samples of a stage.
-const CASES: [(usize, usize, usize); 2] = [(64, 16, 8192), (512, 14, 2048)];
+const SIZES: [(usize, usize, usize); 2] = [(64, 16, 8192), (512, 14, 2048)];
 /// MiB of a shard: smaller than is usual, so that there are several.
 const SHARD_MIB: usize = 128;
 const BATCH: usize = 256;
@@ -29,12 +29,15 @@ const BATCH: usize = 256;
 const TRAINED: usize = 128;
 const STEPS: usize = 8;
 
+/// What something is compared with, and how that runs.
+type Beside<'a> = (&'static str, &'a mut dyn FnMut() -> Result<()>);
+
 /// Times the cache in a folder of its own below `folder`, which is removed again.
 ///
 /// # Errors
 /// When the disk refuses.
 pub fn cache(bench: &mut Bench<'_>, folder: &Path) -> Result<()> {
-    for (sizes, plain) in CASES.into_iter().flat_map(|sizes| [(sizes, true), (sizes, false)]) {
+    for (sizes, plain) in SIZES.into_iter().flat_map(|sizes| [(sizes, true), (sizes, false)]) {
         let (channels, size, count) = sizes;
         let form = if plain { "dtype = \"f16\"\ncodec = \"none\"" } else { "" };
         let text = format!(
@@ -86,6 +89,7 @@ const EXTRACTION: &str = "extraction";
 struct Case {
     plain: bool,
     array: String,
+    batches: String,
     epoch: String,
     extraction: String,
 }
@@ -96,17 +100,19 @@ impl Case {
         let Encoding { dtype, codec } = pipeline.features.encoding(stage);
         let kib = stage.input.values() * dtype.bytes() / 1024;
         let shape = format!("{channels} channels, {size} x {size}");
+        let array = format!("{count} samples of {kib} KiB in memory");
         let maps = if bench.precision == DType::F32 { "" } else { ", bf16" };
         Self {
             plain,
-            array: format!("{count} samples of {kib} KiB in memory"),
+            batches: format!("{array}{maps}"),
+            array,
             epoch: format!("k = 1, {shape}, batch {TRAINED}{maps}"),
             extraction: format!("{shape}, {} {}{maps}", dtype.word(), codec.word()),
         }
     }
 
     fn is_wanted(&self, bench: &Bench<'_>) -> bool {
-        let of_array = bench.wants_any(&[WRITING, SAMPLES, BATCHES], &self.array);
+        let of_array = bench.wants_any(&[WRITING, SAMPLES], &self.array) || bench.wants(BATCHES, &self.batches);
         self.plain && (of_array || bench.wants(EPOCH, &self.epoch)) || bench.wants(EXTRACTION, &self.extraction)
     }
 }
@@ -136,14 +142,14 @@ fn writing(bench: &mut Bench<'_>, case: &Case, folder: &Path, layout: &Layout) -
     };
     let clear = || disk::remove(&plain).and_then(|()| disk::remove(&array));
     let mut synced = || disk::write(&plain, &bytes);
-    let plain: Plain<'_> = ("of a plain synced file", &mut synced);
+    let plain: Beside<'_> = ("of a plain synced file", &mut synced);
     bench.in_turn((WRITING, &case.array), all_of(layout), plain, (&clear, &mut write))
 }
 
 /// Reads all samples once in random order: as stored, beside the same reads that look at nothing, and as batches that a
 /// network takes.
 fn reading(bench: &mut Bench<'_>, case: &Case, features: &Reader, loader: &Loader) -> Result<()> {
-    let (layout, case) = (features.layout(), &case.array);
+    let layout = features.layout();
     let size = all_of(layout);
     let order = Stream::new(Purpose::Bench, 1, (0, 0)).permutation(loader.len());
     let shards = layout.shards().map(|(view, at)| features.open_shard((view, at))).collect::<Result<Vec<_>>>()?;
@@ -157,8 +163,10 @@ fn reading(bench: &mut Bench<'_>, case: &Case, features: &Reader, loader: &Loade
     };
     let mut read =
         || order.par_iter().try_for_each_init(Vec::new, |buffer, &sample| features.read(0, sample as usize, buffer));
-    bench.in_turn((SAMPLES, case), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
-    bench.measure((BATCHES, case), size, None, || loader.for_each_batch(&order, BATCH, View::Cached(0), |_| Ok(())))
+    bench.in_turn((SAMPLES, &case.array), size, ("of plain reads", &mut plain), (&|| Ok(()), &mut read))?;
+    bench.measure((BATCHES, &case.batches), size, None, || {
+        loader.for_each_batch(&order, BATCH, View::Cached(0), |_| Ok(()))
+    })
 }
 
 /// An epoch of training on features that are streamed from shards in random order, beside one on those kept in memory.
@@ -202,7 +210,7 @@ fn extraction(bench: &mut Bench<'_>, case: &Case, pipeline: &Recipe, input: &Loa
     let file = to.with_extension("plain");
     let clear = || disk::remove(to).and_then(|()| disk::remove(&file));
     let mut apart = || bare().and_then(|()| disk::write(&file, &bytes));
-    let beside: [Plain<'_>; 2] = [
+    let beside: [Beside<'_>; 2] = [
         ("of the bare forward pass", &mut || bare()),
         ("of that, and then a plain synced file of the bytes", &mut apart),
     ];
@@ -211,16 +219,13 @@ fn extraction(bench: &mut Bench<'_>, case: &Case, pipeline: &Recipe, input: &Loa
     })
 }
 
-/// What something is compared with, and how that runs.
-type Plain<'a> = (&'static str, &'a mut dyn FnMut() -> Result<()>);
-
 impl Bench<'_> {
     /// Times `f` and what it is compared with in turn, both after `prepare`, which is not timed.
     fn in_turn(
         &mut self,
         (name, case): (&str, &str),
         (amount, unit): (f64, &'static str),
-        (what, plain): Plain<'_>,
+        (what, plain): Beside<'_>,
         (prepare, f): (&dyn Fn() -> Result<()>, &mut dyn FnMut() -> Result<()>),
     ) -> Result<()> {
         if !self.wants(name, case) {

@@ -50,7 +50,7 @@ pub struct Bench<'a> {
     pub least: Duration,
     /// Where operations run.
     pub device: Device,
-    /// How feature maps are stored in operations and training steps: f32 or bf16.
+    /// How feature maps are stored in operations, training steps and what the cache feeds: f32 or bf16.
     pub precision: DType,
     /// Only what has this text in its name or case is measured.
     pub only: Option<String>,

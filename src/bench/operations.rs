@@ -3,8 +3,8 @@
 use super::Bench;
 use crate::error::Result;
 use crate::ops::{
-    Activation, BatchNorm, Window, convolution, dropout, input_gradient, linear, linear_input_gradient,
-    linear_weight_gradient, max_pool, max_pool_gradient, pool, space_to_depth, weight_gradient, widens,
+    Activation, BatchNorm, Window, bf16_instructions, convolution, dropout, input_gradient, linear,
+    linear_input_gradient, linear_weight_gradient, max_pool, max_pool_gradient, pool, space_to_depth, weight_gradient,
 };
 use candle_core::{DType, Tensor};
 
@@ -131,17 +131,15 @@ fn matrix_product(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {
     let peak = work / bench.seconds(product)?;
     let case = format!("{side} x {side} x {side}");
     bench.measure(("matrix product", &case), (work, scale.operations.1), None, product)?;
-    let in_halves = bench.device.is_cpu() && bench.precision == DType::BF16 && widens(&bench.device).is_none();
-    if !in_halves {
-        return Ok(Some((peak, "of the matrix product")));
-    }
+    let instructions = bf16_instructions(&bench.device).filter(|_| bench.precision == DType::BF16);
+    let Some(instructions) = instructions else { return Ok(Some((peak, "of the matrix product"))) };
     // As a convolution, since candle multiplies no such matrices: the right one is brought into tiles each time.
     let (a, b) = (bench.maps(&[1, side / 64, 64, side], 1)?, b.reshape((side, side, 1, 1))?);
     let product = || Ok(convolution(&a, &b, None, Window::new(1, 1, 0), Activation::Identity).map(drop)?);
-    let in_halves = work / bench.seconds(product)?;
-    let beside = Some((peak, "of the matrix product in f32"));
-    bench.measure(("matrix product in bf16", &case), (work, scale.operations.1), beside, product)?;
-    Ok(Some((in_halves, "of the matrix product in bf16")))
+    let rate = work / bench.seconds(product)?;
+    let (name, beside) = (format!("matrix product by {instructions}"), Some((peak, "of the matrix product in f32")));
+    bench.measure((&name, &case), (work, scale.operations.1), beside, product)?;
+    Ok(Some((rate, "of the matrix product in bf16")))
 }
 
 fn copy(bench: &mut Bench<'_>, scale: &Scale) -> Result<Peak> {

@@ -34,9 +34,9 @@ const COUNT: (usize, usize) = (16, 8192);
 const SHARD_MIB: usize = 64;
 /// Values that a training step may hold at once: larger feature maps are timed with fewer images a step.
 const STEP_VALUES: usize = 1 << 26;
-/// Steps of training that are timed at a time, at least and at most, and the seconds that they take: where a step takes long,
-/// what comes before the first weighs little.
+/// Steps of training that are timed at a time, at least and at most.
 const STEPS: (usize, usize) = (4, 24);
+/// The seconds that they are to take: where a step takes long, what comes before the first weighs little.
 const STEPS_SECONDS: f64 = 2.0;
 /// Classes of the built-in pictures.
 const BUILTIN_CLASSES: usize = 10;
@@ -225,17 +225,18 @@ impl<'a, 'b> Sample<'a, 'b> {
         };
         let (batch, view) = (self.batch(stage), View::Epoch { stage: stage.number, epoch: 0 });
         if device.is_cpu() {
-            let epoch = |steps: usize| {
+            let train_for = |steps: usize| {
+                bench.progress.check()?;
                 let order = &order[..order.len().min(steps * batch)];
                 let started = Instant::now();
                 input.for_each_batch(order, batch, view, |batch| train(&batch))?;
                 Ok::<_, Error>(started.elapsed().as_secs_f64() / order.len() as f64)
             };
             // The first is slower than others: it reserves memory.
-            epoch(1)?;
-            let steps = (STEPS_SECONDS / (epoch(STEPS.0)? * batch as f64)) as usize;
+            train_for(1)?;
+            let steps = (STEPS_SECONDS / (train_for(STEPS.0)? * batch as f64)) as usize;
             let steps = steps.clamp(STEPS.0, STEPS.1);
-            let seconds = bench.seconds(|| epoch(steps).map(drop))?;
+            let seconds = bench.seconds(|| train_for(steps).map(drop))?;
             return Ok((seconds / order.len().min(steps * batch) as f64 - load).max(0.0));
         }
         let first = input.batch(&order[..order.len().min(batch)], view)?;

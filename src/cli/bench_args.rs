@@ -43,7 +43,7 @@ pub(super) struct BenchArgs {
     /// Read and decode images of a data set, such as parquet=data/imagenet; once for each of several
     #[arg(long, value_name = "SOURCE=PLACE")]
     pub images: Vec<String>,
-    /// How operations and steps store feature maps
+    /// How operations, steps and what the cache feeds store feature maps
     #[arg(long, default_value = "f32")]
     pub precision: Precision,
     /// Let a GPU compute gradients in ways that give other bits at every run, where they are faster

@@ -244,7 +244,7 @@ impl Extraction<'_> {
     fn run(&self, batch: &Batch, layout: &Layout, out: &mut StoredSamples) -> Result<()> {
         let one = layout.shape.values();
         self.forward(batch, |values| {
-            out.fill(batch.len(), |at, bytes| encode_sample(values.part(at * one..(at + 1) * one), layout, bytes))
+            out.fill(batch.len(), |at, bytes| encode_sample(values.sample(at, one), layout, bytes))
         })
     }
 

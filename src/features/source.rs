@@ -142,7 +142,7 @@ impl Source {
         let one = layout.shape.values();
         on_host(x, |values| {
             views.par_iter().enumerate().try_for_each(|(at, &(sample, view))| {
-                let values = values.part(at * one..(at + 1) * one);
+                let values = values.sample(at, one);
                 ENCODED.with_borrow_mut(|encoded| {
                     encoded.resize(layout.sample_bytes(), 0);
                     encode_sample(values, layout, encoded)?;

@@ -1,6 +1,6 @@
 //! 2-d convolution with zero padding, with bias and ReLU in the same pass, and its gradients.
 
-use super::bf16::Units;
+use super::bf16_products::Instructions;
 use super::cpu::with_values;
 use super::direct::Sizes;
 use super::direct_gradient;
@@ -11,9 +11,6 @@ use super::winograd::{self, Kernels, Padded};
 use super::{to_nchw, to_nhwc};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use half::bf16;
-
-/// Sums of Winograd's way, of a weight gradient, from which on vectors of bf16 are faster: 16 MiB.
-const LARGE: usize = 1 << 22;
 
 /// What is applied to the sums of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +39,9 @@ pub fn convolution(
         bail!("a bias of {:?} for {} channels", found.shape(), sizes.outputs)
     }
     on_gpu!(x, crate::cuda::convolution(x, weight, bias, sizes.on_gpu(), activation == Activation::Relu));
-    if let Some(units) = sizes.units(x) {
+    if let Some(instructions) = sizes.instructions(x) {
         return with_weights(x, (weight, bias), &sizes, activation, |x, weight, finish| {
-            units.convolve(&sizes, x, weight, finish)
+            instructions.convolve(&sizes, x, weight, finish)
         });
     }
     on_cpu!(x, E => with_weights::<E>(x, (weight, bias), &sizes, activation, |x, weight, finish| {
@@ -102,8 +99,8 @@ pub fn weight_gradient(x: &Tensor, grad: &Tensor, window: Window) -> Result<Tens
     let sizes = sizes(x.dims4()?, shape, window)?;
     sizes.check(grad)?;
     on_gpu!(x, crate::cuda::weight_gradient(x, grad, sizes.on_gpu()));
-    if let Some(units) = sizes.units_of_gradient(x) {
-        let values = with_values([x, grad], |[x, grad]| units.weight_gradient(&sizes, x, grad))?;
+    if let Some(instructions) = sizes.instructions(x) {
+        let values = with_values([x, grad], |[x, grad]| instructions.weight_gradient(&sizes, x, grad))?;
         return Tensor::from_vec(values, shape, x.device());
     }
     on_cpu!(x, E => {
@@ -131,9 +128,9 @@ pub fn input_gradient(
     let sizes = sizes(shape, (outputs, inputs, kernel, kernel_width), window)?;
     sizes.check(grad)?;
     on_gpu!(grad, crate::cuda::input_gradient(weight, grad, sizes.on_gpu(), (height, width)));
-    if let Some(units) = sizes.units(grad) {
+    if let Some(instructions) = sizes.instructions(grad) {
         let values = with_values([weight], |[weight]| {
-            with_values([grad], |[grad]| units.input_gradient::<bf16>(&sizes, weight, grad))
+            with_values([grad], |[grad]| instructions.input_gradient::<bf16>(&sizes, weight, grad))
         })??;
         return Tensor::from_vec(values, shape, grad.device());
     }
@@ -163,24 +160,20 @@ fn sizes(x: (usize, usize, usize, usize), weight: (usize, usize, usize, usize), 
     }
 }
 
-/// The ways of this processor's vectors, which compute in f32.
+/// Which maps in bf16 are multiplied as they are: all by matrix units. Vectors make twice as many products in bf16 as in f32,
+/// but Winograd's way in f32 needs but a quarter of them.
+impl Sizes {
+    /// What is faster than f32 for a convolution of maps, and for its gradients.
+    pub(super) fn instructions(&self, maps: &Tensor) -> Option<Instructions> {
+        Instructions::of(maps).filter(|of| of.are_matrix_units() || !self.is_tiled())
+    }
+}
+
+/// The ways that compute in f32, by this processor's vectors.
 impl Sizes {
     /// Whether there is a faster way than the direct one.
     fn is_tiled(&self) -> bool {
         self.window.kernel == 3 && self.window.stride == 1
-    }
-
-    /// What multiplies the maps as they are, where that is the fastest way. Vectors make twice as many products in bf16 as
-    /// in f32, but Winograd's way in f32 needs but a quarter of them.
-    fn units(&self, maps: &Tensor) -> Option<Units> {
-        Units::of(maps).filter(|units| units.are_matrix() || !self.is_tiled())
-    }
-
-    /// The same for the gradient of weights. Of many channels the sums of Winograd's way, which are four times as large as
-    /// the weights, leave the cache.
-    fn units_of_gradient(&self, maps: &Tensor) -> Option<Units> {
-        let is_large = winograd::sums(self.inputs, self.outputs) > LARGE;
-        Units::of(maps).filter(|units| units.are_matrix() || !self.is_tiled() || is_large)
     }
 
     fn forward<E: Element>(&self, x: &[E], weight: &[f32], finish: Finish<'_>) -> Vec<E> {

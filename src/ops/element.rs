@@ -1,6 +1,6 @@
 //! The types of feature maps on the CPU: f32, and bf16, which is widened as it is loaded and rounded as it is stored.
 
-use super::halves;
+use super::bf16_vectors;
 use candle_core::WithDType;
 use half::bf16;
 use pulp::Simd;
@@ -128,7 +128,7 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn load<S: Simd>(simd: S, values: &[Self]) -> S::f32s {
-        if let Some(values) = halves::load(simd, values) {
+        if let Some(values) = bf16_vectors::load(simd, values) {
             return values;
         }
         const { assert!(size_of::<S::f32s>() == 4 * S::F32_LANES && S::F32_LANES <= MOST_LANES) };
@@ -146,7 +146,7 @@ impl Element for bf16 {
 
     #[inline(always)]
     fn store<S: Simd>(simd: S, out: &mut [MaybeUninit<Self>], values: S::f32s) {
-        if halves::store(simd, out, values) {
+        if bf16_vectors::store(simd, out, values) {
             return;
         }
         let lanes = lanes(simd, values);

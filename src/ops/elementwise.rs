@@ -43,7 +43,7 @@ pub(super) fn convert<From: Element, To: Element>(x: &[From], out: &mut [To]) {
     Arch::new().dispatch(Convert(x, out));
 }
 
-/// All places that have a value before them are written.
+/// Writes all of the places, of as many values or more.
 struct Convert<'a, From, To>(&'a [From], &'a mut [MaybeUninit<To>]);
 
 impl<From: Element, To: Element> WithSimd for Convert<'_, From, To> {

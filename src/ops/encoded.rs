@@ -8,7 +8,6 @@ use super::element::Element;
 use super::elementwise::{cast, convert};
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The type of stored values, little-endian.
@@ -221,8 +220,9 @@ impl<'a> Maps<'a> {
         }
     }
 
-    /// Some of them.
-    pub fn part(self, places: Range<usize>) -> Self {
+    /// Those of one sample, of so many values each.
+    pub fn sample(self, at: usize, values_each: usize) -> Self {
+        let places = at * values_each..(at + 1) * values_each;
         match self {
             Self::F32(values) => Self::F32(&values[places]),
             Self::Bf16(values) => Self::Bf16(&values[places]),

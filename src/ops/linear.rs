@@ -1,6 +1,6 @@
-//! A linear layer and its gradients. In bf16 a CPU multiplies on its matrix units, or else in f32 and rounds the product.
+//! A linear layer and its gradients. In bf16 a CPU multiplies on its matrix units (AMX), or else in f32 and rounds the product.
 
-use super::bf16::Units;
+use super::bf16_products::Instructions;
 use super::cpu::with_values;
 use super::elementwise::cast;
 use super::geometry::Finish;
@@ -17,10 +17,10 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
         bail!("a linear layer of {:?} with {:?} and a bias of {:?}", x.shape(), weight.shape(), bias.shape())
     }
     on_gpu!(x, crate::cuda::linear(x, weight, bias));
-    if let Some(units) = units(x) {
+    if let Some(instructions) = instructions(x) {
         let values = with_values([weight, bias], |[weight, bias]| {
             let finish = Finish { bias: Some(bias), relu: false };
-            with_values([x], |[x]| units.linear::<bf16>(batch, (inputs, outputs), x, weight, finish))
+            with_values([x], |[x]| instructions.linear::<bf16>(batch, (inputs, outputs), x, weight, finish))
         })??;
         return Tensor::from_vec(values, (batch, outputs), x.device());
     }
@@ -39,9 +39,9 @@ pub fn linear_weight_gradient(x: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for an input of {:?}", grad.shape(), x.shape())
     }
     on_gpu!(x, crate::cuda::linear_weight_gradient(x, grad));
-    if let Some(units) = units(x) {
+    if let Some(instructions) = instructions(x) {
         let values =
-            with_values([x, grad], |[x, grad]| units.linear_weight_gradient(batch, (inputs, outputs), x, grad))?;
+            with_values([x, grad], |[x, grad]| instructions.linear_weight_gradient(batch, (inputs, outputs), x, grad))?;
         return Tensor::from_vec(values, (outputs, inputs), x.device());
     }
     single(grad)?.t()?.matmul(&single(x)?)
@@ -57,9 +57,11 @@ pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
         bail!("a gradient of {:?} for weights of {:?}", grad.shape(), weight.shape())
     }
     on_gpu!(grad, crate::cuda::linear_input_gradient(weight, grad));
-    if let Some(units) = units(grad) {
+    if let Some(instructions) = instructions(grad) {
         let values = with_values([weight], |[weight]| {
-            with_values([grad], |[grad]| units.linear_input_gradient::<bf16>(batch, (inputs, outputs), weight, grad))
+            with_values([grad], |[grad]| {
+                instructions.linear_input_gradient::<bf16>(batch, (inputs, outputs), weight, grad)
+            })
         })??;
         return Tensor::from_vec(values, (batch, inputs), grad.device());
     }
@@ -67,8 +69,8 @@ pub fn linear_input_gradient(weight: &Tensor, grad: &Tensor) -> Result<Tensor> {
 }
 
 /// The matrix units, where they multiply such values. Vectors would gain less than it takes to bring these into tiles.
-fn units(values: &Tensor) -> Option<Units> {
-    Units::of(values).filter(|units| units.are_matrix())
+fn instructions(values: &Tensor) -> Option<Instructions> {
+    Instructions::of(values).filter(|instructions| instructions.are_matrix_units())
 }
 
 /// In a type that candle multiplies on a CPU.

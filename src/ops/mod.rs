@@ -38,7 +38,8 @@ macro_rules! on_cpu {
 mod axes;
 mod band;
 mod batch_norm;
-mod bf16;
+mod bf16_products;
+mod bf16_vectors;
 mod channels;
 mod convolution;
 mod cpu;
@@ -53,7 +54,6 @@ mod elementwise;
 mod emulated;
 mod encoded;
 mod geometry;
-mod halves;
 mod linear;
 mod loss;
 mod max_pooling;
@@ -89,6 +89,7 @@ pub use scattering::Scattering;
 pub use uploads::{Downloaded, Downloads, Uploaded, Uploads, free_memory};
 pub use window::Window;
 
+use bf16_products::Instructions;
 use candle_core::{Device, Result, Tensor};
 
 /// Opens the NVIDIA GPU of a number, ready for these operations. With `fast` gradients may be computed in ways that do
@@ -141,9 +142,14 @@ pub fn spoil(device: &Device, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Why feature maps in bf16 are widened and computed with in f32 on a device; nothing where it multiplies them as they are.
-pub fn widens(device: &Device) -> Option<&'static str> {
-    if device.is_cpu() { bf16::Units::why_not() } else { None }
+/// Why a device has no instructions that multiply bf16, so that feature maps are widened and multiplied in f32.
+pub fn why_no_bf16(device: &Device) -> Option<&'static str> {
+    if device.is_cpu() { Instructions::why_not() } else { None }
+}
+
+/// The instructions of a CPU that multiply bf16.
+pub fn bf16_instructions(device: &Device) -> Option<&'static str> {
+    Instructions::get().filter(|_| device.is_cpu()).map(Instructions::name)
 }
 
 /// Whether a device was opened so that gradients may have other bits at every run.

@@ -55,7 +55,10 @@ pub(super) struct Tile {
 pub(super) struct Map<'a, E> {
     values: &'a [E],
     images: Images,
+    /// Channels of a pixel, and how many of them are looked at, from which on.
+    stride: usize,
     channels: usize,
+    first: usize,
     /// As many zeros as there are channels: a pixel outside the image.
     zeros: &'a [E],
 }
@@ -63,7 +66,12 @@ pub(super) struct Map<'a, E> {
 impl<'a, E: Element> Map<'a, E> {
     /// `zeros` must be at least as many as channels.
     pub fn new(values: &'a [E], images: Images, channels: usize, zeros: &'a [E]) -> Self {
-        Self { values, images, channels, zeros: &zeros[..channels] }
+        Self { values, images, stride: channels, channels, first: 0, zeros: &zeros[..channels] }
+    }
+
+    /// Some of the channels.
+    pub fn of_channels(self, channels: Range<usize>) -> Self {
+        Self { channels: channels.len(), first: self.first + channels.start, zeros: &self.zeros[channels], ..self }
     }
 
     pub fn channels(&self) -> usize {
@@ -80,7 +88,7 @@ impl<'a, E: Element> Map<'a, E> {
             for (dx, pixel) in row.iter_mut().enumerate() {
                 let Some(x) = inside(tile.x + dx, width) else { continue };
                 let at = (tile.image * height + y) * width + x;
-                *pixel = &self.values[at * self.channels..][..self.channels];
+                *pixel = &self.values[at * self.stride + self.first..][..self.channels];
             }
         }
         Patch { pixels, channels: self.channels }

@@ -24,6 +24,9 @@ const TAPS: usize = SIDE * SIDE;
 /// many threads would take more, fewer work on it.
 const SUMS: usize = 1 << 26;
 
+/// Channels of a group, of inputs and of outputs, whose sums of a weight gradient are worked on at a time.
+const GROUP: usize = 128;
+
 thread_local! {
     /// Transformed tiles; kept, so that a step allocates none.
     static TRANSFORMED: RefCell<[Vec<f32>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
@@ -205,16 +208,11 @@ impl<E: Element> Forward<'_, E> {
     }
 }
 
-/// Values that the sums of a gradient of kernels take, for each thread.
-pub(super) fn sums(inputs: usize, outputs: usize) -> usize {
-    POINTS * inputs * padded(outputs)
-}
-
 /// The gradient of kernels \[outputs, inputs, 3, 3\] from the inputs `x` \[batch, height, width, inputs\] and the
 /// gradient of the outputs \[batch, height', width', outputs\].
 ///
 /// Each thread sums a share of the tiles, and the shares are added in order: the same bits for the same number of
-/// threads.
+/// threads. Of many channels a group is worked on at a time, so that the sums stay in the cache.
 pub(super) fn weight_gradient<E: Element>(
     from: Padded,
     x: &[E],
@@ -226,22 +224,39 @@ pub(super) fn weight_gradient<E: Element>(
     let (images, padding) = (from.result(), from.padding);
     let (x, grad) = (Map::new(x, from.images, inputs, &zeros), Map::new(grad, images, outputs, &zeros));
     let parts = images.parts();
-    let length = sums(inputs, outputs);
-    let shares = rayon::current_num_threads().min(SUMS / length.max(1)).max(1);
-    let sums: Vec<Vec<f32>> = parts
-        .par_chunks(parts.len().div_ceil(shares).max(1))
-        .map(|parts| {
-            let mut sums = vec![0.0; length];
-            let work = Share { images, parts, x, padding, grad, sums: &mut sums };
-            TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
-            sums
-        })
-        .collect();
-    let block = |first: usize| BLOCK.min(outputs - first) * inputs * TAPS;
-    let lengths: Vec<usize> = (0..outputs).step_by(BLOCK).map(block).collect();
-    build_parts(&lengths, |block, out| {
-        Arch::new().dispatch(KernelGradients { sums: &sums, inputs, outputs, first: block * BLOCK, out });
-    })
+    let group = group(inputs);
+    let groups: Vec<Range<usize>> =
+        (0..inputs).step_by(group).map(|first| first..(first + group).min(inputs)).collect();
+    let mut out = Vec::with_capacity(outputs * inputs * TAPS);
+    for first in (0..outputs).step_by(self::group(outputs)) {
+        let grad = grad.of_channels(first..(first + self::group(outputs)).min(outputs));
+        let stride = padded(grad.channels());
+        let threads = rayon::current_num_threads().div_ceil(groups.len().max(1));
+        let shares = threads.min(SUMS / (POINTS * inputs * stride).max(1)).max(1);
+        let shares: Vec<&[Range<usize>]> = parts.chunks(parts.len().div_ceil(shares).max(1)).collect();
+        let sums: Vec<Vec<f32>> = (0..shares.len() * groups.len())
+            .into_par_iter()
+            .map(|at| {
+                let x = x.of_channels(groups[at % groups.len()].clone());
+                let mut sums = vec![0.0; POINTS * x.channels() * stride];
+                let work = Share { images, parts: shares[at / groups.len()], x, padding, grad, sums: &mut sums };
+                TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
+                sums
+            })
+            .collect();
+        let block = |first: usize| BLOCK.min(grad.channels() - first) * inputs * TAPS;
+        let lengths: Vec<usize> = (0..grad.channels()).step_by(BLOCK).map(block).collect();
+        out.append(&mut build_parts(&lengths, |block, out| {
+            let (sums, groups, outputs) = (&sums, &groups, grad.channels());
+            Arch::new().dispatch(KernelGradients { sums, groups, outputs, first: block * BLOCK, out });
+        }));
+    }
+    out
+}
+
+/// Channels of a group, of so many: whole blocks, as equal as can be.
+fn group(channels: usize) -> usize {
+    padded(channels.div_ceil(channels.div_ceil(GROUP).max(1))).max(1)
 }
 
 /// A thread's share of the sums \[point, input, output\].
@@ -279,10 +294,10 @@ impl<E: Element> WithSimd for WithBuffers<'_, Share<'_, E>> {
     }
 }
 
-/// The gradients of the kernels of a block of outputs, from the sums of all shares.
+/// The gradients of the kernels of a block of outputs, from the sums of all shares: \[share, group of inputs\].
 struct KernelGradients<'a> {
     sums: &'a [Vec<f32>],
-    inputs: usize,
+    groups: &'a [Range<usize>],
     outputs: usize,
     /// The first output of the block.
     first: usize,
@@ -294,25 +309,27 @@ impl WithSimd for KernelGradients<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { sums, inputs, outputs, first, out } = self;
-        let stride = padded(outputs);
+        let Self { sums, groups, outputs, first, out } = self;
+        let (stride, inputs) = (padded(outputs), groups.last().map_or(0, |group| group.end));
         for lane in (first..outputs.min(first + BLOCK)).step_by(S::F32_LANES) {
             let many = S::F32_LANES.min(outputs - lane);
-            for at in 0..inputs {
-                let mut square = [[simd.splat_f32s(0.0); INPUTS]; INPUTS];
-                for point in 0..POINTS {
-                    let total = &mut square[point / INPUTS][point % INPUTS];
-                    for share in sums {
-                        let values = &share[(point * inputs + at) * stride + lane..][..S::F32_LANES];
-                        *total = simd.add_f32s(*total, f32::load(simd, values));
+            for (number, group) in groups.iter().enumerate() {
+                for at in group.clone() {
+                    let mut square = [[simd.splat_f32s(0.0); INPUTS]; INPUTS];
+                    for point in 0..POINTS {
+                        let total = &mut square[point / INPUTS][point % INPUTS];
+                        let place = (point * group.len() + at - group.start) * stride + lane;
+                        for share in sums[number..].iter().step_by(groups.len()) {
+                            *total = simd.add_f32s(*total, f32::load(simd, &share[place..][..S::F32_LANES]));
+                        }
                     }
-                }
-                let square = on_both_sides::<KernelGradient, S, INPUTS, SIDE>(simd, &square);
-                let mut lanes = [0.0; BLOCK];
-                for tap in 0..TAPS {
-                    simd.partial_store_f32s(&mut lanes[..S::F32_LANES], square[tap / SIDE][tap % SIDE]);
-                    for (output, &value) in (lane - first..).zip(&lanes[..many]) {
-                        out[(output * inputs + at) * TAPS + tap] = value;
+                    let square = on_both_sides::<KernelGradient, S, INPUTS, SIDE>(simd, &square);
+                    let mut lanes = [0.0; BLOCK];
+                    for tap in 0..TAPS {
+                        simd.partial_store_f32s(&mut lanes[..S::F32_LANES], square[tap / SIDE][tap % SIDE]);
+                        for (output, &value) in (lane - first..).zip(&lanes[..many]) {
+                            out[(output * inputs + at) * TAPS + tap] = value;
+                        }
                     }
                 }
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub enum Precision {
     /// Single precision.
     F32,
-    /// The upper half of single precision, for matrix units; sums are taken in single precision.
+    /// The upper half of single precision, which tensor cores and some processors multiply; sums are taken in single precision.
     Bf16,
 }
 

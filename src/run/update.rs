@@ -11,7 +11,7 @@ use super::record::{Input, Record, State};
 use super::underway::Noted;
 use crate::error::{Error, Result};
 use crate::lock::Lock;
-use crate::ops::widens;
+use crate::ops::why_no_bf16;
 use crate::pipeline::{Graph, Kind, Node, Precision, Probe, Verdict};
 use crate::progress::Progress;
 use candle_core::Device;
@@ -62,7 +62,7 @@ impl Project {
             (0..needed.len()).find(|&at| needed[at] && verdicts[at] != Verdict::Current && !is_left(at, done))
         };
         let in_halves = self.pipeline.stages.iter().any(|stage| stage.training.precision == Precision::Bf16);
-        if let (true, Some(_), Some(why)) = (in_halves, next(&self.verdicts, &done), widens(device)) {
+        if let (true, Some(_), Some(why)) = (in_halves, next(&self.verdicts, &done), why_no_bf16(device)) {
             progress.say(&format!("feature maps in bf16 are computed with in f32 here, no faster than in f32: {why}"));
         }
         while let Some(at) = next(&self.verdicts, &done) {

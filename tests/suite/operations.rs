@@ -278,6 +278,9 @@ fn wide_and_deep_convolutions_agree_with_candle_in_double_precision() {
     check_convolution(&[2, 40, 36, 33], 18, USUAL, false, 2, 1e-5);
     check_convolution(&[40, 4, 5, 20], 64, USUAL, false, 3, 1e-5);
     check_convolution(&[3, 8, 8, 300], 260, USUAL, false, 4, 1e-5);
+    // Shares of the tiles as well as groups of channels.
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(16).build().unwrap();
+    threads.install(|| check_convolution(&[40, 8, 8, 150], 140, USUAL, false, 6, 1e-5));
     check_convolution(&[1, 96, 90, 40], 3, Window::new(5, 1, 2), false, 5, 1e-5);
 }
 

@@ -9,7 +9,7 @@ const WHOLE: u64 = 16 * 32 * 16;
 
 /// The instructions of the three operations of a convolution of 3 x 3 pixels on one thread.
 fn counted(sizes: &Sizes) -> Option<[(&'static str, Counts); 3]> {
-    let (units, is_real) = matrix_units();
+    let (instructions, is_real) = matrix_units();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let Images { batch, height, width } = sizes.images;
     let x = rounded(&noise(batch * height * width * sizes.inputs, 1));
@@ -17,11 +17,11 @@ fn counted(sizes: &Sizes) -> Option<[(&'static str, Counts); 3]> {
     let weight = noise(sizes.inputs * sizes.outputs * 9, 3);
     let counts = pool.install(|| {
         double::counts();
-        let _: Vec<bf16> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: true });
+        let _: Vec<bf16> = instructions.convolve(sizes, &x, &weight, Finish { bias: None, relu: true });
         let forward = double::counts();
-        units.weight_gradient(sizes, &x, &grad);
+        instructions.weight_gradient(sizes, &x, &grad);
         let of_weights = double::counts();
-        let _: Vec<bf16> = units.input_gradient(sizes, &weight, &grad);
+        let _: Vec<bf16> = instructions.input_gradient(sizes, &weight, &grad);
         assert!(!double::is_configured(), "tiles are given back");
         [("convolution", forward), ("weight gradient", of_weights), ("input gradient", double::counts())]
     });

@@ -2,9 +2,14 @@
 
 use half::bf16;
 use pulp::Simd;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::{V3, V4};
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 
-/// The values of a slice that is no longer than a vector, and zeros beyond; nothing on other processors.
+/// The values of a slice that is no longer than a vector, and zeros beyond. Nothing where no instruction does it: on other
+/// processors, and with AVX2 alone where the slice is shorter.
 #[inline(always)]
 pub(super) fn load<S: Simd>(_: S, values: &[bf16]) -> Option<S::f32s> {
     #[cfg(target_arch = "x86_64")]
@@ -19,7 +24,7 @@ pub(super) fn load<S: Simd>(_: S, values: &[bf16]) -> Option<S::f32s> {
     None
 }
 
-/// Writes the first values of a vector, rounded, into a slice that is no longer; `false` on other processors.
+/// Writes the first values of a vector, rounded, into a slice that is no longer; `false` where no instruction does it.
 #[inline(always)]
 pub(super) fn store<S: Simd>(_: S, out: &mut [MaybeUninit<bf16>], values: S::f32s) -> bool {
     #[cfg(target_arch = "x86_64")]
@@ -35,12 +40,6 @@ pub(super) fn store<S: Simd>(_: S, out: &mut [MaybeUninit<bf16>], values: S::f32
     _ = (out, values);
     false
 }
-
-#[cfg(target_arch = "x86_64")]
-use {
-    pulp::x86::{V3, V4},
-    std::arch::x86_64::*,
-};
 
 /// Whether vectors are those of a kind. It is known when the program is compiled.
 #[cfg(target_arch = "x86_64")]
@@ -117,11 +116,11 @@ unsafe fn store_256(out: &mut [MaybeUninit<bf16>], values: __m256) {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::super::element::Element;
     use super::*;
-    use pulp::{Arch, WithSimd};
+    use pulp::WithSimd;
 
     struct Both<'a>(&'a [f32], &'a mut [MaybeUninit<bf16>]);
 
@@ -141,16 +140,18 @@ mod tests {
         }
     }
 
-    #[test]
-    fn values_are_stored_rounded_and_loaded_among_zeros() {
+    /// Values of all kinds: those that lie in the middle of two of bf16, infinite ones and none.
+    fn values() -> Vec<f32> {
         let patterns = (0..1u32 << 16).map(|at| at.wrapping_mul(2_654_435_761));
         let odd = [0, 1, 0x7fff, 0x8000, 0x1_8000, 0x7f7f_8000, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 0xff80_0001];
-        let values: Vec<f32> = odd.into_iter().chain(patterns).map(f32::from_bits).collect();
-        for (at, values) in values.chunks_exact(8).enumerate() {
-            // Short slices too, where the processor has them.
-            let values = &values[..if at % 3 == 0 { at % 9 } else { 8 }];
-            let mut out = [MaybeUninit::new(bf16::MAX); 9];
-            let Some(loaded) = Arch::new().dispatch(Both(values, &mut out[..values.len()])) else { continue };
+        odd.into_iter().chain(patterns).map(f32::from_bits).collect()
+    }
+
+    fn stores_and_loads<S: Simd>(simd: S, shortest: usize) {
+        for (at, values) in values().chunks_exact(S::F32_LANES).enumerate() {
+            let values = &values[..S::F32_LANES - at % (S::F32_LANES - shortest + 1)];
+            let mut out = [MaybeUninit::new(bf16::MAX); 17];
+            let loaded = simd.vectorize(Both(values, &mut out[..values.len()])).expect("there are instructions");
             // SAFETY: all were values from the start.
             let out = out.map(|value| unsafe { value.assume_init() });
             for (lane, out) in out.iter().enumerate() {
@@ -161,6 +162,18 @@ mod tests {
                 let expected = if lane < values.len() { out[lane].widen() } else { 0.0 };
                 assert_eq!(loaded.to_bits(), expected.to_bits(), "{values:?}");
             }
+        }
+    }
+
+    #[test]
+    fn values_are_stored_rounded_and_loaded_among_zeros() {
+        let (wide, narrow) = (V4::try_new(), V3::try_new());
+        assert!(narrow.is_some() || wide.is_none());
+        if let Some(simd) = wide {
+            stores_and_loads(simd, 0);
+        }
+        if let Some(simd) = narrow {
+            stores_and_loads(simd, 8);
         }
     }
 }

@@ -2,36 +2,42 @@
 //! they should.
 
 use super::tiles::{Block, DEEP, Line, Multiplier, ROWS, Sums, Tile, WIDE};
-use super::{Kind, Units, Work};
+use super::{Instructions, Kind, Work};
 use half::bf16;
 use pulp::Simd;
 use std::sync::OnceLock;
 
 /// The fastest instructions, found once a process; or why there are none.
-pub fn found() -> Result<Units, &'static str> {
-    static FOUND: OnceLock<Result<Units, &'static str>> = OnceLock::new();
-    *FOUND.get_or_init(|| {
-        let units =
-            Units(if matrix_units().is_ok() { Kind::MatrixUnits } else { vectors().map(|()| Kind::Vectors)? });
-        if is_right(units) { Ok(units) } else { Err("the processor multiplied known bf16 values wrongly") }
-    })
+pub fn found() -> Result<Instructions, &'static str> {
+    static FOUND: OnceLock<Result<Instructions, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let mut reasons = Vec::new();
+        for (kind, is_there) in [
+            (Kind::MatrixUnits, matrix_units()),
+            #[cfg(target_arch = "x86_64")]
+            (Kind::Vectors, vectors()),
+        ] {
+            match is_there {
+                Ok(()) if is_right(Instructions(kind)) => return Ok(Instructions(kind)),
+                Ok(()) => reasons.push("its products of known values are wrong"),
+                Err(reason) => reasons.push(reason),
+            }
+        }
+        Err(reasons.join(", and "))
+    });
+    found.as_ref().map(|&found| found).map_err(String::as_str)
 }
 
 /// Asks the processor for AVX-512 BF16.
 #[cfg(target_arch = "x86_64")]
 pub fn vectors() -> Result<(), &'static str> {
     let is_there = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16");
-    if is_there { Ok(()) } else { Err("the processor multiplies no bf16 (it has neither AMX nor AVX-512 BF16)") }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub fn vectors() -> Result<(), &'static str> {
-    Err("instructions that multiply bf16 are used on x86-64 alone")
+    if is_there { Ok(()) } else { Err("it has no AVX-512 BF16") }
 }
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 pub fn matrix_units() -> Result<(), &'static str> {
-    Err("they are used on Linux and x86-64 alone")
+    Err("matrix units (AMX) are used on Linux and x86-64 alone")
 }
 
 /// Asks the processor for AMX, and the system to let this process use it.
@@ -51,7 +57,7 @@ pub fn matrix_units() -> Result<(), &'static str> {
     };
     let (bf16, tiles) = (more >> 22 & 1 == 1, more >> 24 & 1 == 1);
     if most < 7 || !bf16 || !tiles {
-        return Err("the processor has no matrix units for bf16 (AMX)");
+        return Err("the processor has no matrix units (AMX)");
     }
     // SAFETY: the bit says that the instruction is there.
     let saved = features >> 27 & 1 == 1 && unsafe { saved() } >> CONFIGURATION & 3 == 3;
@@ -77,7 +83,7 @@ unsafe fn saved() -> u64 {
 }
 
 /// Whether a product of small whole numbers, which no rounding changes, is what it should be.
-pub fn is_right(units: Units) -> bool {
+pub fn is_right(instructions: Instructions) -> bool {
     let left_value = |half: usize, row: usize, deep: usize| ((7 * row + 3 * deep + 5 * half) % 17) as i32 - 8;
     let right_value = |half: usize, deep: usize, column: usize| ((5 * deep + 11 * column + half) % 13) as i32 - 6;
     let (mut left, mut right) = ([[Line::ZERO; ROWS]; 2], [[Line::ZERO; ROWS]; 2]);
@@ -89,7 +95,7 @@ pub fn is_right(units: Units) -> bool {
     }
     let mut block: Block = [[Sums([[1.0; WIDE]; ROWS]); 2]; 2];
     let step = [left.each_ref(), right.each_ref()];
-    units.dispatch(Twice { step, block: &mut block });
+    instructions.dispatch(Twice { step, block: &mut block });
     let is_right = |m: usize, n: usize, row: usize, column: usize| {
         let product: i32 = (0..DEEP).map(|deep| left_value(m, row, deep) * right_value(n, deep, column)).sum();
         block[m][n].0[row][column] == (1 + 2 * product) as f32

@@ -7,13 +7,10 @@ use super::band::{Layout, Pixels};
 use super::finish::{NONE, Results, Waiting};
 use super::packing::BLOCK;
 use super::phase::Phase;
-use super::tiles::{Block, Line, Multiplier, ROWS, Tile, WIDE, prefetch, tile_at};
+use super::tiles::{Block, Line, Multiplier, ROWS, Tile, WIDE, tile_at};
 use half::bf16;
 use pulp::Simd;
 use std::ops::Range;
-
-/// Bytes of a block's weights that stay in the first-level cache while pixels go by; more are asked for ahead.
-const STAYS: usize = 24 << 10;
 
 /// A part of the pixels and channels of a phase.
 pub(super) struct Task<'a, T> {
@@ -45,13 +42,13 @@ impl<T: Element> Work for Run<'_, '_, T> {
         let Task { source: (images, channels, values), layout, phase, .. } = task;
         let ([rows, columns], run, pitch) = (phase.sides, phase.run, phase.pitch);
         let corner = (rows.begin + (task.rows.start * rows.stride) as isize, columns.begin);
-        let first = task.groups.start * layout.lanes;
-        Pixels { values, images, channels, run, pitch, first, corner, channel: 0 }.fill(layout, lines);
+        let image = task.groups.start * layout.lanes;
+        Pixels { values, images, channels, run, pitch, first: image, corner, channel: 0 }.fill(layout, lines);
         let taps = (0..phase.kernels.taps).map(|tap| layout.step(tap / columns.taps, tap % columns.taps));
         let offsets: Vec<usize> =
             (0..layout.slices).flat_map(|slice| taps.clone().map(move |tap| slice * layout.slice() + tap)).collect();
-        let (mut first, mut second) = (Waiting::new(task.finish.relu), Waiting::new(task.finish.relu));
-        let (mut waiting, mut next) = (&mut first, &mut second);
+        let mut buffers = [Waiting::new(task.finish.relu), Waiting::new(task.finish.relu)];
+        let [mut waiting, mut next] = buffers.each_mut();
         let many = task.groups.len() * task.rows.len() * task.tiles;
         for block in task.blocks.clone() {
             let channels = block * BLOCK..(block * BLOCK + BLOCK).min(phase.kernels.results);
@@ -104,7 +101,8 @@ impl<T: Element> Task<'_, T> {
     }
 }
 
-/// Sums the products of up to two left tiles with two right ones over all steps, and meanwhile writes the sums of before.
+/// Sums the products of up to two left tiles with two right ones over all steps, and writes the sums of before: on matrix
+/// units meanwhile, as these work beside the rest of the processor.
 #[inline(always)]
 fn products<const M: usize, const N: usize, T: Element, S: Simd>(
     multiplier: &mut impl Multiplier,
@@ -116,19 +114,11 @@ fn products<const M: usize, const N: usize, T: Element, S: Simd>(
     // The sums of before are not there yet while the first step begins.
     let idle = usize::from(offsets.len() > 1);
     let rows = (2 * ROWS).div_ceil(offsets.len() - idle);
-    let ahead = size_of_val(right) > STAYS;
     let steps = offsets.iter().zip(right.chunks_exact(2)).map(|(&offset, pair)| {
         let left = [tile_at(lines, begins[0] + offset), tile_at(lines, begins[1] + offset)];
         [left, [&pair[0], &pair[1]]]
     });
     multiplier.add::<M, N>(steps, sums, true, |at| {
-        if ahead {
-            // The tiles of the next step, which come while this one's are multiplied.
-            let next = if at + 1 < offsets.len() { at + 1 } else { 0 };
-            for tile in &right[2 * next..][..N] {
-                prefetch(tile);
-            }
-        }
         if at >= idle {
             // SAFETY: tasks have pixels and channels of their own.
             unsafe { waiting.write(simd, (at - idle) * rows, rows, results) };

@@ -10,7 +10,7 @@ use super::super::geometry::Images;
 use super::band::Pixels;
 use super::products::{Part, Products, STEPS};
 use super::tiles::{Block, DEEP, Line, Multiplier, ROWS, Sums, Tile, WIDE, tile_at};
-use super::{Units, Work};
+use super::{Instructions, Work};
 use half::bf16;
 use pulp::Simd;
 use rayon::prelude::*;
@@ -29,7 +29,7 @@ thread_local! {
     static BUFFERS: RefCell<(Vec<Line>, Vec<Tile>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
-impl Units {
+impl Instructions {
     /// The gradient of weights \[outputs, inputs, kernel, kernel\], from `x` \[batch, height, width, inputs\] and the
     /// gradient of the result \[batch, height', width', outputs\].
     ///
@@ -107,10 +107,10 @@ struct Share<'a> {
 
 impl Products<'_> {
     /// The sums of a share: \[pair of right tiles, pair of left tiles\].
-    fn sum(&self, units: Units, share: &Share<'_>) -> Vec<Block> {
+    fn sum(&self, instructions: Instructions, share: &Share<'_>) -> Vec<Block> {
         let mut sums = vec![[[Sums::ZERO; 2]; 2]; share.pairs.len() * self.lefts.div_ceil(2)];
         BUFFERS.with_borrow_mut(|(lines, tiles)| {
-            units.dispatch(Run { products: self, share, lines, tiles, sums: &mut sums });
+            instructions.dispatch(Run { products: self, share, lines, tiles, sums: &mut sums });
         });
         sums
     }

@@ -58,7 +58,7 @@ pub fn prefetch(tile: &Tile) {
 pub trait Multiplier {
     /// Adds the products of the first `M` left tiles \[row, 32\] with the first `N` right ones \[32 / 2, column, 2\] of each
     /// step to a block of sums, which starts at 0 or as it is; the sums of other tiles have no meaning then. Calls `between`
-    /// with the number of each step, while its products are being made or before.
+    /// with the number of each step, in order: where it works beside the rest of the processor, while products are made.
     fn add<'a, const M: usize, const N: usize>(
         &mut self,
         steps: impl ExactSizeIterator<Item = [[&'a Tile; 2]; 2]> + Clone,

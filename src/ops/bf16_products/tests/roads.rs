@@ -1,6 +1,6 @@
 //! The operations on tensors by each kind of instructions and in f32, given the same maps and weights.
 
-use super::{kinds, noise, with_units};
+use super::{Instructions, Kind, kinds, noise, sizes, with_instructions};
 use crate::ops::{
     Activation, Window, convolution, input_gradient, linear, linear_input_gradient, linear_weight_gradient,
     weight_gradient,
@@ -17,8 +17,8 @@ fn weights(shape: &[usize], seed: u32) -> Tensor {
 
 /// The results differ by less than a digit of bf16, or, of sums, by what their order makes.
 fn same<const N: usize>(what: &str, f: impl Fn() -> Result<[Tensor; N]>) {
-    let in_singles = with_units(None, || f().unwrap());
-    let in_halves = kinds().into_iter().flat_map(|units| with_units(Some(units), || f().unwrap()));
+    let in_singles = with_instructions(None, || f().unwrap());
+    let in_halves = kinds().into_iter().flat_map(|instructions| with_instructions(Some(instructions), || f().unwrap()));
     for (at, (found, expected)) in in_halves.zip(in_singles.iter().cycle()).enumerate() {
         assert_eq!((found.dtype(), found.dims()), (expected.dtype(), expected.dims()), "{what}");
         let values = |tensor: &Tensor| -> Vec<f32> {
@@ -30,6 +30,24 @@ fn same<const N: usize>(what: &str, f: impl Fn() -> Result<[Tensor; N]>) {
         for (found, expected) in found_values.iter().zip(&expected_values) {
             assert!((found - expected).abs() <= bound, "{what}, result {at}: {found} {expected}");
         }
+    }
+}
+
+#[test]
+fn vectors_multiply_what_winograd_does_not() {
+    let window = |kernel, stride| Window::new(kernel, stride, 1);
+    for (channels, window, by_vectors) in
+        [((64, 64), window(3, 1), false), ((64, 64), window(3, 2), true), ((3, 64), window(7, 2), true)]
+    {
+        let (sizes, maps) = (sizes((1, 8, 8), channels, window), maps(&[1], 1));
+        let chosen = |kind| {
+            with_instructions(Some(Instructions(kind)), || sizes.instructions(&maps).map(|chosen| chosen.name()))
+        };
+        assert_eq!(chosen(Kind::Vectors), by_vectors.then_some("AVX-512 BF16"), "{channels:?}, {window:?}");
+        assert_eq!(chosen(Kind::MatrixUnits), Some("AMX"));
+        with_instructions(Some(Instructions(Kind::MatrixUnits)), || {
+            assert!(sizes.instructions(&weights(&[1], 1)).is_none(), "maps in f32");
+        });
     }
 }
 

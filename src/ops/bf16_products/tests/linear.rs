@@ -6,7 +6,9 @@ use super::*;
 #[test]
 fn linear_layers_and_their_gradients_are_sums_of_products() {
     let cases = [(1, 1, 1), (16, 32, 32), (5, 70, 10), (40, 33, 100), (128, 64, 10), (3, 300, 17)];
-    for (units, (batch, inputs, outputs)) in kinds().into_iter().flat_map(|units| cases.map(|case| (units, case))) {
+    for (instructions, (batch, inputs, outputs)) in
+        kinds().into_iter().flat_map(|instructions| cases.map(|case| (instructions, case)))
+    {
         let name = format!("{batch} of {inputs} to {outputs}");
         let (x, grad) = (rounded(&noise(batch * inputs, 1)), rounded(&noise(batch * outputs, 2)));
         let (weight, bias) = (noise(outputs * inputs, 3), noise(outputs, 4));
@@ -21,19 +23,19 @@ fn linear_layers_and_their_gradients_are_sums_of_products() {
             all(Box::new(|x_at, at, sum| term(sum, x[x_at].to_f64() * of(at))));
         });
         let finish = Finish { bias: Some(&bias), relu: false };
-        let result: Vec<f32> = units.linear(batch, (inputs, outputs), &x, &weight, finish);
+        let result: Vec<f32> = instructions.linear(batch, (inputs, outputs), &x, &weight, finish);
         assert_near(&result, &expected, inputs, false, &name);
         let expected = summed(outputs * inputs, |term| {
             all(Box::new(|x_at, at, sum| term(at, x[x_at].to_f64() * grad[sum].to_f64())));
         });
-        let result = units.linear_weight_gradient(batch, (inputs, outputs), &x, &grad);
+        let result = instructions.linear_weight_gradient(batch, (inputs, outputs), &x, &grad);
         assert_near(&result, &expected, batch, false, &name);
         let expected = summed(batch * inputs, |term| {
             all(Box::new(|x_at, at, sum| term(x_at, grad[sum].to_f64() * of(at))));
         });
-        let result: Vec<f32> = units.linear_input_gradient(batch, (inputs, outputs), &weight, &grad);
+        let result: Vec<f32> = instructions.linear_input_gradient(batch, (inputs, outputs), &weight, &grad);
         assert_near(&result, &expected, outputs, false, &name);
-        let result: Vec<bf16> = units.linear_input_gradient(batch, (inputs, outputs), &weight, &grad);
+        let result: Vec<bf16> = instructions.linear_input_gradient(batch, (inputs, outputs), &weight, &grad);
         let result: Vec<f32> = result.into_iter().map(bf16::to_f32).collect();
         assert_near(&result, &expected, outputs, true, &name);
     }

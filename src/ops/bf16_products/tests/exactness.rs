@@ -4,16 +4,16 @@ use super::super::super::geometry::Finish;
 use super::*;
 
 /// The results of all operations as bits.
-fn bits(units: Units, sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
+fn bits(instructions: Instructions, sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
     let Images { batch, height, width } = sizes.images;
     let x = rounded(&noise(batch * height * width * sizes.inputs, 1));
     let grad = rounded(&noise(batch * sizes.rows * sizes.columns * sizes.outputs, 2));
     let weight = noise(sizes.inputs * sizes.outputs * sizes.window.kernel.pow(2), 3);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
-        let forward: Vec<f32> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: false });
-        let backward: Vec<f32> = units.input_gradient(sizes, &weight, &grad);
-        [forward, backward, units.weight_gradient(sizes, &x, &grad)]
+        let forward: Vec<f32> = instructions.convolve(sizes, &x, &weight, Finish { bias: None, relu: false });
+        let backward: Vec<f32> = instructions.input_gradient(sizes, &weight, &grad);
+        [forward, backward, instructions.weight_gradient(sizes, &x, &grad)]
             .map(|values| values.iter().map(|v| v.to_bits()).collect())
     })
 }
@@ -22,13 +22,15 @@ fn bits(units: Units, sizes: &Sizes, threads: usize) -> [Vec<u32>; 3] {
 fn results_are_the_same_bits_again() {
     let window = Window::new(3, 1, 1);
     let sizes = [sizes((5, 8, 8), (40, 24), window), sizes((3, 9, 5), (3, 70), window)];
-    for (units, sizes) in kinds().into_iter().flat_map(|units| sizes.iter().map(move |sizes| (units, sizes))) {
-        let one = bits(units, sizes, 1);
+    for (instructions, sizes) in
+        kinds().into_iter().flat_map(|instructions| sizes.iter().map(move |sizes| (instructions, sizes)))
+    {
+        let one = bits(instructions, sizes, 1);
         for threads in [2, 5] {
-            let [forward, backward, of_weights] = bits(units, sizes, threads);
+            let [forward, backward, of_weights] = bits(instructions, sizes, threads);
             assert!(forward == one[0] && backward == one[1], "for any number of threads");
             for _ in 0..2 {
-                assert!(of_weights == bits(units, sizes, threads)[2], "for one number of threads");
+                assert!(of_weights == bits(instructions, sizes, threads)[2], "for one number of threads");
             }
         }
     }
@@ -53,7 +55,9 @@ fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
         sizes((2, 5, 5), (34, 3), Window::new(2, 2, 0)),
         sizes((1, 4, 19), (32, 40), Window::new(3, 1, 0)),
     ];
-    for (units, sizes) in kinds().into_iter().flat_map(|units| sizes.iter().map(move |sizes| (units, sizes))) {
+    for (instructions, sizes) in
+        kinds().into_iter().flat_map(|instructions| sizes.iter().map(move |sizes| (instructions, sizes)))
+    {
         let Images { batch, height, width } = sizes.images;
         let area = sizes.window.kernel.pow(2);
         let mut x = rounded(&noise(batch * height * width * sizes.inputs, 1));
@@ -69,9 +73,9 @@ fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
         let (expected, _) = summed(batch * sizes.rows * sizes.columns * sizes.outputs, |term| {
             products(sizes, |x_at, w, sum| term(sum, x[x_at].to_f64() * at(w)));
         });
-        let result: Vec<bf16> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: false });
+        let result: Vec<bf16> = instructions.convolve(sizes, &x, &weight, Finish { bias: None, relu: false });
         assert_alike(&result.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), &expected);
-        let result: Vec<bf16> = units.convolve(sizes, &x, &weight, Finish { bias: None, relu: true });
+        let result: Vec<bf16> = instructions.convolve(sizes, &x, &weight, Finish { bias: None, relu: true });
         let positive: Vec<f64> = expected.iter().map(|&sum| if sum < 0.0 { 0.0 } else { sum }).collect();
         assert_alike(&result.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), &positive);
         // One at a time, as their products are none.
@@ -79,12 +83,12 @@ fn what_is_not_finite_reaches_the_sums_that_it_is_part_of_and_no_other() {
         let (expected, _) = summed(weight.len(), |term| {
             products(sizes, |x_at, w, sum| term(w, finite[x_at].to_f64() * grad[sum].to_f64()));
         });
-        assert_alike(&units.weight_gradient(sizes, &finite, &grad), &expected);
+        assert_alike(&instructions.weight_gradient(sizes, &finite, &grad), &expected);
         let finite = rounded(&noise(grad.len(), 4));
         let (expected, _) = summed(weight.len(), |term| {
             products(sizes, |x_at, w, sum| term(w, x[x_at].to_f64() * finite[sum].to_f64()));
         });
-        assert_alike(&units.weight_gradient(sizes, &x, &finite), &expected);
+        assert_alike(&instructions.weight_gradient(sizes, &x, &finite), &expected);
     }
 }
 

@@ -4,7 +4,7 @@ use super::super::direct::Sizes;
 use super::super::element::Element;
 use super::super::geometry::{Finish, Images};
 use super::super::window::Window;
-use super::Units;
+use super::Instructions;
 use half::bf16;
 
 fn sizes(batch: usize, (inputs, outputs): (usize, usize)) -> Sizes {
@@ -12,7 +12,7 @@ fn sizes(batch: usize, (inputs, outputs): (usize, usize)) -> Sizes {
     Sizes { images, inputs, outputs, window: Window::new(1, 1, 0), rows: 1, columns: 1 }
 }
 
-impl Units {
+impl Instructions {
     /// `x` \[batch, inputs\] times the transposed `weight` \[outputs, inputs\], which is rounded to bf16, with bias and ReLU:
     /// \[batch, outputs\].
     pub(in crate::ops) fn linear<T: Element>(

@@ -2,21 +2,19 @@
 //! hold.
 
 use super::tiles::{Block, Line, Multiplier, ROWS, Tile, WIDE};
-#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 /// Rows of sums that registers hold, of two right tiles: enough that no product waits for the one before.
-#[cfg(target_arch = "x86_64")]
 const AT_ONCE: usize = 8;
 
-/// A line as pairs of values, and a vector of such.
-#[cfg(target_arch = "x86_64")]
+/// The pairs of values of a line, each as one number.
+#[inline(always)]
 fn pairs(line: &Line) -> &[i32; WIDE] {
     // SAFETY: a line is as many bytes, of which any are an integer, and begins a line of the cache.
     unsafe { &*std::ptr::from_ref(line).cast() }
 }
 
-#[cfg(target_arch = "x86_64")]
+/// Pairs in the type that products take.
 #[inline(always)]
 fn bits(pairs: __m512i) -> __m512bh {
     // SAFETY: both are 64 bytes of any content.
@@ -45,28 +43,25 @@ impl Multiplier for Vectors {
         between: impl FnMut(usize),
     ) {
         (0..steps.len()).for_each(between);
-        #[cfg(target_arch = "x86_64")]
-        for (half, block) in block.iter_mut().enumerate().take(M) {
+        for (half, [one, other]) in block.iter_mut().enumerate().take(M) {
             for first in (0..ROWS).step_by(AT_ONCE) {
-                let [left, right] = block;
-                let sums =
-                    [&mut left.0, &mut right.0].map(|sums| sums[first..].first_chunk_mut().expect("so many rows"));
+                let rows =
+                    [&mut one.0, &mut other.0].map(|sums| sums[first..].first_chunk_mut().expect("so many rows"));
                 let steps = steps
                     .clone()
                     .map(|[left, right]| (left[half][first..].first_chunk().expect("so many rows"), right));
                 // SAFETY: the processor has the instructions, as `self` proves.
-                unsafe { add_rows::<N>(steps, sums, starts) };
+                unsafe { add_rows::<N>(steps, rows, starts) };
             }
         }
     }
 }
 
-/// Adds the products of some rows of left tiles with `N` right ones to their sums.
-#[cfg(target_arch = "x86_64")]
+/// Adds the products of some rows of left tiles with `N` right ones to the rows of their sums.
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn add_rows<'a, const N: usize>(
     steps: impl Iterator<Item = (&'a [Line; AT_ONCE], [&'a Tile; 2])>,
-    block: [&mut [[f32; WIDE]; AT_ONCE]; 2],
+    rows: [&mut [[f32; WIDE]; AT_ONCE]; 2],
     starts: bool,
 ) {
     let mut sums = [[_mm512_setzero_ps(); N]; AT_ONCE];
@@ -74,7 +69,7 @@ fn add_rows<'a, const N: usize>(
         for row in 0..AT_ONCE {
             for column in 0..N {
                 // SAFETY: a row has 16 values and begins a line of the cache.
-                sums[row][column] = unsafe { _mm512_load_ps(block[column][row].as_ptr()) };
+                sums[row][column] = unsafe { _mm512_load_ps(rows[column][row].as_ptr()) };
             }
         }
     }
@@ -96,7 +91,7 @@ fn add_rows<'a, const N: usize>(
     for row in 0..AT_ONCE {
         for column in 0..N {
             // SAFETY: as above.
-            unsafe { _mm512_store_ps(block[column][row].as_mut_ptr(), sums[row][column]) };
+            unsafe { _mm512_store_ps(rows[column][row].as_mut_ptr(), sums[row][column]) };
         }
     }
 }

@@ -4,7 +4,7 @@ use super::super::axes::Axis;
 use super::super::direct::Sizes;
 use super::super::element::Element;
 use super::super::geometry::{Finish, Images};
-use super::Units;
+use super::Instructions;
 use super::band::Layout;
 use super::finish::{NONE, Results};
 use super::packing::Weights;
@@ -22,7 +22,7 @@ thread_local! {
     static LINES: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Units {
+impl Instructions {
     /// Convolves `x` \[batch, height, width, inputs\] with weights \[outputs, inputs, kernel, kernel\], which are rounded to
     /// bf16: \[batch, height', width', outputs\].
     pub(in crate::ops) fn convolve<T: Element>(
@@ -97,7 +97,7 @@ impl Phase {
     /// Writes the pixels of the result.
     fn run<T: Element>(
         &self,
-        units: Units,
+        instructions: Instructions,
         source: (Images, usize, &[bf16]),
         result: Images,
         finish: Finish<'_>,
@@ -128,7 +128,7 @@ impl Phase {
             let layout = Layout { groups: groups.len(), rows: (rows_of.len() - 1) * rows.stride + rows.taps, ..layout };
             let task =
                 Task { phase: self, source, result, finish, results, layout, groups, rows: rows_of, tiles, blocks };
-            LINES.with_borrow_mut(|lines| units.dispatch(Run { task, lines }));
+            LINES.with_borrow_mut(|lines| instructions.dispatch(Run { task, lines }));
         });
     }
 }

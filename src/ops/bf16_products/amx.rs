@@ -1,6 +1,6 @@
 //! The instructions of the matrix units (AMX), which hold whole tiles in registers.
 
-use super::tiles::{Block, Line, Multiplier, ROWS, Tile};
+use super::tiles::{Block, Line, Multiplier, ROWS, Tile, prefetch};
 #[cfg(target_arch = "x86_64")]
 use std::arch::asm;
 use std::marker::PhantomData;
@@ -27,6 +27,9 @@ static CONFIGURATION: Configuration = {
     }
     Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes, rows }
 };
+
+/// Bytes of right tiles that stay in the first-level cache while left ones go by.
+const STAYS: usize = 24 << 10;
 
 /// Bytes from row to row, of every tile that is loaded or stored.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -55,7 +58,7 @@ pub struct Tiles(PhantomData<*mut ()>);
 
 impl Tiles {
     /// # Safety
-    /// The processor must have the units, and the system let this process use them.
+    /// The processor must have the units, the system let this process use them, and the thread have no other tiles.
     pub unsafe fn new() -> Self {
         let tiles = Self(PhantomData);
         units!("ldtilecfg [{}]", in(reg) &raw const CONFIGURATION, options(nostack, preserves_flags, readonly),);
@@ -161,7 +164,12 @@ impl Multiplier for Tiles {
         } else {
             self.load::<M, N>(block);
         }
+        // Right tiles that do not stay in the cache until they are used again come while those before them are multiplied.
+        let mut ahead = (steps.len() * size_of::<[Tile; 2]>() > STAYS).then(|| steps.clone().cycle().skip(1));
         for (at, [left, right]) in steps.enumerate() {
+            if let Some([_, next]) = ahead.as_mut().and_then(Iterator::next) {
+                next.into_iter().take(N).for_each(prefetch);
+            }
             self.multiply::<M, N>(left, right);
             between(at);
         }

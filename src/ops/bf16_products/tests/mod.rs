@@ -4,7 +4,7 @@
 use super::super::direct::Sizes;
 use super::super::geometry::Images;
 use super::super::window::Window;
-use super::{Kind, Units, detection, double};
+use super::{Instructions, Kind, detection, double};
 use half::bf16;
 use std::cell::Cell;
 
@@ -16,16 +16,16 @@ mod linear;
 mod roads;
 
 thread_local! {
-    static WANTED: Cell<Option<Option<Units>>> = const { Cell::new(None) };
+    static WANTED: Cell<Option<Option<Instructions>>> = const { Cell::new(None) };
 }
 
 /// What operations of this thread are to use, or that they use none; nothing where a test does not care.
-pub fn wanted() -> Option<Option<Units>> {
+pub fn wanted() -> Option<Option<Instructions>> {
     WANTED.get()
 }
 
 /// Calls a function whose operations use some instructions, or none.
-fn with_units<T>(wanted: Option<Units>, f: impl FnOnce() -> T) -> T {
+fn with_instructions<T>(wanted: Option<Instructions>, f: impl FnOnce() -> T) -> T {
     WANTED.set(Some(wanted));
     let result = f();
     WANTED.set(None);
@@ -33,17 +33,17 @@ fn with_units<T>(wanted: Option<Units>, f: impl FnOnce() -> T) -> T {
 }
 
 /// The matrix units of the processor, or else the test double; `true` for the first.
-fn matrix_units() -> (Units, bool) {
+fn matrix_units() -> (Instructions, bool) {
     let is_real = detection::matrix_units().is_ok();
     if !is_real {
         double::install();
     }
-    (Units(Kind::MatrixUnits), is_real)
+    (Instructions(Kind::MatrixUnits), is_real)
 }
 
 /// All kinds of instructions that can be tested here.
-fn kinds() -> Vec<Units> {
-    let vectors = detection::vectors().is_ok().then_some(Units(Kind::Vectors));
+fn kinds() -> Vec<Instructions> {
+    let vectors = detection::vectors().is_ok().then_some(Instructions(Kind::Vectors));
     [matrix_units().0].into_iter().chain(vectors).collect()
 }
 
@@ -113,14 +113,17 @@ fn instructions_are_there_where_the_system_says_so() {
     // Where they are listed the system may still refuse them.
     assert!(amx || detection::matrix_units().is_err());
     assert_eq!(detection::vectors().is_ok(), flags.contains("avx512_bf16"));
-    assert_eq!(Units::get().is_some(), Units::why_not().is_none());
+    let fastest = Instructions::get();
+    assert_eq!(fastest.is_some(), detection::matrix_units().is_ok() || detection::vectors().is_ok());
+    assert_eq!(fastest.is_some_and(Instructions::are_matrix_units), detection::matrix_units().is_ok());
+    assert_eq!(fastest.is_some(), Instructions::why_not().is_none());
     println!("tested: matrix units, {}", if matrix_units().1 { "the processor's" } else { "the test double" });
     println!("tested: vectors of bf16, {}", if kinds().len() > 1 { "the processor's" } else { "not: it has none" });
 }
 
 #[test]
 fn the_check_at_first_use_passes() {
-    for units in kinds() {
-        assert!(detection::is_right(units), "{units:?}");
+    for instructions in kinds() {
+        assert!(detection::is_right(instructions), "{instructions:?}");
     }
 }

@@ -28,6 +28,7 @@ mod task;
 mod tests;
 mod tiles;
 mod transposition;
+#[cfg(target_arch = "x86_64")]
 mod vectors;
 mod weight_gradient;
 
@@ -35,23 +36,25 @@ use amx::Tiles;
 use candle_core::{DType, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use tiles::Multiplier;
+#[cfg(target_arch = "x86_64")]
 use vectors::Vectors;
 
-/// Kinds of instructions that multiply bf16.
+/// Kinds of instructions that multiply bf16, the faster first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// AMX.
     MatrixUnits,
     /// AVX-512 BF16.
+    #[cfg(target_arch = "x86_64")]
     Vectors,
 }
 
-/// Instructions of this processor, which are there and work: who has this may use them.
+/// Instructions of this processor that are there and work: who has this may use them.
 #[derive(Clone, Copy, Debug)]
-pub struct Units(Kind);
+pub struct Instructions(Kind);
 
-impl Units {
-    /// The fastest instructions, where there are any. Asked for the first time, they are tried.
+impl Instructions {
+    /// The fastest, where there are any. Asked for the first time, they are tried.
     pub fn get() -> Option<Self> {
         #[cfg(all(test, target_os = "linux", target_arch = "x86_64"))]
         if let Some(wanted) = tests::wanted() {
@@ -70,23 +73,34 @@ impl Units {
         detection::found().err()
     }
 
-    /// Whether they are matrix units, and no vectors.
-    pub fn are_matrix(self) -> bool {
+    /// What they are called.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::MatrixUnits => "AMX",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Vectors => "AVX-512 BF16",
+        }
+    }
+
+    /// Whether they are those of matrix units, and not of vectors.
+    pub fn are_matrix_units(self) -> bool {
         self.0 == Kind::MatrixUnits
     }
 
     /// Runs work on this thread with the instructions, compiled for the processor's vectors.
     fn dispatch(self, work: impl Work) {
         match self.0 {
-            // SAFETY: there are such instructions, as `self` proves.
+            // SAFETY: there are such instructions, as `self` proves. Work begins no other and waits for none, so that the thread
+            // has no other tiles.
             Kind::MatrixUnits => Arch::new().dispatch(With(work, unsafe { Tiles::new() })),
-            // SAFETY: as above.
+            // SAFETY: there are such instructions.
+            #[cfg(target_arch = "x86_64")]
             Kind::Vectors => Arch::new().dispatch(With(work, unsafe { Vectors::new() })),
         }
     }
 }
 
-/// What is done with products of tiles on one thread, and with vectors of f32.
+/// What is done with products of tiles on one thread, which meanwhile does nothing else; sums are finished by vectors of f32.
 trait Work {
     fn run<S: Simd>(self, simd: S, multiplier: impl Multiplier);
 }

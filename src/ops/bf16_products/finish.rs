@@ -75,6 +75,7 @@ impl Waiting {
             let sums = &self.sums[at / ROWS];
             let sums = [&sums[0].0[at % ROWS], &sums[1].0[at % ROWS]];
             if out.len() == BLOCK {
+                // The same as below, with lengths that the compiler knows.
                 self.finish(simd, sums[0], 0, &mut out[..WIDE]);
                 self.finish(simd, sums[1], 1, &mut out[WIDE..]);
             } else {
