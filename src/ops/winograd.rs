@@ -224,22 +224,20 @@ pub(super) fn weight_gradient<E: Element>(
     let (images, padding) = (from.result(), from.padding);
     let (x, grad) = (Map::new(x, from.images, inputs, &zeros), Map::new(grad, images, outputs, &zeros));
     let parts = images.parts();
-    let group = group(inputs);
-    let groups: Vec<Range<usize>> =
-        (0..inputs).step_by(group).map(|first| first..(first + group).min(inputs)).collect();
+    let of_inputs = groups(inputs);
     let mut out = Vec::with_capacity(outputs * inputs * TAPS);
-    for first in (0..outputs).step_by(self::group(outputs)) {
-        let grad = grad.of_channels(first..(first + self::group(outputs)).min(outputs));
+    for channels in groups(outputs) {
+        let grad = grad.of_channels(channels);
         let stride = padded(grad.channels());
-        let threads = rayon::current_num_threads().div_ceil(groups.len().max(1));
+        let threads = rayon::current_num_threads().div_ceil(of_inputs.len().max(1));
         let shares = threads.min(SUMS / (POINTS * inputs * stride).max(1)).max(1);
         let shares: Vec<&[Range<usize>]> = parts.chunks(parts.len().div_ceil(shares).max(1)).collect();
-        let sums: Vec<Vec<f32>> = (0..shares.len() * groups.len())
+        let sums: Vec<Vec<f32>> = (0..shares.len() * of_inputs.len())
             .into_par_iter()
             .map(|at| {
-                let x = x.of_channels(groups[at % groups.len()].clone());
+                let x = x.of_channels(of_inputs[at % of_inputs.len()].clone());
                 let mut sums = vec![0.0; POINTS * x.channels() * stride];
-                let work = Share { images, parts: shares[at / groups.len()], x, padding, grad, sums: &mut sums };
+                let work = Share { images, parts: shares[at / of_inputs.len()], x, padding, grad, sums: &mut sums };
                 TRANSFORMED.with_borrow_mut(|buffers| Arch::new().dispatch(WithBuffers(work, buffers)));
                 sums
             })
@@ -247,16 +245,17 @@ pub(super) fn weight_gradient<E: Element>(
         let block = |first: usize| BLOCK.min(grad.channels() - first) * inputs * TAPS;
         let lengths: Vec<usize> = (0..grad.channels()).step_by(BLOCK).map(block).collect();
         out.append(&mut build_parts(&lengths, |block, out| {
-            let (sums, groups, outputs) = (&sums, &groups, grad.channels());
+            let (sums, groups, outputs) = (&sums, &of_inputs, grad.channels());
             Arch::new().dispatch(KernelGradients { sums, groups, outputs, first: block * BLOCK, out });
         }));
     }
     out
 }
 
-/// Channels of a group, of so many: whole blocks, as equal as can be.
-fn group(channels: usize) -> usize {
-    padded(channels.div_ceil(channels.div_ceil(GROUP).max(1))).max(1)
+/// Channels in groups of whole blocks, as equal as can be.
+fn groups(channels: usize) -> Vec<Range<usize>> {
+    let each = padded(channels.div_ceil(channels.div_ceil(GROUP).max(1))).max(1);
+    (0..channels).step_by(each).map(|first| first..(first + each).min(channels)).collect()
 }
 
 /// A thread's share of the sums \[point, input, output\].
