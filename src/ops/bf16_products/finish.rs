@@ -28,7 +28,7 @@ impl<'a, T> Results<'a, T> {
 /// No pixel, for rows of tiles that have none.
 pub const NONE: u32 = u32::MAX;
 
-/// Sums of 32 pixels and 32 channels that wait to be written while the units work on the next ones.
+/// Sums of 32 pixels and 32 channels that wait to be written while the next ones are made.
 pub struct Waiting {
     pub sums: Block,
     /// The pixels of the result, or [`NONE`].
